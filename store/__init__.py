@@ -1,0 +1,28 @@
+"""Everything that touches trace files: schema, layout, writing, committing, reading. Imports neither torch nor vllm."""
+
+from store.errors import (
+    CaptureError,
+    MoetraceError,
+    RunMismatchError,
+    StoreError,
+    UnknownNameError,
+)
+from store.reader import ShardFile, Store
+from store.records import CommitRecord, FileRecord, RunRecord
+from store.shard import Shard
+from store.writer import StoreWriter
+
+__all__ = [
+    "CaptureError",
+    "CommitRecord",
+    "FileRecord",
+    "MoetraceError",
+    "RunMismatchError",
+    "RunRecord",
+    "Shard",
+    "ShardFile",
+    "Store",
+    "StoreError",
+    "StoreWriter",
+    "UnknownNameError",
+]

@@ -1,0 +1,34 @@
+"""The errors that moetrace raises on purpose; the command line prints their message as one line and exits with 1."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MoetraceError(Exception):
+    """Base of every error that is the user's to solve; the message says what is wrong, where, and what to do."""
+
+
+class StoreError(MoetraceError):
+    """A store, or a file of one, cannot be read or written as it should."""
+
+
+class RunMismatchError(StoreError):
+    """A run of this name exists in the store with a different record; the message names the field."""
+
+
+class CaptureError(MoetraceError):
+    """What was captured cannot be a routing trace (rows nobody wrote, impossible experts or weights)."""
+
+
+class UnknownNameError(MoetraceError):
+    """A run, language, view or expert that was asked for does not exist."""
+
+    @classmethod
+    def among(cls, kind: str, name: str, known: Iterable[str], where: str) -> UnknownNameError:
+        """Return the error for an unknown name, with the nearest known names as a suggestion."""
+        names = sorted(known)
+        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}"
+        return cls(f"{where} has no {kind} '{name}'; {hint}")

@@ -1,0 +1,62 @@
+"""Roll-ups of a shard, from memory: what `usage` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from store.records import RunRecord
+from store.schema import usage
+from store.shard import Shard
+
+
+class UsageRollup:
+    """Adds up one layer after another; every sum is float64, every count int64."""
+
+    def __init__(self, shard: Shard, record: RunRecord) -> None:
+        self._record = record
+        self._profiles = shard.profiles
+        self._lengths = shard.lengths.astype(np.float64)
+        self._token_share = np.repeat(1.0 / (self._lengths * record.top_k), shard.lengths)
+        self._layers: list[dict[str, npt.NDArray[np.generic]]] = []
+
+    def add_layer(
+        self,
+        experts: npt.NDArray[np.unsignedinteger],
+        weights: npt.NDArray[np.float32],
+        order: npt.NDArray[np.intp],
+    ) -> None:
+        """Add the next MoE layer: experts and (rounded) weights, [T, k], rows in `order` of the shard's tokens."""
+        size, index = self._record.num_experts, len(self._layers)
+        flat = experts.ravel().astype(np.intp)
+        share = np.repeat(self._token_share[order], experts.shape[1])
+        columns: dict[str, npt.NDArray[np.generic]] = {
+            "count": np.bincount(flat, minlength=size),
+            "weight_sum": np.bincount(flat, weights=weights.ravel(), minlength=size),
+            "sequence_share_sum": np.bincount(flat, weights=share, minlength=size),
+        }
+        if self._profiles is not None:
+            profiles = self._profiles[:, index].astype(np.float64)
+            columns["probability_sum"] = self._lengths @ profiles
+            columns["sequence_probability_sum"] = profiles.sum(axis=0)
+        self._layers.append(columns)
+
+    def table(self) -> Iterator[pa.Table]:
+        """Yield the finished roll-up as one Arrow table in the schema of `usage`."""
+        size, layers = self._record.num_experts, self._record.moe_layers
+        schema = usage(size).schema
+        columns: list[pa.Array] = [
+            pa.array(np.repeat(np.asarray(layers), size), schema.field("layer").type),
+            pa.array(np.tile(np.arange(size), len(layers)), schema.field("expert").type),
+        ]
+        for name in schema.names[2:]:
+            if name in self._layers[0]:
+                columns.append(
+                    pa.array(np.concatenate([layer[name] for layer in self._layers]), schema.field(name).type)
+                )
+            else:
+                columns.append(pa.nulls(size * len(layers), schema.field(name).type))
+        yield pa.Table.from_arrays(columns, schema=schema)

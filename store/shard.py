@@ -1,0 +1,134 @@
+"""A shard in memory, its checks, and the order in which its tokens are numbered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from store.errors import CaptureError
+from store.records import RunRecord
+
+SUM_TOLERANCE = 0.02  # of the scale: a bf16 router's renormalised weights miss 1 by up to 0.4 % each
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What was traced for some texts of one language, in the order of the texts.
+
+    Shapes: S sequences, T tokens (sum of lengths), L MoE layers ascending, k experts a token, E experts a layer.
+
+    - seqs: int32 [S], number of each text in its language
+    - text_ids: S strings
+    - lengths: int32 [S], tokens of each text
+    - truncated: bool [S]
+    - token_ids: int32 [T], text after text
+    - experts: uint8 | uint16 [T, L, k], in any order within a token; None for a run without routes and usage
+    - weights: float32 [T, L, k], aligned with experts, as the layer applies them
+    - profiles: float32 [S, L, E], mean router probability of each text, or None where profiles are not traced
+    """
+
+    lang: str
+    number: int
+    seqs: npt.NDArray[np.int32]
+    text_ids: Sequence[str]
+    lengths: npt.NDArray[np.int32]
+    truncated: npt.NDArray[np.bool_]
+    token_ids: npt.NDArray[np.int32]
+    experts: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+    weights: npt.NDArray[np.float32]
+    profiles: npt.NDArray[np.float32] | None
+
+    @property
+    def tokens(self) -> int:
+        """Return T."""
+        return len(self.token_ids)
+
+    def sequence_of_token(self) -> npt.NDArray[np.int64]:
+        """Return for each token the index of its text, int64 [T]."""
+        return np.repeat(np.arange(len(self.lengths)), self.lengths)
+
+    def positions(self) -> npt.NDArray[np.int32]:
+        """Return for each token its position in its text, int32 [T]."""
+        starts = np.cumsum(self.lengths) - self.lengths
+        return (np.arange(self.tokens) - np.repeat(starts, self.lengths)).astype(np.int32)
+
+
+def token_order(shard: Shard) -> npt.NDArray[np.intp]:
+    """Return the order in which tokens are numbered: by token id, then by the first layer's experts.
+
+    Equal tokens stand together, so the ids of shallow layers, which follow the token closely, compress.
+    """
+    first = np.sort(shard.experts[:, 0, :], axis=1)
+    return np.lexsort((*first.T[::-1], shard.token_ids))
+
+
+def rank_experts(
+    experts: npt.NDArray[np.unsignedinteger], weights: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float32]]:
+    """Order each row of [T, k] by weight, highest first, ties by lower expert id.
+
+    Non-negative floats sort like their bits, so weight and expert make one integer key.
+    """
+    bits = np.ascontiguousarray(weights, dtype=np.float32).view(np.uint32).astype(np.uint64)
+    key = ((np.uint64(0xFFFFFFFF) - bits) << np.uint64(16)) | experts.astype(np.uint64)
+    key.sort(axis=1)
+    ranked = (np.uint64(0xFFFFFFFF) - (key >> np.uint64(16))).astype(np.uint32).view(np.float32)
+    return (key & np.uint64(0xFFFF)).astype(np.uint16), ranked
+
+
+def check_shard(shard: Shard, record: RunRecord) -> None:
+    """Raise CaptureError, naming language, shard and layer, where the arrays cannot be a trace of this run."""
+    where = f"{shard.lang} shard {shard.number}"
+    layers, experts, top_k = record.moe_layers, record.num_experts, record.top_k
+    texts, total = len(shard.lengths), int(shard.lengths.sum())
+    shapes = {
+        "experts": (shard.experts.shape, (total, len(layers), top_k)),
+        "weights": (shard.weights.shape, (total, len(layers), top_k)),
+        "token_ids": (shard.token_ids.shape, (total,)),
+        "seqs": (shard.seqs.shape, (texts,)),
+        "text_ids": ((len(shard.text_ids),), (texts,)),
+        "truncated": (shard.truncated.shape, (texts,)),
+    }
+    if shard.profiles is not None:
+        shapes["profiles"] = (shard.profiles.shape, (texts, len(layers), experts))
+    for name, (found, expected) in shapes.items():
+        if found != expected:
+            raise CaptureError(f"{where}: {name} has shape {found}, the plan says {expected}")
+    if total == 0 or int(shard.lengths.min()) < 1:
+        raise CaptureError(f"{where}: a text without tokens cannot be traced")
+    scale = float(record.routing["scale"])
+    for index, layer in enumerate(layers):
+        _check_layer(shard.experts[:, index], shard.weights[:, index], record, scale, f"{where}, layer {layer}")
+    if shard.profiles is not None:
+        sums = shard.profiles.sum(axis=2)
+        if not np.all(np.isfinite(sums)) or float(shard.profiles.min()) < 0 or np.abs(sums - 1).max() > 1e-3:
+            raise CaptureError(
+                f"{where}: a profile is not a probability distribution (sums {sums.min()} to {sums.max()})"
+            )
+
+
+def _check_layer(
+    experts: npt.NDArray[np.unsignedinteger],
+    weights: npt.NDArray[np.float32],
+    record: RunRecord,
+    scale: float,
+    where: str,
+) -> None:
+    if int(experts.max()) >= record.num_experts:
+        raise CaptureError(f"{where}: expert id {int(experts.max())}, but the layer has {record.num_experts} experts")
+    ordered = np.sort(experts, axis=1)
+    if np.any(ordered[:, 1:] == ordered[:, :-1]):
+        raise CaptureError(f"{where}: the same expert twice in one token; the capture did not see this layer")
+    if not np.all(np.isfinite(weights)) or float(weights.min()) < 0:
+        raise CaptureError(f"{where}: a gate weight is NaN, infinite or negative")
+    sums = weights.sum(axis=1)
+    if float(sums.max()) <= 0:
+        raise CaptureError(f"{where}: every gate weight is zero; the capture did not see this layer")
+    if record.routing["normalized"] and float(np.abs(sums - scale).max()) > SUM_TOLERANCE * scale:
+        raise CaptureError(
+            f"{where}: gate weights of a token sum to {float(sums.min()):.4f} to {float(sums.max()):.4f}, "
+            f"the run record says {scale:g}"
+        )

@@ -1,0 +1,42 @@
+"""The grids that gate weights are rounded to before they are stored.
+
+A grid keeps float32's exponent and fewer bits of its mantissa, so that the relative error is bounded for every
+normal float32, tiny weights included: 2^-8 for bf16's 7 bits, 2^-11 (4.9e-4) for float16's 10 bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from store.errors import MoetraceError
+
+MANTISSA_BITS = {"bf16": 7, "f16": 10, "f32": 23}
+
+
+def round_weights(weights: npt.NDArray[np.float32], precision: str) -> npt.NDArray[np.float32]:
+    """Return non-negative `weights` rounded to the nearest value of the grid, halves to even, same shape."""
+    drop = 23 - MANTISSA_BITS[_known(precision)]
+    if drop == 0:
+        return weights
+    bits = np.ascontiguousarray(weights, dtype=np.float32).view(np.uint32)
+    half = np.uint32((1 << (drop - 1)) - 1)
+    rounded = bits + (half + ((bits >> np.uint32(drop)) & np.uint32(1)))
+    return (rounded & ~np.uint32((1 << drop) - 1)).view(np.float32)
+
+
+def lies_on(weights: npt.NDArray[np.float32], precision: str) -> bool:
+    """Tell whether rounding to the grid would change nothing."""
+    drop = 23 - MANTISSA_BITS[_known(precision)]
+    return not np.any(np.ascontiguousarray(weights).view(np.uint32) & np.uint32((1 << drop) - 1))
+
+
+def lossless_precision(weights: npt.NDArray[np.float32]) -> str:
+    """Return what `--weight-precision auto` stands for: bf16 where captured weights lie on its grid, else f16."""
+    return "bf16" if lies_on(weights, "bf16") else "f16"
+
+
+def _known(precision: str) -> str:
+    if precision not in MANTISSA_BITS:
+        raise MoetraceError(f"weight precision {precision!r} is not one of {', '.join(MANTISSA_BITS)}")
+    return precision

@@ -1,0 +1,229 @@
+"""Writing shards: data files first, the commit record last, each staged, synced and renamed.
+
+A shard is in the store when its commit record is; whatever happens before that leaves nothing a reader sees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from store import layout
+from store.errors import CaptureError, StoreError
+from store.reader import Store, read_format
+from store.records import CommitRecord, FileRecord, RunRecord
+from store.rollup import UsageRollup
+from store.schema import FORMAT_VERSION, Table, tables
+from store.shard import Shard, check_shard, rank_experts, token_order
+from store.weights import lies_on, round_weights
+
+RowGroups = Iterator[pa.Table]
+
+
+class StoreWriter:
+    """Writes the shards of one run into a store, made if it does not exist; a finished shard is never rewritten."""
+
+    def __init__(self, path: str | Path, record: RunRecord) -> None:
+        """Open the run; raise RunMismatchError if the store has it with another record, StoreError if it is no store."""
+        self.root = Path(path)
+        self.record = record
+        for lang in record.corpus["languages"]:
+            layout.checked_language(lang)
+        _open_or_create(self.root)
+        run_file = layout.run_file(self.root, record.run)
+        if run_file.exists():
+            stored = Store(self.root).run(record.run)
+            stored.require_same(record)
+            self.record = stored
+        else:
+            write_durably(run_file, record.to_json().encode())
+        self._run_sha256 = self.record.sha256()
+
+    def is_committed(self, lang: str, shard: int) -> bool:
+        """Tell whether the shard is in the store."""
+        return layout.commit_file(self.root, self.record.run, lang, shard).exists()
+
+    def write(self, shard: Shard) -> CommitRecord:
+        """Check, write and commit a shard; raise CaptureError, writing nothing, where it cannot be a trace of the run."""
+        check_shard(shard, self.record)
+        precision = self.record.settings["weight_precision"]
+        if self.record.settings.get("weight_precision_exact") and not lies_on(shard.weights, precision):
+            raise CaptureError(
+                f"{shard.lang} shard {shard.number}: weights do not lie on the {precision} grid that the run record "
+                "promises; trace into a new run with --weight-precision f16"
+            )
+        staging = layout.staging_folder(self.root) / f"{os.getpid()}-{uuid.uuid4().hex}"
+        staging.mkdir(parents=True)
+        try:
+            files = [self._stage(staging, shard, table, groups) for table, groups in self._contents(shard)]
+            for file in files:
+                self._publish(staging / f"{file.table}.parquet", self.root / file.path)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        commit = CommitRecord(
+            run=self.record.run,
+            lang=shard.lang,
+            shard=shard.number,
+            run_sha256=self._run_sha256,
+            sequences=len(shard.lengths),
+            tokens=shard.tokens,
+            files=tuple(files),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        write_durably(layout.commit_file(self.root, commit.run, commit.lang, commit.shard), commit.to_json().encode())
+        return commit
+
+    def _contents(self, shard: Shard) -> Iterator[tuple[Table, RowGroups]]:
+        """Yield each table of the run with its row groups; usage comes last, added up while routes are written."""
+        schemas = tables(self.record.num_experts)
+        order = token_order(shard)
+        rollup = UsageRollup(shard, self.record)
+        makers: dict[str, Callable[[], RowGroups]] = {
+            "sequences": lambda: _sequence_rows(shard, schemas["sequences"]),
+            "tokens": lambda: _token_rows(shard, order, schemas["tokens"]),
+            "routes": lambda: self._route_rows(shard, order, schemas["routes"], rollup),
+            "profiles": lambda: self._profile_rows(shard, schemas["profiles"]),
+            "usage": rollup.table,
+        }
+        wanted = self.record.tables
+        if "routes" not in wanted:
+            for _ in makers["routes"]():
+                pass
+        for name, rows in makers.items():
+            if name in wanted:
+                yield schemas[name], rows()
+
+    def _route_rows(self, shard: Shard, order: np.ndarray, table: Table, rollup: UsageRollup) -> RowGroups:
+        """Yield one row group a layer, sorted by rank, then token, and add each layer to the roll-up."""
+        count, top_k = shard.tokens, self.record.top_k
+        token = pa.array(np.tile(np.arange(count, dtype=np.int32), top_k))
+        rank = pa.array(np.repeat(np.arange(top_k, dtype=np.uint8), count))
+        expert_type = table.schema.field("expert").type
+        precision = self.record.settings["weight_precision"]
+        for index, layer in enumerate(self.record.moe_layers):
+            experts, weights = rank_experts(shard.experts[order, index], shard.weights[order, index])
+            weights = round_weights(weights, precision)
+            rollup.add_layer(experts, weights, order)
+            yield pa.Table.from_arrays(
+                [
+                    pa.array(np.full(count * top_k, layer, dtype=np.uint16)),
+                    token,
+                    rank,
+                    pa.array(experts.T.ravel()).cast(expert_type),
+                    pa.array(weights.T.ravel()),
+                ],
+                schema=table.schema,
+            )
+
+    def _profile_rows(self, shard: Shard, table: Table) -> RowGroups:
+        """Yield one row group a layer, sorted by sequence, then expert."""
+        if shard.profiles is None:
+            raise CaptureError(
+                f"{shard.lang} shard {shard.number}: the run record promises profiles, none were captured"
+            )
+        texts, size = len(shard.seqs), self.record.num_experts
+        expert = pa.array(np.tile(np.arange(size), texts)).cast(table.schema.field("expert").type)
+        seq = pa.array(np.repeat(shard.seqs.astype(np.int32), size))
+        for index, layer in enumerate(self.record.moe_layers):
+            yield pa.Table.from_arrays(
+                [
+                    seq,
+                    pa.array(np.full(texts * size, layer, dtype=np.uint16)),
+                    expert,
+                    pa.array(shard.profiles[:, index].ravel()),
+                ],
+                schema=table.schema,
+            )
+
+    def _stage(self, staging: Path, shard: Shard, table: Table, groups: RowGroups) -> FileRecord:
+        path = staging / f"{table.name}.parquet"
+        rows = write_parquet(path, table, groups)
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+            digest = hashlib.file_digest(handle, "sha256").hexdigest()
+        name = layout.data_path(table.name, self.record.run, shard.lang, shard.number)
+        return FileRecord(name, table.name, rows, path.stat().st_size, digest)
+
+    def _publish(self, staged: Path, final: Path) -> None:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        staged.replace(final)
+        _sync_folder(final.parent)
+
+
+def write_parquet(path: Path, table: Table, groups: RowGroups) -> int:
+    """Write row groups with the table's encodings and page checksums; return the number of rows."""
+    rows = 0
+    with pq.ParquetWriter(
+        path,
+        table.schema,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=list(table.dictionary),
+        column_encoding=table.encodings,
+        write_statistics=list(table.statistics),
+        write_page_checksum=True,
+        version="2.6",
+    ) as writer:
+        for group in groups:
+            writer.write_table(group, row_group_size=max(group.num_rows, 1))
+            rows += group.num_rows
+    return rows
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a small file so that it is either whole or absent, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with staged.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sequence_rows(shard: Shard, table: Table) -> RowGroups:
+    columns = [shard.seqs, shard.text_ids, shard.lengths, shard.truncated]
+    yield _table(table, columns)
+
+
+def _token_rows(shard: Shard, order: np.ndarray, table: Table) -> RowGroups:
+    seq = shard.seqs[shard.sequence_of_token()]
+    number = np.arange(shard.tokens, dtype=np.int32)
+    yield _table(table, [number, seq[order], shard.positions()[order], shard.token_ids[order]])
+
+
+def _table(table: Table, columns: list[object]) -> pa.Table:
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, table.schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=table.schema)
+
+
+def _open_or_create(root: Path) -> None:
+    if root.exists() and not root.is_dir():
+        raise StoreError(f"{root}: is a file, not a store; choose another --store")
+    if layout.format_file(root).exists():
+        read_format(root)
+        return
+    if root.exists() and any(root.iterdir()):
+        raise StoreError(f"{root}: is not empty and not a moetrace store; choose an empty or a new folder")
+    write_durably(layout.format_file(root), f'{{"format": "moetrace-store", "version": {FORMAT_VERSION}}}\n'.encode())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
