@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,11 +36,11 @@ class EngineSettings:
     prefix_caching: bool = False
     kv_cache_gib: float | None = None
     profiles: bool = True
+    options: dict[str, Any] = field(default_factory=dict)  # any further arguments of vllm.LLM
 
     def record(self) -> dict[str, Any]:
         """Return what the run record keeps: the settings that can change a number."""
-        kept = ("dtype", "max_model_len", "max_num_batched_tokens", "tensor_parallel_size", "eager", "prefix_caching")
-        return {name: value for name, value in asdict(self).items() if name in kept}
+        return {name: value for name, value in asdict(self).items() if name not in {"profiles", "kv_cache_gib"}}
 
 
 def require_engine() -> None:
@@ -175,13 +175,9 @@ def _start(facts: ModelFacts, settings: EngineSettings) -> LLM:
     from vllm import LLM  # noqa: PLC0415  ten seconds to import: only where a model is run
     from vllm.platforms import current_platform  # noqa: PLC0415
 
-    options: dict[str, Any] = {}
-    if current_platform.is_cpu():
-        # vLLM reserves most of the memory by default; prefill of a few thousand tokens needs little.
-        options["kv_cache_memory_bytes"] = int((settings.kv_cache_gib or 1.0) * 2**30)
-    elif settings.kv_cache_gib is not None:
-        options["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
-    return LLM(
+    # On a CPU vLLM reserves most of the memory by default; prefill of a few thousand tokens needs little.
+    kv_cache_gib = settings.kv_cache_gib or (1.0 if current_platform.is_cpu() else None)
+    options: dict[str, Any] = dict(
         model=facts.id,
         revision=facts.revision,
         skip_tokenizer_init=True,
@@ -191,9 +187,11 @@ def _start(facts: ModelFacts, settings: EngineSettings) -> LLM:
         tensor_parallel_size=settings.tensor_parallel_size,
         enforce_eager=settings.eager,
         enable_prefix_caching=settings.prefix_caching,
+        kv_cache_memory_bytes=None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
+        use_tqdm_on_load=False,
         worker_cls="tracer.tap.TracedWorker",
         additional_config={"moetrace": {"scoring": facts.rule.scoring, "profiles": settings.profiles}},
         disable_log_stats=True,
         seed=0,
-        **options,
     )
+    return LLM(**{**options, **settings.options})

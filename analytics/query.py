@@ -1,0 +1,63 @@
+"""Running a person's SQL over a store without letting it change anything: not the store, not a file, not the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from analytics.connection import connect
+from store import MoetraceError, Store
+from store.schema import TABLE_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WRITES_FILES = {duckdb.StatementType.COPY, duckdb.StatementType.EXPORT}
+
+
+class QueryError(MoetraceError):
+    """A query is not valid SQL, or does what a query over a store may not do."""
+
+
+def connect_safely(path: str | Path) -> duckdb.DuckDBPyConnection:
+    """Open a store so that queries reach its committed files and nothing else of the machine or the network."""
+    store = Store(path)
+    connection = connect(store)
+    readable = [str(file.path.absolute()) for table in TABLE_NAMES for file in store.files(table)]
+    connection.execute("set allowed_paths = $paths", {"paths": readable})
+    connection.execute("set enable_external_access = false")
+    connection.execute("set lock_configuration = true")
+    return connection
+
+
+def run_query(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[duckdb.DuckDBPyRelation]:
+    """Run the statements of `query` one after another and yield the rows of each that has any.
+
+    Raises QueryError with DuckDB's own words, without its class names, for a statement that is wrong or not allowed.
+    """
+    try:
+        for statement in duckdb.extract_statements(query):
+            if statement.type in WRITES_FILES:
+                raise QueryError("copy and export are not allowed here: write a result with --format and -o")
+            relation = connection.sql(statement.query)
+            if relation is not None:
+                yield relation
+    except duckdb.Error as error:
+        raise QueryError(_in_words(error)) from error
+
+
+def completions(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Return the names a person may want to type: views, macros and columns."""
+    rows = connection.execute(
+        "select view_name from duckdb_views() where not internal union select table_name from duckdb_tables() "
+        "union select column_name from duckdb_columns() where not internal order by 1"
+    ).fetchall()
+    return [name for (name,) in rows]
+
+
+def _in_words(error: duckdb.Error) -> str:
+    text = str(error).strip()
+    kind, _, rest = text.partition(": ")
+    return f"{kind.removesuffix(' Error').lower()}: {rest}" if rest else text

@@ -1,0 +1,102 @@
+"""The head of the page: what was traced, with what, how much of it, and what it takes on disk."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from analytics.report.section import Table
+
+if TYPE_CHECKING:
+    from analytics.report.source import Source
+    from store import Store
+
+
+@dataclass(frozen=True)
+class Header:
+    """The model and run by name, facts as (name, value), the languages, and what a reader must know first."""
+
+    model: str
+    run: str
+    run_sha256: str
+    facts: tuple[tuple[str, str], ...]
+    languages: Table
+    warnings: tuple[str, ...]
+
+
+def header(store: Store, source: Source) -> Header:
+    """Return what the store's records say of the run."""
+    record, model = source.record, source.record.model
+    commits = [commit for commit in store.commits if commit.run == record.run]
+    shards: dict[str, int] = defaultdict(int)
+    texts: dict[str, int] = defaultdict(int)
+    tokens: dict[str, int] = defaultdict(int)
+    for commit in commits:
+        shards[commit.lang] += 1
+        texts[commit.lang] += commit.sequences
+        tokens[commit.lang] += commit.tokens
+    routes = [file for commit in commits for file in commit.files if file.table == "routes"]
+    decisions, size = sum(file.rows for file in routes), sum(file.bytes for file in routes)
+    days = sorted({commit.created[:10] for commit in commits})
+    facts = [
+        ("Family", str(model.get("family") or "unknown")),
+        ("MoE", f"{len(record.moe_layers)} layers of {record.num_experts} experts, top {record.top_k}"),
+        ("Gate weights", _routing(source)),
+        ("Languages", f"{len(source.languages):,}" + (f", pivot {source.pivot}" if source.pivot else "")),
+        ("Texts", f"{sum(texts.values()):,}"),
+        ("Tokens", f"{sum(tokens.values()):,}"),
+        ("Routing decisions", f"{sum(tokens.values()) * len(record.moe_layers) * record.top_k:,}"),
+        ("Bytes per decision", f"{size / decisions:.2f}" if decisions else "decisions are not kept"),
+        ("Run", record.run),
+        ("Data type", str(model.get("dtype") or "unknown")),
+        ("Traced", days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"),
+    ]
+    rows = tuple(
+        (
+            lang,
+            f"{texts[lang]:,}",
+            f"{tokens[lang]:,}",
+            f"{tokens[lang] / texts[lang]:.1f}" if texts[lang] else "unknown",
+            f"{shards[lang]:,}",
+        )
+        for lang in source.languages
+    )
+    table = Table("Languages", ("language", "texts", "tokens", "tokens a text", "shards"), rows)
+    return Header(
+        str(model.get("id", "unknown model")),
+        record.run,
+        record.sha256(),
+        tuple(facts),
+        table,
+        _warnings(source, shards),
+    )
+
+
+def _routing(source: Source) -> str:
+    routing = source.record.routing
+    parts = [str(routing.get("scoring", "unknown"))]
+    if routing.get("normalized"):
+        parts.append("renormalised")
+    if routing.get("scale") not in (None, 1, 1.0):
+        parts.append(f"scaled by {routing['scale']:g}")
+    if routing.get("selection_bias"):
+        parts.append("bias-corrected selection")
+    return ", ".join(parts)
+
+
+def _warnings(source: Source, shards: dict[str, int]) -> tuple[str, ...]:
+    corpus = source.record.corpus
+    planned = {lang: int(number) for lang, number in (corpus.get("shards") or {}).items()}
+    absent = [lang for lang in corpus.get("languages", []) if lang not in source.languages]
+    found = []
+    if absent:
+        found.append(f"Not in the store yet: {', '.join(absent)}.")
+    partial = [
+        f"{lang} ({shards[lang]} of {planned[lang]} shards)"
+        for lang in source.languages
+        if shards[lang] < planned.get(lang, 0)
+    ]
+    if partial:
+        found.append(f"Traced in part: {', '.join(partial)}.")
+    return tuple(found)

@@ -1,0 +1,177 @@
+"""Charts over the depth of the model: a line or a spread per layer with the zones behind, and language x layer heat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import altair as alt
+import polars as pl
+
+from analytics.report.style import BAND, MUTED, OTHERS, SEQUENTIAL, SERIES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HEIGHT = 340
+MOST_TICKS = 26
+LABEL_STEP = 13
+MOST_LABELS = 24
+MOST_LABEL_SPACE = 170
+
+
+@dataclass(frozen=True)
+class Value:
+    """What a chart shows: the column, its name with its unit for the axis, and a d3 number format."""
+
+    column: str
+    title: str
+    number: str = ".3f"
+
+    @property
+    def tooltip(self) -> alt.Tooltip:
+        """Return the tooltip's line for it."""
+        return alt.Tooltip(f"{self.column}:Q", title=self.title, format=self.number)
+
+
+def layer_axis(layers: Sequence[int]) -> alt.X:
+    """Return the horizontal axis that every chart over depth shares."""
+    every = tick_step(layers[-1] - layers[0] + 1)
+    ticks = [layer for layer in layers if layer % every == 0]
+    scale = alt.Scale(domain=[layers[0] - 0.5, layers[-1] + 0.5], nice=False, zero=False)
+    return alt.X("layer:Q", scale=scale, axis=alt.Axis(values=ticks, format="d", grid=False, title="MoE layer"))
+
+
+def tick_step(count: int) -> int:
+    """Return the power of two at which an axis of `count` layers or experts has labels that do not touch."""
+    step = 1
+    while count > MOST_TICKS * step:
+        step *= 2
+    return step
+
+
+def on_zones(layers: Sequence[int], *marks: alt.Chart | alt.LayerChart, right: int = 8) -> alt.LayerChart:
+    """Return marks over depth, drawn on the zones' bands, with `right` pixels of room beside the plot."""
+    zones = alt.Chart(alt.NamedData("zones"))
+    bands = zones.mark_rect().encode(
+        x=layer_axis(layers).copy(deep=True),
+        x2="end:Q",
+        color=alt.condition("datum.shade === 1", alt.value(BAND), alt.value("transparent")),
+    )
+    bands.encoding.x.shorthand = "start:Q"
+    names = zones.mark_text(baseline="bottom", color=MUTED, fontSize=11).encode(
+        x="middle:Q", y=alt.value(-6), text="zone:N"
+    )
+    return alt.LayerChart(layer=[bands, names, *marks]).properties(
+        width="container", height=HEIGHT, padding={"left": 4, "right": right, "top": 24, "bottom": 4}
+    )
+
+
+def highlighted(ranked: Sequence[str], always: Sequence[str] = ()) -> list[str]:
+    """Return the languages to colour: all where colours suffice, else `always` and both ends of the ranking."""
+    if len(ranked) <= len(SERIES):
+        return list(ranked)
+    chosen = [lang for lang in dict.fromkeys(always) if lang in ranked]
+    from_ends = [lang for pair in zip(ranked, reversed(ranked), strict=True) for lang in pair]
+    return sorted(dict.fromkeys([*chosen, *from_ends][: len(SERIES)]), key=list(ranked).index)
+
+
+def coloured_last(frame: pl.DataFrame, coloured: Sequence[str]) -> pl.DataFrame:
+    """Return the frame with the coloured languages at its end, so that their lines are drawn over the others."""
+    return frame.sort(pl.col("lang").is_in(list(coloured)), maintain_order=True)
+
+
+def line_labels(frame: pl.DataFrame, value: Value, coloured: Sequence[str]) -> pl.DataFrame:
+    """Return where each line's name stands (`label`, in the value's unit): beside its end, pushed apart to be read."""
+    last = int(frame["layer"].to_numpy().max())
+    ends = frame.filter(pl.col("layer") == last).select("lang", value.column).drop_nulls().sort(value.column)
+    if ends.height > MOST_LABELS:
+        ends = ends.filter(pl.col("lang").is_in(list(coloured)))
+    low, high = value_range(frame, value)
+    step = LABEL_STEP * (high - low) / HEIGHT
+    places: list[float] = []
+    for end in ends[value.column]:
+        places.append(max(float(end), places[-1] + step) if places else float(end))
+    ceiling = high
+    for index in reversed(range(len(places))):
+        places[index] = min(places[index], ceiling)
+        ceiling = places[index] - step
+    return ends.select("lang").with_columns(pl.Series("label", places, dtype=pl.Float64))
+
+
+def value_range(frame: pl.DataFrame, value: Value) -> tuple[float, float]:
+    """Return the ends of the value's axis: the data with some air."""
+    numbers = frame[value.column].drop_nulls().to_numpy()
+    low, high = float(numbers.min()), float(numbers.max())
+    air = 0.04 * (high - low) or 0.05
+    return low - air, high + air
+
+
+def language_lines(
+    name: str, value: Value, frame: pl.DataFrame, layers: Sequence[int], coloured: Sequence[str]
+) -> alt.LayerChart:
+    """Return one line a language from dataset `name`, names from dataset `<name>_labels`; hovering singles one out."""
+    space = min(MOST_LABEL_SPACE, 16 + 7 * max(len(lang) for lang in frame["lang"].unique()))
+    hover = alt.selection_point(
+        name="hover", on="pointerover", clear="pointerout", fields=["lang"], nearest=True, empty=True
+    )
+    colours = alt.condition(
+        alt.FieldOneOfPredicate(field="lang", oneOf=list(coloured)),
+        alt.Color("lang:N", scale=alt.Scale(domain=list(coloured), range=list(SERIES[: len(coloured)])), legend=None),
+        alt.value(OTHERS),
+    )
+    shown = alt.condition(hover, alt.value(1.0), alt.value(0.15))
+    y = alt.Y(
+        f"{value.column}:Q",
+        title=value.title,
+        scale=alt.Scale(domain=list(value_range(frame, value)), nice=False, zero=False),
+    )
+    base = alt.Chart(alt.NamedData(name)).encode(x=layer_axis(layers), y=y)
+    lines = base.mark_line(strokeWidth=1.8, strokeJoin="round").encode(detail="lang:N", color=colours, opacity=shown)
+    points = (
+        base.mark_point(filled=True, size=42)
+        .encode(
+            color=colours,
+            opacity=alt.when(hover, empty=False).then(alt.value(1.0)).otherwise(alt.value(0.0)),
+            tooltip=[alt.Tooltip("lang:N", title="language"), alt.Tooltip("layer:Q", format="d"), value.tooltip],
+        )
+        .add_params(hover)
+    )
+    names = (
+        alt.Chart(alt.NamedData(f"{name}_labels"))
+        .mark_text(align="left", baseline="middle", dx=8, fontSize=11, limit=space - 10)
+        .encode(x=alt.value("width"), y="label:Q", text="lang:N", color=colours, opacity=shown)
+    )
+    return on_zones(layers, lines, points, names, right=space)
+
+
+def language_heat(name: str, value: Value, languages: Sequence[str]) -> alt.Chart:
+    """Return a heat map of dataset `name`, a row a language in the given order, a column a layer."""
+    step = row_step(len(languages))
+    chart: alt.Chart = (
+        alt.Chart(alt.NamedData(name))
+        .mark_rect()
+        .encode(
+            x=alt.X("layer:O", title="MoE layer", axis=alt.Axis(labelAngle=0, labelOverlap=True, ticks=False)),
+            y=alt.Y(
+                "lang:N",
+                title=None,
+                sort=list(languages),
+                axis=alt.Axis(labelFontSize=min(11, step - 1), labelOverlap=True, ticks=False, domain=False),
+            ),
+            color=alt.Color(
+                f"{value.column}:Q",
+                title=value.title,
+                scale=alt.Scale(range=list(SEQUENTIAL), zero=False, nice=False),
+                legend=alt.Legend(format=".2f"),
+            ),
+            tooltip=[alt.Tooltip("lang:N", title="language"), alt.Tooltip("layer:O"), value.tooltip],
+        )
+        .properties(width="container", height=step * len(languages))
+    )
+    return chart
+
+
+def row_step(rows: int) -> int:
+    """Return the height of a heat map's row in pixels: generous for few, small but legible for many."""
+    return max(9, min(26, 900 // max(rows, 1)))

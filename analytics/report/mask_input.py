@@ -1,0 +1,93 @@
+"""The mask a report is given: read, checked against the run it is shown with, and told in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from analytics.mask import MaskError, check_mask, read_mask
+
+if TYPE_CHECKING:
+    from store import RunRecord
+
+COLUMNS = {"layer": pl.Int64, "expert": pl.Int64, "role": pl.String, "zone": pl.String, "score": pl.Float64}
+OPTIONS = {"budget": "--budget", "p": "--p", "score": "--score"}
+REPEATABLE = ("rise", "gap", "top-p", "top-k")  # strategies that need nothing beside the store
+MOST_ITEMS = 6
+
+
+def fitting_mask(mask: Mapping[str, Any] | str | Path, record: RunRecord) -> dict[str, Any]:
+    """Return the mask; raise MaskError where it is not valid, or is a mask of another model than the run's."""
+    if isinstance(mask, str | Path):
+        found, where = read_mask(mask), str(mask)
+    else:
+        found, where = dict(mask), "the mask"
+        check_mask(found, where)
+    model = found["model"]
+    for name in ("moe_layers", "num_experts", "config_sha256"):
+        ours, theirs = record.model.get(name), model[name]
+        if ours is not None and theirs is not None and ours != theirs:
+            raise MaskError(
+                f"{where}: is for model {model['id']}, whose {name} is {theirs}; run '{record.run}' traced "
+                f"{record.model.get('id')}, where it is {ours}. Show the mask with a run of its own model"
+            )
+    return found
+
+
+def mask_targets(mask: Mapping[str, Any]) -> list[str]:
+    """Return the languages that the mask is for."""
+    target = mask["strategy"]["target"]
+    return [] if target is None else [target] if isinstance(target, str) else list(target)
+
+
+def mask_frame(mask: Mapping[str, Any]) -> pl.DataFrame:
+    """Return the mask's experts: layer, expert, role, zone, score."""
+    rows = [{column: entry.get(column) for column in COLUMNS} for entry in mask["experts"]]
+    return pl.DataFrame(rows, schema=COLUMNS).with_columns(pl.col("zone").fill_null("none"))
+
+
+def mask_facts(mask: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the strategy, its settings and the summary as (name, value)."""
+    strategy, summary = mask["strategy"], mask["summary"]
+    found = [("Strategy", str(strategy["name"]))]
+    if mask_targets(mask):
+        found.append(("Target", ", ".join(mask_targets(mask))))
+    found.append(("Experts", f"{summary['experts']:,} of {summary['pool']:,}"))
+    if summary["parameters"] is not None:
+        found.append(("Parameters", f"{summary['parameters']:,}"))
+    if summary["share_of_model"] is not None:
+        found.append(("Share of the model", f"{summary['share_of_model']:.2%}"))
+    found += [
+        (name.replace("_", " ").capitalize(), _plain(value))
+        for name, value in strategy["parameters"].items()
+        if value not in (None, [])
+    ]
+    return tuple(found)
+
+
+def mask_command(mask: Mapping[str, Any]) -> str | None:
+    """Return a command that selects the mask again, as far as the mask tells, or None."""
+    strategy, run = mask["strategy"], mask["provenance"]["run"]
+    if strategy["name"] not in REPEATABLE:
+        return None
+    words = ["moetrace", "export", strategy["name"], "STORE", "--run", str(run)]
+    for target in mask_targets(mask):
+        words += ["--target", target]
+    for name, option in OPTIONS.items():
+        if strategy["parameters"].get(name) is not None:
+            words += [option, _plain(strategy["parameters"][name])]
+    return " ".join([*words, "-o", "mask.json"])
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        shown = ", ".join(_plain(item) for item in value[:MOST_ITEMS])
+        return shown if len(value) <= MOST_ITEMS else f"{shown} and {len(value) - MOST_ITEMS} more"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    return str(value)

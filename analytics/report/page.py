@@ -1,0 +1,142 @@
+"""The page: a run's sections, the charts' libraries and their data in one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+import jinja2
+import vl_convert
+
+from analytics.connection import connect
+from analytics.documentation import views
+from analytics.report.entropy import entropy
+from analytics.report.header import Header, header
+from analytics.report.isolation import isolation
+from analytics.report.mask_input import fitting_mask, mask_targets
+from analytics.report.mask_map import mask_section
+from analytics.report.pairs import pairs
+from analytics.report.pivot import pivot
+from analytics.report.section import Section, pack
+from analytics.report.source import Source
+from analytics.report.specificity import specificity
+from analytics.report.style import configuration
+from store import Store, StoreError
+from store.schema import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HERE = Path(__file__).parent
+LOADED = "window.vegaEmbed = vegaEmbed;"
+
+
+def write_report(
+    store_path: str | Path,
+    output_html: str | Path,
+    *,
+    run: str | None = None,
+    mask: Mapping[str, Any] | str | Path | None = None,
+) -> Path:
+    """Write the report of a run as one self-contained HTML file and return its path.
+
+    `run` may be left out where the store has one; `mask` is a mask in the moetrace format, or the file of one. Raises
+    UnknownNameError for an unknown run, StoreError for a store or a run without data, and what reading a mask raises.
+    """
+    store = Store(store_path)
+    record = store.run(run)
+    languages = tuple(store.languages(record.run))
+    if not languages:
+        raise StoreError(f"{store.root}: run '{record.run}' has no finished shard yet, so there is nothing to report")
+    output = Path(output_html)
+    if output.is_dir():
+        raise StoreError(f"{output}: is a folder; name the HTML file to write")
+    chosen = None if mask is None else fitting_mask(mask, record)
+    with connect(store) as connection:
+        source = Source(connection, record, languages)
+        html = _render(header(store, source), sections(source, chosen), source)
+    return _write(output, html)
+
+
+def sections(source: Source, mask: Mapping[str, Any] | None) -> tuple[Section, ...]:
+    """Return the sections in reading order."""
+    targets = mask_targets(mask) if mask else []
+    found = [
+        isolation(source),
+        pivot(source, targets),
+        pairs(source),
+        specificity(source, targets),
+        entropy(source, targets),
+    ]
+    return (*found, mask_section(source, mask)) if mask else tuple(found)
+
+
+def _render(head: Header, found: tuple[Section, ...], source: Source) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    frames = {name: frame for section in found for name, frame in section.datasets.items()}
+    content = {
+        "config": configuration(),
+        "datasets": {name: pack(frame) for name, frame in {"zones": source.zone_frame, **frames}.items()},
+        "figures": [
+            {"name": item.name, "spec": item.spec, "datasets": item.datasets, "renderer": item.renderer}
+            for section in found
+            for item in section.figures
+        ],
+    }
+    return environment.get_template("page.html").render(
+        header=head,
+        sections=found,
+        content=_json_for_html(content),
+        libraries=_libraries(),
+        style=(HERE / "page.css").read_text(encoding="utf-8"),
+        script=(HERE / "page.js").read_text(encoding="utf-8"),
+        views=views().values(),
+        version=_version(),
+        store_format=FORMAT_VERSION,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _json_for_html(content: Mapping[str, Any]) -> str:
+    """Return JSON that cannot end the script element it stands in, whatever the names in it."""
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+@cache
+def _libraries() -> str:
+    """Return Vega, Vega-Lite and vega-embed as one script, of the Vega-Lite version whose specs altair writes."""
+    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    available = vl_convert.get_vegalite_versions()
+    return str(vl_convert.javascript_bundle(LOADED, vl_version=version if version in available else None))
+
+
+def _version() -> str:
+    try:
+        return metadata.version("moetrace")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _write(output: Path, html: str) -> Path:
+    """Write the file whole or not at all."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    staged = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
+    try:
+        staged.write_text(html, encoding="utf-8")
+        staged.replace(output)
+    finally:
+        staged.unlink(missing_ok=True)
+    return output

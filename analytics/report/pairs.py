@@ -1,0 +1,177 @@
+"""Section: every language against every other, for all layers, a zone or one layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from analytics.report.ordering import similarity_order
+from analytics.report.section import Section, figure
+from analytics.report.style import FAINT, SEQUENTIAL
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from analytics.report.source import Source
+
+MOST_ROWS = 150_000  # of pairs x layers on the page; beyond it only the means over zones and over all layers stay
+MOST_NUMBERED = 14  # languages up to which a cell says its value
+MOST_LEVEL = 8  # languages up to which the names below the map are level
+MARGIN = 110
+
+
+def pairs(source: Source) -> Section:
+    """Return the language x language map of shared experts and of divergence."""
+    count = len(source.languages)
+    layers = source.record.moe_layers
+    each_layer = count * (count - 1) // 2 * len(layers) <= MOST_ROWS
+    query = f"""select
+    coalesce('layer ' || layer, zone || ' layers', 'all layers') as layers,
+    lang_a,
+    lang_b,
+    avg(jaccard) as jaccard,
+    avg(jsd_normalized) as divergence
+from jaccard
+inner join divergence using (run, layer, lang_a, lang_b)
+inner join zones using (run, layer)
+where {source.this_run}
+group by grouping sets (
+    (lang_a, lang_b),
+    (zone, lang_a, lang_b){
+        ''',
+    (layer, lang_a, lang_b)'''
+        if each_layer
+        else ""
+    }
+)
+order by layers, lang_a, lang_b"""
+    section = Section(
+        name="pairs",
+        title="Languages against languages",
+        reading=(
+            "Darker means routed more alike. Shared experts looks only at the experts a language uses most; divergence "
+            "looks at the whole distribution over experts, and 0 means that both languages use it alike. Languages "
+            "stand in the order in which they cluster, so families show as blocks along the diagonal."
+        ),
+        formula=(
+            "Jaccard = |A and B| / |A or B| of the two sets of top-k experts; divergence = JSD(p1, p2) / "
+            "(ln E - (H(p1) + H(p2)) / 2) of the activation shares (2605.29714; 2510.04694, eq. 6 to 8)"
+        ),
+        queries={"pairs": query},
+    )
+    if source.without_comparison:
+        return section.without_data(source.without_comparison)
+    frame = source.frame(query)
+    overall = frame.filter(pl.col("layers") == "all layers")
+    order = similarity_order(source.languages, _matrix(overall, source.languages))
+    choices = ["all layers", *(f"{zone.name} layers" for zone in source.zones)]
+    if each_layer:
+        choices += [f"layer {layer}" for layer in layers]
+    left_out = (
+        f"{count} languages make {count * (count - 1) // 2:,} pairs a layer: the page holds their means over zones and "
+        "over all layers. For a single layer, add (layer, lang_a, lang_b) to the query's grouping sets."
+    )
+    step = max(8, min(56, 900 // count))
+    return section.with_data(
+        {"pairs": frame},
+        findings=_findings(overall),
+        notes=() if each_layer else (left_out,),
+        figures=(
+            figure(
+                "pairs",
+                "Routing similarity of every pair of languages",
+                matrix("pairs", order, choices, step),
+                ("pairs",),
+                renderer="canvas",
+                max_width=max(560, step * count + MARGIN),
+            ),
+        ),
+    )
+
+
+def matrix(name: str, languages: Sequence[str], choices: Sequence[str], step: int) -> alt.LayerChart:
+    """Return the square map of dataset `name` (a pair once) with selectors of the measure and of the layers."""
+    measure = alt.param(
+        name="measure",
+        value="jaccard",
+        bind=alt.binding_radio(
+            options=["jaccard", "divergence"], labels=["shared experts (Jaccard)", "divergence"], name="Compare by"
+        ),
+    )
+    layers = alt.param(name="layers", value=choices[0], bind=alt.binding_select(options=list(choices), name="Layers"))
+    axis = alt.Axis(
+        title=None, labelFontSize=min(11, step - 1), labelOverlap=True, ticks=False, domain=False, labelAngle=0
+    )
+    upright = axis.copy(deep=True)
+    upright.labelAngle = 0 if len(languages) <= MOST_LEVEL else -90
+    rows = alt.Scale(domain=list(languages))
+    base = (
+        alt.Chart(alt.NamedData(name))
+        .transform_filter("datum.layers === layers")
+        .transform_calculate(value="measure === 'jaccard' ? datum.jaccard : datum.divergence")
+    )
+    colour = alt.Color(
+        "value:Q",
+        title=None,
+        scale=alt.Scale(
+            range=list(SEQUENTIAL), zero=False, nice=False, reverse=alt.ExprRef("measure === 'divergence'")
+        ),
+        legend=alt.Legend(format=".2f"),
+    )
+    tooltip = [
+        alt.Tooltip("lang_a:N", title="language"),
+        alt.Tooltip("lang_b:N", title="and"),
+        alt.Tooltip("layers:N"),
+        alt.Tooltip("jaccard:Q", title="Jaccard", format=".3f"),
+        alt.Tooltip("divergence:Q", format=".3f"),
+    ]
+    marks: list[alt.Chart] = []
+    for across, down in (("lang_a", "lang_b"), ("lang_b", "lang_a")):
+        place = base.encode(
+            x=alt.X(f"{across}:N", axis=upright, scale=rows), y=alt.Y(f"{down}:N", axis=axis, scale=rows)
+        )
+        marks.append(place.mark_rect().encode(color=colour, tooltip=tooltip))
+        if len(languages) <= MOST_NUMBERED:
+            ink = alt.condition("luminance(scale('color', datum.value)) < 0.4", alt.value("#fff"), alt.value("#1c2733"))
+            marks.append(place.mark_text(fontSize=10.5).encode(text=alt.Text("value:Q", format=".2f"), color=ink))
+    diagonal = (
+        alt.Chart(alt.InlineData(values=[{"lang": lang} for lang in languages]))
+        .mark_rect(color=FAINT, opacity=0.35)
+        .encode(x=alt.X("lang:N", axis=upright, scale=rows), y=alt.Y("lang:N", axis=axis, scale=rows))
+    )
+    title = alt.TitleParams(
+        text=alt.ExprRef(
+            "(measure === 'jaccard' ? 'Jaccard similarity of the expert sets, 0 to 1'"
+            " : 'entropy-normalised Jensen-Shannon divergence, 0 to 1') + ', ' + layers"
+        )
+    )
+    return (
+        alt.LayerChart(layer=[diagonal, *marks])
+        .add_params(measure, layers)
+        .properties(width="container", height=step * len(languages), title=title)
+    )
+
+
+def _matrix(pairs_frame: pl.DataFrame, languages: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Return 1 - divergence, symmetric, [languages, languages]: finer than sets of k experts, which often tie."""
+    number = {lang: index for index, lang in enumerate(languages)}
+    similarity = np.eye(len(languages))
+    for lang_a, lang_b, divergence in pairs_frame.select("lang_a", "lang_b", "divergence").iter_rows():
+        a, b = number[lang_a], number[lang_b]
+        similarity[a, b] = similarity[b, a] = 1 - divergence if divergence is not None else np.nan
+    return similarity
+
+
+def _findings(overall: pl.DataFrame) -> tuple[str, ...]:
+    ranked = overall.sort("jaccard", descending=True)
+    most, least = ranked.row(0, named=True), ranked.row(-1, named=True)
+    if ranked.height == 1:
+        return (f"{most['lang_a']} and {most['lang_b']} have a mean Jaccard similarity of {most['jaccard']:.2f}.",)
+    finding = (
+        f"Over all layers, {most['lang_a']} and {most['lang_b']} share the most experts (mean Jaccard "
+        f"{most['jaccard']:.2f}), {least['lang_a']} and {least['lang_b']} the fewest ({least['jaccard']:.2f})."
+    )
+    return (finding,)

@@ -1,0 +1,65 @@
+"""How every chart looks: the colours, and the Vega-Lite configuration that the page applies to all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', Arial, sans-serif"
+INK = "#1c2733"
+MUTED = "#5d6b7a"
+FAINT = "#c3ccd5"
+HAIRLINE = "#e6eaee"
+BAND = "#f3f5f8"
+ACCENT = "#0072b2"
+
+# Okabe & Ito's colours, which readers with any colour vision can tell apart, without the yellow that white swallows.
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#882255")
+
+# Light to dark, even in lightness: more is darker, in print too.
+SEQUENTIAL = ("#f5f8fb", "#d3e3ef", "#a3c6de", "#69a3c7", "#3a7dab", "#1f5a8a", "#123c66", "#0a2342")
+
+# Purple for less than average, orange for more: a pair that colour-blind readers keep apart.
+DIVERGING = ("#40286b", "#7a62a8", "#b3a6d0", "#e0dcec", "#f7f7f7", "#fbdcb5", "#f3ae5c", "#cc730d", "#7a3f05")
+
+ROLES = {"specific": "#d55e00", "shared": "#0072b2", "task": "#009e73"}
+OTHERS = "#9aa6b2"  # languages without a colour of their own
+GREYS = ("#ffffff", "#eef1f4", "#d9dfe5", "#bcc5ce")
+
+
+def configuration() -> dict[str, Any]:
+    """Return the Vega-Lite configuration of every chart on the page."""
+    label = {"labelColor": MUTED, "labelFont": FONT, "labelFontSize": 11}
+    title = {"titleColor": INK, "titleFont": FONT, "titleFontSize": 12, "titleFontWeight": 500}
+    return {
+        "background": "transparent",
+        "font": FONT,
+        "view": {"stroke": None},
+        "axis": {
+            **label,
+            **title,
+            "domainColor": FAINT,
+            "gridColor": HAIRLINE,
+            "tickColor": FAINT,
+            "tickSize": 4,
+            "labelPadding": 4,
+            "titlePadding": 10,
+            "labelLimit": 160,
+        },
+        "legend": {
+            **label,
+            **title,
+            "orient": "top",
+            "direction": "horizontal",
+            "titleOrient": "left",
+            "titlePadding": 8,
+            "titleLimit": 420,
+            "gradientLength": 220,
+            "gradientThickness": 10,
+            "offset": 12,
+            "symbolType": "square",
+            "layout": {"top": {"anchor": "start", "direction": "horizontal", "margin": 40}},
+        },
+        "title": {"color": INK, "font": FONT, "fontSize": 12, "fontWeight": 500, "anchor": "start", "offset": 8},
+        "text": {"color": MUTED, "font": FONT, "fontSize": 11},
+        "scale": {"bandPaddingInner": 0, "bandPaddingOuter": 0, "rectBandPaddingInner": 0},
+    }

@@ -1,0 +1,55 @@
+"""`moetrace demo`: the whole pipeline on what is bundled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+TARGET, BUDGET = "swh_Latn", 24
+
+
+@click.command(short_help="The whole pipeline on the bundled model and corpus, no network.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default="moetrace-demo", show_default=True,
+              help="Folder for the store, the report and the mask.")  # fmt: skip
+def demo(output: Path) -> None:
+    """Trace the bundled corpus through the bundled model, draw the report and export a mask for Swahili."""
+    from analytics.connection import connect
+    from analytics.formats import moetrace as mask_file
+    from analytics.metrics import jaccard_by_layer
+    from analytics.report import write_report
+    from analytics.selection import rise
+    from cli.progress import TraceProgress
+    from store import Store
+    from tracer.bundled import CORPUS, MODEL
+    from tracer.engine import EngineSettings
+    from tracer.trace import TraceSettings, trace
+
+    store, mask, report = output / "store", output / "mask.json", output / "report.html"
+    settings = TraceSettings(engine=EngineSettings(dtype="float32"))
+    with TraceProgress() as progress:
+        result = trace(str(MODEL), str(CORPUS), store, run="demo", settings=settings, progress=progress)
+        progress.stage("computing the metrics, drawing the report")
+        opened = Store(store)
+        record = opened.run("demo")
+        connection = connect(opened)
+        selection = rise(connection, "demo", [TARGET], budget=BUDGET)
+        mask.write_text(mask_file(selection, record, record.provenance["created"]), encoding="utf-8")
+        write_report(store, report, run="demo", mask=mask)
+    layers, experts = len(record.moe_layers), record.num_experts
+    click.echo(
+        f"\nTraced {result.plan.tokens:,} tokens of {len(result.plan.languages)} languages through {layers} layers x "
+        f"{experts} experts, top-{record.top_k}: {result.plan.tokens * layers * record.top_k:,} routing decisions.\n"
+    )
+    click.echo("Isolation of languages by layer (0: all use the same experts, 1: none in common)")
+    for row in jaccard_by_layer(connection).iter_rows(named=True):
+        click.echo(f"  layer {row['layer']}  {'█' * round(40 * row['isolation']):<40}  {row['isolation']:.2f}")
+    click.echo(
+        f"\n  {report}   the pictures: open it in a browser\n"
+        f"  {mask}     the {BUDGET} of {layers * experts} experts to train for Swahili ({TARGET})\n"
+        f"  {store}         every decision, as Parquet\n\n"
+        "Try next:\n"
+        f'  moetrace sql {store} "select * from pivot_similarity order by similarity limit 5"\n'
+        f"  moetrace export rise {store} --target gle_Latn --budget {BUDGET}\n"
+        f"  moetrace trace bundled --corpus FOLDER-WITH-YOUR-TEXTS --store my-store"
+    )

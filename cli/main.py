@@ -1,0 +1,85 @@
+"""The `moetrace` program: parse, call, print. Commands live one a file and are imported when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "demo": "cli.demo:demo",
+    "trace": "cli.trace:trace",
+    "ls": "cli.ls:ls",
+    "sql": "cli.sql:sql",
+    "views": "cli.views:views",
+    "report": "cli.report:report",
+    "export": "cli.export:export",
+}
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules, imported when they are needed: `moetrace export` must not wait for vLLM."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's interface
+        """Return the commands in the order in which a newcomer meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  click's interface
+        """Import and return a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name].split(":")
+        command = getattr(importlib.import_module(module), name)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{COMMANDS[cmd_name]} is not a command")
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="moetrace")
+@click.option("-v", "--verbose", is_flag=True, help="Log what is being done; tracebacks in full.")
+def moetrace(verbose: bool) -> None:
+    """Which experts does my model use for Swahili, and can I train just those?
+
+    moetrace records how a Mixture-of-Experts language model routes the tokens of parallel multilingual texts, keeps
+    the record as Parquet files that anybody can query with SQL, and exports the experts to train as a mask.
+
+    Start with `moetrace demo`: the whole pipeline on a bundled model and corpus, without a network.
+    """
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(name)s: %(message)s")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the program and exit: 0 done, 1 failed or found bad, 2 wrong usage, 130 interrupted."""
+    sys.exit(run(args))
+
+
+def run(args: list[str] | None = None) -> int:
+    """Run the program and return its exit code; an error that is the user's to solve is one line on stderr."""
+    from store.errors import MoetraceError
+
+    try:
+        result: Any = moetrace.main(args=args, prog_name="moetrace", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code if isinstance(error, click.UsageError) else FAILED
+    except MoetraceError as error:
+        click.echo(f"moetrace: {error}", err=True)
+        return FAILED
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("moetrace: interrupted; shards that were finished are in the store", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: not an error of ours.
+        sys.stderr.close()
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""What a person sees while a corpus is traced: stages, a bar with tokens/s and the time left, on stderr."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Task
+
+    from store import CommitRecord
+    from tracer.plan import Plan
+
+
+class RateColumn(TextColumn):
+    """Tokens a second, measured over the last seconds."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, or a dash before there is one."""
+        return Text(f"{task.speed:,.0f} tokens/s" if task.speed else "- tokens/s", style="progress.data.speed")
+
+
+class TraceProgress:
+    """Shows a trace on the terminal; where stderr is no terminal, one line a stage."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("[progress.description]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            RateColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("tracing", total=None, visible=False)
+
+    def __enter__(self) -> TraceProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def stage(self, message: str) -> None:
+        """Say what is being done now."""
+        self._bar.console.print(message, style="dim", highlight=False)
+
+    def planned(self, plan: Plan, skipped_tokens: int) -> None:
+        """Say what there is to do, what is missing or cut, and how much the store has already."""
+        texts = sum(len(shard.seqs) for shard in plan.shards)
+        self._say(f"{len(plan.languages)} languages, {texts:,} texts, {plan.tokens:,} tokens in {len(plan.shards)} shards")
+        for lang, count in plan.missing.items():
+            self._say(f"{lang} lacks {count} of the texts that other languages have", "yellow")
+        if plan.truncated:
+            self._say(f"{plan.truncated} texts are longer than the model's window and were truncated", "yellow")
+        if plan.pivot is None:
+            self._say("no English in the corpus: name a pivot with --pivot to get pivot_similarity", "yellow")
+        if skipped_tokens:
+            self._say(f"the store has {skipped_tokens:,} of these tokens already; they are skipped")
+        self._bar.update(self._task, total=plan.tokens, completed=skipped_tokens, visible=True)
+
+    def tokens(self, count: int) -> None:
+        """Move the bar."""
+        self._bar.advance(self._task, count)
+
+    def committed(self, commit: CommitRecord) -> None:
+        """Name the language under way beside the bar."""
+        self._bar.update(self._task, description=f"tracing {commit.lang}")
+
+    def _say(self, message: str, style: str = "") -> None:
+        self._bar.console.print(message, style=style, highlight=False)

@@ -1,0 +1,21 @@
+"""`moetrace report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.options import RUN, STORE
+
+
+@click.command(short_help="Draw a run as one HTML page.")
+@STORE
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default="report.html", show_default=True)
+@RUN
+@click.option("--mask", type=click.Path(dir_okay=False, path_type=Path), help="Show this mask in the page too.")
+def report(store: Path, output: Path, run: str | None, mask: Path | None) -> None:
+    """Write one self-contained HTML page about a run: isolation, similarity to the pivot, specificity, the mask."""
+    from analytics.report import write_report
+
+    click.echo(write_report(store, output, run=run, mask=mask))

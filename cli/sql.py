@@ -1,0 +1,141 @@
+"""`moetrace sql`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.options import STORE, output
+
+if TYPE_CHECKING:
+    import duckdb
+
+FORMATS = ("table", "csv", "json", "parquet")
+MOST_ROWS = 10_000  # of a table on the terminal; files get every row
+
+
+@click.command(short_help="Query a store: one query, or a prompt.")
+@STORE
+@click.argument("query", required=False)
+@click.option("--format", "file_format", type=click.Choice(FORMATS), help="[default: by the file's name, else table]")
+@output("Write the result here.")
+def sql(store: Path, query: str | None, file_format: str | None, output: Path | None) -> None:
+    """Run QUERY over the views of STORE and print the rows; without QUERY, open a prompt.
+
+    `moetrace views` lists what can be asked. Queries read the store's committed shards; they can change neither the
+    store nor any other file.
+
+    \b
+    moetrace sql my-store "select * from jaccard_by_layer"
+    moetrace sql my-store "select * from activation" -o activation.parquet
+    """
+    from analytics.query import connect_safely, run_query
+
+    connection = connect_safely(store)
+    if query is None and sys.stdin.isatty():
+        _prompt(connection)
+        return
+    wanted = file_format or _format_of(output)
+    if wanted == "parquet" and output is None:
+        raise click.UsageError("--format parquet writes a file; name it with -o")
+    results = list(run_query(connection, query if query is not None else sys.stdin.read()))
+    if output is not None and len(results) != 1:
+        raise click.UsageError(f"-o takes one result, the query has {len(results)}")
+    for relation in results:
+        _write(relation, wanted, output)
+
+
+def _format_of(output: Path | None) -> str:
+    suffix = output.suffix.removeprefix(".") if output else ""
+    return suffix if suffix in FORMATS else "table" if output is None else "csv"
+
+
+def _write(relation: duckdb.DuckDBPyRelation, file_format: str, output: Path | None) -> None:
+    if file_format == "table":
+        text = _as_table(relation)
+        if output:
+            output.write_text(text + "\n", encoding="utf-8")
+        else:
+            click.echo(text)
+        return
+    frame = relation.pl()
+    if file_format == "parquet":
+        frame.write_parquet(output)
+    elif file_format == "csv":
+        _put(frame.write_csv(), output)
+    else:
+        _put(frame.write_json() + "\n", output)
+
+
+def _put(text: str, output: Path | None) -> None:
+    if output:
+        output.write_text(text, encoding="utf-8")
+    else:
+        click.echo(text, nl=False)
+
+
+def _as_table(relation: duckdb.DuckDBPyRelation) -> str:
+    """Return rows as aligned text, numbers to the right, floats at six significant digits."""
+    names, rows = relation.columns, relation.fetchmany(MOST_ROWS + 1)
+    cells = [[_cell(value) for value in row] for row in rows[:MOST_ROWS]]
+    widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(names)]
+    right = [any(isinstance(row[i], (int, float)) for row in rows) for i in range(len(names))]
+
+    def line(values: list[str]) -> str:
+        aligned = (v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right, strict=True))
+        return "  ".join(aligned).rstrip()
+
+    lines = [line(names), line(["-" * width for width in widths]), *map(line, cells)]
+    if len(rows) > MOST_ROWS:
+        lines.append(f"(the first {MOST_ROWS:,} rows; -o FILE writes all of them)")
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "null"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _prompt(connection: duckdb.DuckDBPyConnection) -> None:
+    """Read statements until ctrl-d; a statement ends with `;` or an empty line. History is kept between sessions."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.history import FileHistory
+    from prompt_toolkit.lexers import PygmentsLexer
+    from pygments.lexers.sql import SqlLexer
+
+    from analytics.query import completions, run_query
+    from store import MoetraceError
+
+    history = Path(click.get_app_dir("moetrace")) / "sql-history"
+    history.parent.mkdir(parents=True, exist_ok=True)
+    session: PromptSession[str] = PromptSession(
+        history=FileHistory(str(history)),
+        lexer=PygmentsLexer(SqlLexer),
+        completer=WordCompleter(completions(connection), ignore_case=True),
+    )
+    click.echo("SQL over the store; end a statement with ;  (`moetrace views` lists the views, ctrl-d leaves)", err=True)
+    pending = ""
+    while True:
+        try:
+            line = session.prompt("moetrace> " if not pending else "     ...> ")
+        except KeyboardInterrupt:
+            pending = ""
+            continue
+        except EOFError:
+            return
+        pending += line + "\n"
+        if line.strip() and not line.rstrip().endswith(";"):
+            continue
+        statement, pending = pending.strip(), ""
+        if not statement:
+            continue
+        try:
+            for relation in run_query(connection, statement):
+                click.echo(_as_table(relation))
+        except MoetraceError as error:
+            click.echo(str(error), err=True)

@@ -1,0 +1,106 @@
+"""`moetrace trace`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+BUNDLED = "bundled"
+
+
+@click.command(short_help="Trace a corpus through a model into a store.")
+@click.argument("model")
+@click.option("--corpus", required=True, metavar="SPEC", help="Folder with a file per language, a table, or hf:<dataset>.")
+@click.option("--store", required=True, type=click.Path(path_type=Path), help="Folder of the store; made if new.")
+@click.option("--run", metavar="NAME", help="Name of the run in the store.  [default: from model and corpus]")
+@click.option("--lang", "languages", multiple=True, metavar="L", help="Only this language; may be repeated.")
+@click.option("--pivot", metavar="L", help="Language to compare with.  [default: English]")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N texts of each language.")
+@click.option("--shard-tokens", type=click.IntRange(min=1), default=32768, show_default=True, metavar="N")
+@click.option("--on-long", type=click.Choice(["truncate", "error"]), default="truncate", show_default=True,
+              help="What to do with a text longer than the model's window.")  # fmt: skip
+@click.option("--max-model-len", type=click.IntRange(min=2), metavar="N", help="Window in tokens.  [default: the model's]")
+@click.option("--max-num-batched-tokens", type=click.IntRange(min=32), default=4096, show_default=True, metavar="N",
+              help="Tokens of one engine step; longer texts are prefilled in chunks.")  # fmt: skip
+@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True)
+@click.option("--weight-precision", type=click.Choice(["auto", "bf16", "f16", "f32"]), default="auto", show_default=True,
+              help="Grid that gate weights are rounded to; auto loses nothing of bf16 weights.")  # fmt: skip
+@click.option("--tensor-parallel-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
+@click.option("--kv-cache-gib", type=click.FloatRange(min=0, min_open=True), help="KV cache.  [default: 1 on a CPU]")
+@click.option("--prefix-caching", is_flag=True, help="Leave vLLM's prefix cache on (traced texts never read it).")
+@click.option("--compile", "compiled", is_flag=True, help="Let vLLM compile the model: slow to start, faster on a GPU.")
+@click.option("--revision", metavar="R", help="Revision of the model on its hub.")
+@click.option("--no-profiles", is_flag=True, help="Leave out the mean router probabilities of each text.")
+@click.option("--no-routes", is_flag=True, help="Leave out the single decisions; roll-ups are kept.")
+def trace(
+    model: str,
+    corpus: str,
+    store: Path,
+    run: str | None,
+    languages: tuple[str, ...],
+    pivot: str | None,
+    limit: int | None,
+    shard_tokens: int,
+    on_long: str,
+    max_model_len: int | None,
+    max_num_batched_tokens: int,
+    dtype: str,
+    weight_precision: str,
+    tensor_parallel_size: int,
+    kv_cache_gib: float | None,
+    prefix_caching: bool,
+    compiled: bool,
+    revision: str | None,
+    no_profiles: bool,
+    no_routes: bool,
+) -> None:
+    """Trace a parallel corpus through MODEL (a local folder, a hub id, or `bundled`) into a store.
+
+    Finished shards are kept whatever happens; the same command again goes on where it stopped.
+
+    \b
+    moetrace trace bundled --corpus bundled --store my-store
+    moetrace trace Qwen/Qwen3-30B-A3B --corpus flores/ --store flores-store --lang eng_Latn --lang swh_Latn
+    """
+    from cli.progress import TraceProgress
+    from tracer.bundled import CORPUS, MODEL
+    from tracer.engine import EngineSettings
+    from tracer.trace import TraceSettings
+    from tracer.trace import trace as run_trace
+
+    settings = TraceSettings(
+        languages=languages,
+        pivot=pivot,
+        limit=limit,
+        shard_tokens=shard_tokens,
+        on_long=on_long,
+        weight_precision=weight_precision,
+        routes=not no_routes,
+        engine=EngineSettings(
+            dtype=dtype,
+            max_model_len=max_model_len,
+            max_num_batched_tokens=max_num_batched_tokens,
+            tensor_parallel_size=tensor_parallel_size,
+            eager=not compiled,
+            prefix_caching=prefix_caching,
+            kv_cache_gib=kv_cache_gib,
+            profiles=not no_profiles,
+        ),
+    )
+    with TraceProgress() as progress:
+        result = run_trace(
+            str(MODEL) if model == BUNDLED else model,
+            str(CORPUS) if corpus == BUNDLED else corpus,
+            store,
+            run=run,
+            revision=revision,
+            settings=settings,
+            progress=progress,
+        )
+    skipped = f", {result.skipped_shards} were there before" if result.skipped_shards else ""
+    click.echo(
+        f"run {result.run} in {store}: {result.written_shards} shards, {result.written_tokens:,} tokens "
+        f"in {result.seconds:.0f} s{skipped}",
+        err=True,
+    )

@@ -1,0 +1,27 @@
+-- A row is one pair of languages: their mean overlap over all MoE layers.
+--
+-- formula: mean over layers of `jaccard(n)`
+-- range: 0 (no expert shared) to 1 (the same sets)
+-- source: ours, after RISE's routing isolation, 2604.03592
+-- needs: usage
+-- parameters:
+--   n: size of the sets; null = the run's top_k
+-- columns:
+--   run: the run's name
+--   lang_a: the pair's first language, lang_a < lang_b
+--   lang_b: the pair's second language
+--   n: size of the sets
+--   layers: MoE layers in the mean
+--   jaccard: mean intersection over union
+--   isolation: 1 - jaccard
+create or replace macro jaccard_by_pair(n := null) as table
+select
+    pair.run,
+    pair.lang_a,
+    pair.lang_b,
+    pair.n,
+    count(*) as layers,
+    avg(pair.jaccard) as jaccard,
+    avg(pair.isolation) as isolation
+from jaccard(n := n) as pair
+group by all;

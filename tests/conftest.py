@@ -1,0 +1,57 @@
+"""What tests share: where the real data are, the bundled model, and one traced engine for the whole session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tracer.bundled import CORPUS, MODEL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tracer.engine import TracedEngine
+    from tracer.plan import Plan
+
+ROOT = Path(__file__).parent.parent
+SHARED = Path(os.environ.get("MOETRACE_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real corpora and traces, which is not part of the repository."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder} (set MOETRACE_SHARED to the folder above data/)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[TracedEngine]:
+    """The bundled model in float32, traced: the one engine of the session."""
+    from tracer.engine import EngineSettings, TracedEngine
+    from tracer.families import read_facts
+
+    started = TracedEngine(read_facts(str(MODEL)), EngineSettings(dtype="float32", max_model_len=1024))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def plan_of():
+    """A function that plans a corpus for the bundled model."""
+    from transformers import AutoTokenizer
+
+    from tracer.corpus import open_corpus
+    from tracer.plan import make_plan
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+
+    def plan(folder: Path = CORPUS, languages: tuple[str, ...] = (), shard_tokens: int = 4096) -> Plan:
+        corpus = open_corpus(str(folder)).only(languages)
+        return make_plan(corpus, lambda texts: tokenizer(texts)["input_ids"], shard_tokens=shard_tokens, window=1023)
+
+    return plan
