@@ -39,7 +39,7 @@ format: install
 	$(BIN)/ruff format .
 
 bench-trace: install
-	$(BIN)/python tests/benchmarks/bench_trace.py
+	$(BIN)/python -m tests.benchmarks.bench_trace
 
 model: install
 	$(BIN)/python -m tracer.bundled.make_model --ui-strings $(SHARED)/data/ui-strings --udhr $(SHARED)/data/udhr

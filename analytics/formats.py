@@ -24,9 +24,7 @@ def rise(selection: Selection, record: RunRecord, created: str) -> str:  # noqa:
     of another strategy, which has no zones.
     """
     if selection.strategy != "rise":
-        raise SelectionError(
-            f"--format rise holds rise selections, this one is {selection.strategy}; use another format"
-        )
+        raise SelectionError(f"--format rise holds a rise selection, not {selection.strategy}; use another format")
     settings = selection.parameters
     document = {
         "method": "RISE",

@@ -116,9 +116,7 @@ def rise(
         raise SelectionError(f"zone shares {shallow:g} and {middle:g}: each is 0 to 1 and their sum at most 1")
     candidates = _candidates(connection, run, chosen_targets, compared, alpha)
     if not 1 <= budget <= len(candidates):
-        raise SelectionError(
-            f"budget {budget}: run '{run}' has 1 to {len(candidates)} experts to select; pass --budget"
-        )
+        raise SelectionError(f"budget {budget}: run '{run}' has {len(candidates)} experts; pass --budget 1 to that")
     experts: list[SelectedExpert] = []
     pools = {zone: [item for item in candidates if item.zone == zone] for zone in RISE_ROLES}
     for zone, quota in _quotas(budget, shallow, middle, {zone: len(pool) for zone, pool in pools.items()}).items():

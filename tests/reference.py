@@ -282,9 +282,7 @@ def zones(data: Routing) -> list[Row]:
     # Python's round() rounds halves to even.
     middle, deep = round(0.375 * len(data.layers)), round(0.625 * len(data.layers))
     names = ["shallow"] * middle + ["middle"] * (deep - middle) + ["deep"] * (len(data.layers) - deep)
-    return [
-        {"layer": layer, "ordinal": ordinal, "zone": names[ordinal]} for ordinal, layer in enumerate(data.layers)
-    ]
+    return [{"layer": layer, "ordinal": ordinal, "zone": names[ordinal]} for ordinal, layer in enumerate(data.layers)]
 
 
 METRICS: dict[str, Callable[..., list[Row]]] = {
@@ -323,8 +321,8 @@ def rise(data: Routing, target: str, budget: int, alpha: float = 10) -> list[tup
     wanted = {"shallow": budget * 35 // 100, "middle": budget * 25 // 100}
     wanted["deep"] = budget - sum(wanted.values())
     taken = {zone: min(wanted[zone], len(pools[zone])) for zone in pools}
-    for _ in range(budget - sum(taken.values())):
-        if _ == 0 or taken[widest] == len(pools[widest]):  # noqa: F821  # set on the first turn
-            widest = max(pools, key=lambda zone: len(pools[zone]) - taken[zone])
-        taken[widest] += 1
+    while sum(taken.values()) < budget:
+        room = {zone: len(pool) - taken[zone] for zone, pool in pools.items()}
+        widest = max(room, key=room.__getitem__)
+        taken[widest] += min(room[widest], budget - sum(taken.values()))
     return [(*cell, zone) for zone, pool in pools.items() for cell in pool[: taken[zone]]]

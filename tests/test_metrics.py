@@ -61,7 +61,7 @@ def opened(worlds: list[World], tmp_path_factory: pytest.TempPathFactory) -> duc
     return open_worlds(tmp_path_factory.mktemp("store"), worlds)
 
 
-@pytest.mark.parametrize(("name", "arguments"), CASES, ids=lambda value: str(value))
+@pytest.mark.parametrize(("name", "arguments"), CASES, ids=str)
 def test_sql_agrees_with_the_reference(
     name: str, arguments: dict[str, Any], worlds: list[World], opened: duckdb.DuckDBPyConnection
 ) -> None:
@@ -84,6 +84,7 @@ def test_languages_restrict_what_is_compared(name: str, tmp_path: Path) -> None:
     data=st.data(),
 )
 def test_sql_agrees_with_the_reference_on_any_store(
+    *,
     tmp_path_factory: pytest.TempPathFactory,
     seed: int,
     layers: set[int],
@@ -94,7 +95,8 @@ def test_sql_agrees_with_the_reference_on_any_store(
 ) -> None:
     top_k = data.draw(st.integers(1, num_experts))
     unused = data.draw(st.integers(0, num_experts - top_k))
-    record = make_record("run", [f"l{number}" for number in range(languages)], sorted(layers), num_experts, top_k)
+    names = [f"l{number}" for number in range(languages)]
+    record = make_record("run", names, moe_layers=sorted(layers), num_experts=num_experts, top_k=top_k)
     worlds = [make_world(seed, record, unused_experts=unused)]
     opened = open_worlds(tmp_path_factory.mktemp("store"), worlds, texts_in_shard)
     for name in reference.METRICS:
@@ -112,7 +114,7 @@ def test_metrics_do_not_depend_on_how_texts_are_cut_into_shards(tmp_path: Path) 
 
 def test_activation_sums_to_top_k_and_shares_sum_to_one(tmp_path: Path) -> None:
     world = make_world(8)
-    summed = metrics.activation(open_worlds(tmp_path, [world])).group_by("lang", "layer").sum()
+    summed = metrics.activation(open_worlds(tmp_path, [world])).drop("run", "expert").group_by("lang", "layer").sum()
     assert summed["frequency"].to_list() == pytest.approx([world.record.top_k] * len(summed))
     for column in ("share", "weight_share", "probability"):
         assert summed[column].to_list() == pytest.approx([1.0] * len(summed), abs=1e-6)
@@ -150,13 +152,13 @@ def test_languages_with_the_same_texts_do_not_diverge(tmp_path: Path) -> None:
 def test_renaming_languages_changes_nothing_but_names(tmp_path: Path) -> None:
     world = make_world(11, make_record(languages=["a", "b", "c"]))
     names = {"a": "z", "b": "y", "c": "x"}
-    renamed = World(
-        make_record(languages=["z", "y", "x"]), {names[lang]: texts for lang, texts in world.texts.items()}
-    )
+    renamed = World(make_record(languages=["z", "y", "x"]), {names[lang]: texts for lang, texts in world.texts.items()})
     for name, column in (("jaccard", "jaccard"), ("divergence", "jsd"), ("divergence", "probability_jsd_normalized")):
         by_pair = []
         for folder, shown in (("before", world), ("after", renamed)):
-            back = {new: old for old, new in names.items()} if shown is renamed else dict(zip("abc", "abc", strict=True))
+            back = (
+                {new: old for old, new in names.items()} if shown is renamed else dict(zip("abc", "abc", strict=True))
+            )
             frame = getattr(metrics, name)(open_worlds(tmp_path / name / column / folder, [shown]))
             by_pair.append(
                 {

@@ -66,6 +66,7 @@ class _OpenShard:
     weights: npt.NDArray[np.float32]
     profiles: npt.NDArray[np.float32] | None
     token_ids: npt.NDArray[np.int32]
+    # Of texts under way: the position after each chunk, and the chunk's probability sums [L, E].
     partial: dict[int, list[tuple[int, npt.NDArray[np.float32]]]] = field(default_factory=dict)
 
 
@@ -137,18 +138,23 @@ class ShardAssembler:
             self._add_sums(shard, rows, sums)
         if end == shard.lengths[rows.index]:
             shard.remaining -= 1
-        if shard.remaining == 0:
-            self._hand_over(rows.shard)
+            if shard.remaining == 0:
+                self._hand_over(rows.shard)
 
     def _add_sums(self, shard: _OpenShard, rows: Rows, sums: npt.NDArray[np.float32]) -> None:
         """Add a chunk's probability sums; chunks that a preempted request computes again replace the old ones."""
-        kept = [chunk for chunk in shard.partial.pop(rows.index, []) if chunk[0] < rows.start]
+        kept = [chunk for chunk in shard.partial.pop(rows.index, []) if chunk[0] <= rows.start]
+        if (kept[-1][0] if kept else 0) != rows.start:
+            raise CaptureError(
+                f"{rows.shard}, text {rows.index}: computed again from position {rows.start}, in the middle of a step; "
+                "trace with --no-profiles"
+            )
         end = rows.start + rows.count
         if shard.profiles is not None and end == shard.lengths[rows.index]:
             total = np.sum([chunk for _, chunk in kept], axis=0) + sums if kept else sums
             shard.profiles[:, rows.index] = total / np.float32(end)
         else:
-            shard.partial[rows.index] = [*kept, (rows.start, sums.copy())]
+            shard.partial[rows.index] = [*kept, (end, sums.copy())]
 
     def _hand_over(self, key: str) -> None:
         shard = self._open.pop(key)

@@ -115,7 +115,8 @@ def _file_rows(path: Path) -> Iterator[dict[str, Any]]:
         _require_utf8(path)
     options: dict[str, Any] = {"keep_linebreaks": False} if kind == "text" else {}
     if kind == "csv":
-        options = {"keep_default_na": False, "dtype": str}
+        # An id such as 007 and a text such as 12 are text.
+        options = {"keep_default_na": False, "converters": dict.fromkeys((*ID_COLUMNS, "text"), str)}
     if path.stat().st_size == 0:
         return
     try:

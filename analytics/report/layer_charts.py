@@ -115,11 +115,11 @@ def language_lines(
     hover = alt.selection_point(
         name="hover", on="pointerover", clear="pointerout", fields=["lang"], nearest=True, empty=True
     )
-    colours = alt.condition(
-        alt.FieldOneOfPredicate(field="lang", oneOf=list(coloured)),
-        alt.Color("lang:N", scale=alt.Scale(domain=list(coloured), range=list(SERIES[: len(coloured)])), legend=None),
-        alt.value(OTHERS),
-    )
+    own = alt.FieldOneOfPredicate(field="lang", oneOf=list(coloured))
+    series = alt.Scale(domain=list(coloured), range=list(SERIES[: len(coloured)]))
+    colour = alt.Color("lang:N", scale=series, legend=None)
+    colours = alt.condition(own, colour, alt.value(OTHERS))
+    widths = alt.condition(own, alt.value(1.8), alt.value(1.1))
     shown = alt.condition(hover, alt.value(1.0), alt.value(0.15))
     y = alt.Y(
         f"{value.column}:Q",
@@ -127,7 +127,7 @@ def language_lines(
         scale=alt.Scale(domain=list(value_range(frame, value)), nice=False, zero=False),
     )
     base = alt.Chart(alt.NamedData(name)).encode(x=layer_axis(layers), y=y)
-    lines = base.mark_line(strokeWidth=1.8, strokeJoin="round").encode(detail="lang:N", color=colours, opacity=shown)
+    lines = base.mark_line(strokeJoin="round").encode(detail="lang:N", color=colours, strokeWidth=widths, opacity=shown)
     points = (
         base.mark_point(filled=True, size=42)
         .encode(
@@ -140,7 +140,13 @@ def language_lines(
     names = (
         alt.Chart(alt.NamedData(f"{name}_labels"))
         .mark_text(align="left", baseline="middle", dx=8, fontSize=11, limit=space - 10)
-        .encode(x=alt.value("width"), y="label:Q", text="lang:N", color=colours, opacity=shown)
+        .encode(
+            x=alt.value("width"),
+            y="label:Q",
+            text="lang:N",
+            color=alt.condition(own, colour, alt.value(MUTED)),
+            opacity=shown,
+        )
     )
     return on_zones(layers, lines, points, names, right=space)
 

@@ -184,7 +184,7 @@ def _best(grid: pl.DataFrame, experts: pl.DataFrame, target: str | None) -> Tabl
             f"{row['expert']}",
             row["role"],
             row["zone"],
-            "none" if row["score"] is None else f"{row['score']:.4g}",
+            "none" if row["score"] is None else f"{row['score']:.4f}",
             f"{row['background']:.3f}",
             *((f"{row['frequency']:.2%}",) if target else ()),
         )

@@ -16,7 +16,7 @@ def similarity_order(names: Sequence[str], similarity: npt.NDArray[np.float64]) 
 
     `similarity` is symmetric, [names, names]; NaN counts as the least similar. Takes O(names^3).
     """
-        if not names:
+    if not names:
         return []
     alike = np.nan_to_num(similarity.astype(np.float64), nan=-1.0)
     between = alike.copy()

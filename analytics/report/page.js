@@ -16,7 +16,7 @@
     const chart = document.getElementById(`${figure.name}-chart`);
     const datasets = Object.fromEntries(figure.datasets.map((name) => [name, rows(content.datasets[name])]));
     try {
-      const { view } = await vegaEmbed(chart, { ...figure.spec, datasets }, {
+      const { view } = await vegaEmbed(chart, { ...figure.spec, datasets: { ...figure.spec.datasets, ...datasets } }, {
         config: content.config,
         renderer: figure.renderer,
         actions: { export: true, source: false, compiled: false, editor: false },

@@ -47,9 +47,9 @@ order by lang, layer, expert"""
         return section.without_data(source.without_comparison)
     frame = source.frame(query)
     left_out = (
-        f"The page holds {len(shown)} of {len(source.languages)} languages: the mask's target and the pivot where there "
-        "are any, and those whose routing decisions go to the most specific experts. The query, with other names in "
-        "its list, gives any other."
+        f"The page holds {len(shown)} of {len(source.languages)} languages: the mask's targets and the pivot where "
+        "there are any, and those whose routing decisions go to the most specific experts. The query, with other "
+        "names in its list, gives any other."
     )
     return section.with_data(
         {"specificity": frame},

@@ -22,7 +22,7 @@ SEQUENTIAL = ("#f5f8fb", "#d3e3ef", "#a3c6de", "#69a3c7", "#3a7dab", "#1f5a8a", 
 DIVERGING = ("#40286b", "#7a62a8", "#b3a6d0", "#e0dcec", "#f7f7f7", "#fbdcb5", "#f3ae5c", "#cc730d", "#7a3f05")
 
 ROLES = {"specific": "#d55e00", "shared": "#0072b2", "task": "#009e73"}
-OTHERS = "#9aa6b2"  # languages without a colour of their own
+OTHERS = "#b6c0ca"  # languages without a colour of their own
 GREYS = ("#ffffff", "#eef1f4", "#d9dfe5", "#bcc5ce")
 
 

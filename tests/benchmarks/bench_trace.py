@@ -1,0 +1,164 @@
+"""What tracing costs: traced vLLM against untraced vLLM and against a plain transformers loop. `make bench-trace`.
+
+The same texts, model and process; each round runs every way once, in an order that turns with the rounds; figures are
+medians over the rounds, ratios are medians of the rounds' own ratios. Traced means everything: ids, weights, profiles,
+roll-ups, Parquet files synced to disk and committed.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+
+from tracer.bundled import CORPUS, MODEL
+
+SHARED = Path(os.environ.get("MOETRACE_SHARED", Path(__file__).parents[3] / "shared"))
+
+
+def texts(folder: Path, limit: int) -> dict[str, list[list[int]]]:
+    """Return language -> token ids of its first `limit` texts."""
+    from transformers import AutoTokenizer
+
+    from tracer.corpus import open_corpus
+
+    tokenizer, corpus = AutoTokenizer.from_pretrained(MODEL), open_corpus(str(folder))
+    return {
+        lang: [ids[:1000] for ids in tokenizer([text.text for text in corpus.read(lang)][:limit])["input_ids"]]
+        for lang in corpus.languages
+    }
+
+
+def planned(token_ids: dict[str, list[list[int]]]):
+    from tracer.plan import PlannedShard
+
+    return [
+        PlannedShard(
+            lang,
+            0,
+            np.arange(len(rows), dtype=np.int32),
+            tuple(str(i) for i in range(len(rows))),
+            np.zeros(len(rows), dtype=bool),
+            tuple(np.array(ids, dtype=np.int32) for ids in rows),
+        )
+        for lang, rows in token_ids.items()
+    ]
+
+
+def traced_way(token_ids: dict[str, list[list[int]]], folder: Path) -> Callable[[], None]:
+    from tests.stores import make_record
+    from tracer.engine import EngineSettings, TracedEngine
+    from tracer.families import read_facts
+    from tracer.trace import _Silent, _write_all
+
+    from store import StoreWriter
+
+    engine = TracedEngine(read_facts(str(MODEL)), EngineSettings(dtype="float32", max_model_len=1024))
+    shards = planned(token_ids)
+    facts = engine.facts
+    record = make_record("bench", tuple(token_ids), engine.moe_layers, facts.num_experts, facts.top_k)
+    record.settings["weight_precision"] = "f16"
+    count = iter(range(1_000_000))
+
+    def run() -> None:
+        path = folder / f"store-{next(count)}"
+        _write_all(StoreWriter(path, record), engine.trace(shards), _Silent())
+        shutil.rmtree(path)
+
+    return run
+
+
+def untraced_way(token_ids: dict[str, list[list[int]]]) -> Callable[[], None]:
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(
+        model=str(MODEL),
+        skip_tokenizer_init=True,
+        dtype="float32",
+        max_model_len=1024,
+        max_num_batched_tokens=4096,
+        enforce_eager=True,
+        enable_prefix_caching=False,
+        kv_cache_memory_bytes=2**30,
+        disable_log_stats=True,
+    )
+    prompts = [{"prompt_token_ids": ids} for rows in token_ids.values() for ids in rows]
+    params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
+    return lambda: llm.generate(prompts, params, use_tqdm=False) and None
+
+
+def transformers_way(token_ids: dict[str, list[list[int]]], batch: int) -> Callable[[], None]:
+    """The loop that studies write: forward with output_router_logits, top-k of the logits, counts in a dictionary."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
+    top_k, pad = model.config.num_experts_per_tok, model.config.pad_token_id or 0
+    rows = [ids for language in token_ids.values() for ids in language]
+
+    @torch.no_grad()
+    def run() -> None:
+        counts: dict[tuple[int, int], int] = {}
+        for start in range(0, len(rows), batch):
+            group = rows[start : start + batch]
+            width = max(map(len, group))
+            inputs = torch.tensor([ids + [pad] * (width - len(ids)) for ids in group])
+            mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in group])
+            output = model(input_ids=inputs, attention_mask=mask, output_router_logits=True, use_cache=False)
+            kept = mask.bool().view(-1)
+            for layer, logits in enumerate(output.router_logits):
+                chosen = logits[kept].softmax(-1).topk(top_k, dim=-1).indices
+                for expert, count in enumerate(torch.bincount(chosen.view(-1)).tolist()):
+                    counts[layer, expert] = counts.get((layer, expert), 0) + count
+
+    return run
+
+
+@click.command()
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--limit", default=49, show_default=True, help="Texts of each language.")
+@click.option("--corpus", type=click.Path(path_type=Path), help="[default: shared UDHR, else the bundled corpus]")
+def main(rounds: int, limit: int, corpus: Path | None) -> None:
+    """Print the table."""
+    for name, value in {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}.items():
+        os.environ.setdefault(name, value)
+    udhr = SHARED / "data" / "udhr"
+    folder = corpus or (udhr if udhr.is_dir() else CORPUS)
+    token_ids = texts(folder, limit)
+    tokens = sum(len(ids) for rows in token_ids.values() for ids in rows)
+    with tempfile.TemporaryDirectory() as scratch:
+        ways = {
+            "vLLM, traced into a store": traced_way(token_ids, Path(scratch)),
+            "vLLM, untraced": untraced_way(token_ids),
+            "transformers loop, batch 1": transformers_way(token_ids, 1),
+            "transformers loop, padded batches of 8": transformers_way(token_ids, 8),
+        }
+        names = list(ways)
+        next(iter(ways.values()))()  # warm-up of both engines; the loops need none
+        ways[names[1]]()
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(rounds):
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                start = time.perf_counter()
+                ways[name]()
+                seconds[name].append(time.perf_counter() - start)
+    print(f"{folder.name}: {tokens:,} tokens in {len(token_ids)} languages, {rounds} rounds, medians; ")
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, float32, eager\n")
+    print(f"| {'way':<40} | tokens/s | traced vLLM is |\n|{'-' * 42}|---------:|---------------:|")
+    for name in names:
+        ratio = statistics.median(
+            other / mine for other, mine in zip(seconds[name], seconds[names[0]], strict=True)
+        )
+        print(f"| {name:<40} | {tokens / statistics.median(seconds[name]):8,.0f} | {ratio:12.2f} x |")
+
+
+if __name__ == "__main__":
+    main()

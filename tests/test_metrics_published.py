@@ -1,0 +1,76 @@
+"""Metrics and selection on published counts: Qwen3-30B-A3B on MGSM (2601.14050), 48 layers x 128 experts, top-8."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from stores import make_record, write_counts
+
+from analytics import metrics
+from analytics.connection import connect
+from analytics.selection import SelectedExpert, rise
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import duckdb
+
+LANGUAGES = ("bn", "de", "en", "es", "sw", "zh")
+
+
+@pytest.fixture(scope="module")
+def opened(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> duckdb.DuckDBPyConnection:
+    counts, tokens = {}, {}
+    for lang in LANGUAGES:
+        published = json.loads((shared_data / "qwen3-30b-a3b-mgsm" / f"mgsm_{lang}.json").read_text())
+        counts[lang] = np.array(
+            [
+                [
+                    published[str(layer)].get(str(expert), {"activation_tokens": 0})["activation_tokens"]
+                    for expert in range(128)
+                ]
+                for layer in range(48)
+            ]
+        )
+        tokens[lang] = published["0"]["total_tokens"]
+    record = make_record("mgsm", LANGUAGES, moe_layers=range(48), num_experts=128, top_k=8, tables=["usage"])
+    return connect(write_counts(tmp_path_factory.mktemp("mgsm"), record, counts, tokens))
+
+
+@pytest.mark.parametrize(("lang_a", "lang_b", "mean"), [("bn", "en", 0.212), ("en", "sw", 0.144), ("en", "es", 0.514)])
+def test_mean_overlap_of_expert_sets(lang_a: str, lang_b: str, mean: float, opened: duckdb.DuckDBPyConnection) -> None:
+    pair = metrics.jaccard_by_pair(opened).filter(lang_a=lang_a, lang_b=lang_b)
+    assert pair["jaccard"].item() == pytest.approx(mean, abs=5e-4)
+    assert pair["layers"].item() == 48
+
+
+def test_rise_selects_the_experts_of_bengali(opened: duckdb.DuckDBPyConnection) -> None:
+    selection = rise(opened, "mgsm", ["bn"], reference=["en"], budget=128)
+    best = {zone: best_of(selection.experts, zone) for zone in ("shallow", "middle", "deep")}
+    assert {zone: (item.layer, item.expert) for zone, item in best.items()} == {
+        "shallow": (0, 9),
+        "middle": (26, 89),
+        "deep": (46, 110),
+    }
+    assert [round(item.score, 3) for item in best.values()] == [21.443, 8.833, 21.517]
+    zones = [item.zone for item in selection.experts]
+    assert {zone: zones.count(zone) for zone in best} == {"shallow": 44, "middle": 32, "deep": 52}
+
+
+def test_languages_lie_closest_where_rise_says_meaning_is_shared(opened: duckdb.DuckDBPyConnection) -> None:
+    by_zone = opened.sql(
+        """
+        select zone, avg(jsd)
+        from divergence
+        inner join zones using (run, layer)
+        group by zone
+        """
+    ).fetchall()
+    assert min(by_zone, key=lambda row: row[1])[0] == "middle"
+
+
+def best_of(experts: tuple[SelectedExpert, ...], zone: str) -> SelectedExpert:
+    return max((item for item in experts if item.zone == zone), key=lambda item: item.score)

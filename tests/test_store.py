@@ -1,0 +1,272 @@
+"""What is written is what is read, a shard is whole or absent, and what cannot be a trace is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from store import CaptureError, RunMismatchError, Shard, Store, StoreError, StoreWriter
+from store.layout import checked_language, checked_run
+from store.weights import MANTISSA_BITS, lies_on, lossless_precision, round_weights
+from tests.stores import make_record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from store import RunRecord
+
+LAYERS, EXPERTS, TOP_K = 3, 8, 2
+
+
+def make_shard(seed: int = 0, lengths: tuple[int, ...] = (4, 1, 7), experts: int = EXPERTS, top_k: int = TOP_K) -> Shard:
+    rng = np.random.default_rng(seed)
+    total = sum(lengths)
+    logits = rng.normal(size=(total, LAYERS, experts)).astype(np.float32)
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    chosen = np.argpartition(-probabilities, top_k - 1, axis=-1)[..., :top_k]
+    weights = np.take_along_axis(probabilities, chosen, -1)
+    starts = np.cumsum(lengths) - lengths
+    return Shard(
+        lang="eng_Latn",
+        number=0,
+        seqs=np.arange(len(lengths), dtype=np.int32),
+        text_ids=[f"t{i}" for i in range(len(lengths))],
+        lengths=np.array(lengths, dtype=np.int32),
+        truncated=np.zeros(len(lengths), dtype=bool),
+        token_ids=rng.integers(0, 9, total).astype(np.int32),
+        experts=chosen.astype(np.uint8 if experts <= 256 else np.uint16),
+        weights=(weights / weights.sum(-1, keepdims=True)).astype(np.float32),
+        profiles=(np.add.reduceat(probabilities, starts) / np.array(lengths)[:, None, None]).astype(np.float32),
+    )
+
+
+def record_with(**settings: Any) -> RunRecord:
+    record = make_record(languages=("eng_Latn",))
+    return replace(record, settings={**record.settings, **settings})
+
+
+def table(store: Store, name: str) -> pl.DataFrame:
+    return pl.concat([pl.read_parquet(file.path, hive_partitioning=False) for file in store.files(name)])
+
+
+@given(
+    st.integers(0, 1000),
+    st.lists(st.integers(1, 6), min_size=1, max_size=5).map(tuple),
+    st.sampled_from([(2, 1), (8, 2), (8, 8), (255, 3), (256, 3), (257, 3), (512, 2)]),
+)
+@settings(max_examples=25, deadline=None)
+def test_every_decision_comes_back_at_its_position(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, lengths: tuple[int, ...], shape: tuple[int, int]
+) -> None:
+    experts, top_k = shape
+    root = tmp_path_factory.mktemp("store")
+    shard = make_shard(seed, lengths, experts, top_k)
+    record = make_record(languages=("eng_Latn",), num_experts=experts, top_k=top_k)
+    StoreWriter(root, record).write(shard)
+    opened = Store(root)
+    tokens = table(opened, "tokens").sort("seq", "position")
+    assert tokens["token_id"].to_list() == shard.token_ids.tolist()
+    assert tokens["position"].to_list() == shard.positions().tolist()
+    number = tokens["token"].to_numpy()
+    assert sorted(number) == list(range(shard.tokens))
+    routes = table(opened, "routes")
+    assert routes.equals(routes.sort("layer", "rank", "token"))
+    assert len(routes) == shard.tokens * LAYERS * top_k
+    grid = (LAYERS, top_k, shard.tokens)
+    found_experts = routes["expert"].to_numpy().reshape(grid)[:, :, number].transpose(2, 0, 1)
+    found_weights = routes["weight"].to_numpy().reshape(grid)[:, :, number].transpose(2, 0, 1)
+    order = np.lexsort((shard.experts, -shard.weights), axis=-1)
+    assert np.array_equal(found_experts, np.take_along_axis(shard.experts, order, -1))
+    assert np.array_equal(found_weights, np.take_along_axis(shard.weights, order, -1))
+    profiles = table(opened, "profiles").sort("seq", "layer", "expert")["probability"].to_numpy()
+    assert np.array_equal(profiles.reshape(shard.profiles.shape), shard.profiles)
+
+
+def test_roll_ups_equal_a_recount(tmp_path: Path) -> None:
+    shard = make_shard(3, (5, 2, 9, 1))
+    StoreWriter(tmp_path, record_with(weight_precision="f16")).write(shard)
+    opened = Store(tmp_path)
+    routes = table(opened, "routes").join(table(opened, "tokens"), on="token").join(table(opened, "sequences"), on="seq")
+    recount = routes.group_by("layer", "expert").agg(
+        count=pl.len(),
+        weight_sum=pl.col("weight").cast(pl.Float64).sum(),
+        sequence_share_sum=(1 / (pl.col("tokens") * TOP_K)).sum(),
+    )
+    usage = table(opened, "usage")
+    assert len(usage) == LAYERS * EXPERTS
+    both = usage.join(recount, on=("layer", "expert"), how="left", suffix="_again").fill_null(0)
+    assert both["count"].to_list() == both["count_again"].to_list()
+    for name in ("weight_sum", "sequence_share_sum"):
+        assert np.allclose(both[name], both[f"{name}_again"], rtol=1e-12, atol=1e-12)
+    profiles = table(opened, "profiles").join(table(opened, "sequences"), on="seq")
+    means = profiles.group_by("layer", "expert").agg(
+        sequence_probability_sum=pl.col("probability").cast(pl.Float64).sum(),
+        probability_sum=(pl.col("probability").cast(pl.Float64) * pl.col("tokens")).sum(),
+    )
+    both = usage.join(means, on=("layer", "expert"), suffix="_again")
+    for name in ("probability_sum", "sequence_probability_sum"):
+        assert np.allclose(both[name], both[f"{name}_again"], rtol=1e-9)
+
+
+def test_columns_carry_their_meaning_and_layers_are_row_groups(tmp_path: Path) -> None:
+    StoreWriter(tmp_path, record_with()).write(make_shard())
+    for name in ("routes", "tokens", "sequences", "profiles", "usage"):
+        (file,) = Store(tmp_path).files(name)
+        parquet = pq.ParquetFile(file.path)
+        assert parquet.metadata.num_rows == file.rows
+        assert all(field.metadata[b"description"] for field in parquet.schema_arrow)
+        if name in ("routes", "profiles"):
+            assert parquet.metadata.num_row_groups == LAYERS
+        if name == "routes":
+            layers = [parquet.metadata.row_group(i).column(0).statistics.min for i in range(LAYERS)]
+            assert layers == [1, 2, 5]
+            assert not any(field.nullable for field in parquet.schema_arrow)
+
+
+@given(st.lists(st.floats(2.0**-100, 4, width=32), min_size=1, max_size=50), st.sampled_from(list(MANTISSA_BITS)))
+def test_rounding_keeps_within_half_a_step_and_keeps_order(values: list[float], precision: str) -> None:
+    weights = np.sort(np.array(values, dtype=np.float32))
+    rounded = round_weights(weights, precision)
+    assert np.all(np.abs(rounded - weights) <= weights * 2.0 ** -(MANTISSA_BITS[precision] + 1))
+    assert np.all(np.diff(rounded) >= 0)
+    assert lies_on(rounded, precision)
+    assert np.array_equal(round_weights(rounded, precision), rounded)
+
+
+def test_auto_precision_loses_nothing_of_bf16_weights() -> None:
+    exact = round_weights(np.random.default_rng(0).random(1000, dtype=np.float32), "bf16")
+    assert lossless_precision(exact) == "bf16"
+    assert lossless_precision(exact + np.float32(1e-5)) == "f16"
+
+
+def broken(shard: Shard, what: str) -> Shard:
+    experts, weights, profiles = shard.experts.copy(), shard.weights.copy(), shard.profiles.copy()
+    match what:
+        case "expert id":
+            experts[2, 1, 0] = EXPERTS
+        case "twice":
+            experts[2, 1] = experts[2, 1, 0]
+        case "zero":
+            experts[:, 2], weights[:, 2] = np.arange(TOP_K), 0
+        case "NaN":
+            weights[3, 0, 1] = np.nan
+        case "negative":
+            weights[3, 0] = (1.5, -0.5)
+        case "sum":
+            weights[3, 0] *= 0.9
+        case "profile":
+            profiles[1, 2] *= 0.5
+        case "shape":
+            return replace(shard, experts=experts[:-1])
+        case "empty":
+            return replace(shard, lengths=np.array([4, 0, 8], dtype=np.int32))
+    return replace(shard, experts=experts, weights=weights, profiles=profiles)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("expert id", "layer 2: expert id 8, but the layer has 8 experts"),
+        ("twice", "layer 2: the same expert twice"),
+        ("zero", "layer 5: every gate weight is zero"),
+        ("NaN", "layer 1: a gate weight is NaN, infinite or negative"),
+        ("negative", "layer 1: a gate weight is NaN, infinite or negative"),
+        ("sum", r"layer 1: gate weights of a token sum to 0.9\d* to .*, the run record says 1"),
+        ("profile", "a profile is not a probability distribution"),
+        ("shape", r"experts has shape \(11, 3, 2\), the plan says \(12, 3, 2\)"),
+        ("empty", "a text without tokens"),
+    ],
+)
+def test_a_poisoned_capture_is_refused_and_nothing_is_written(tmp_path: Path, what: str, message: str) -> None:
+    writer = StoreWriter(tmp_path, record_with())
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CaptureError, match=message):
+        writer.write(broken(make_shard(), what))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_weights_off_a_promised_grid_are_refused(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path, record_with(weight_precision="bf16", weight_precision_exact=True))
+    with pytest.raises(CaptureError, match="do not lie on the bf16 grid"):
+        writer.write(make_shard())
+
+
+def test_a_write_that_fails_leaves_nothing_a_reader_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = StoreWriter(tmp_path, record_with())
+    monkeypatch.setattr(UsageFailure.target, "table", UsageFailure.fail)
+    with pytest.raises(OSError, match="no space left"):
+        writer.write(make_shard())
+    assert Store(tmp_path).commits == []
+    assert list((tmp_path / "staging").iterdir()) == []
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+class UsageFailure:
+    from store.rollup import UsageRollup as target  # noqa: N813
+
+    @staticmethod
+    def fail(_: object) -> None:
+        raise OSError(28, "no space left on device")
+
+
+def test_readers_list_commit_records_and_not_files(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path, record_with())
+    commit = writer.write(make_shard())
+    writer.write(replace(make_shard(1), number=1))
+    assert [found.shard for found in Store(tmp_path).commits] == [0, 1]
+    (tmp_path / "commits/run=run/lang=eng_Latn/00001.json").unlink()
+    assert [found for found in Store(tmp_path).commits] == [commit]
+    assert [file.shard for file in Store(tmp_path).files("usage")] == [0]
+
+
+def test_writing_a_shard_twice_gives_the_same_files(tmp_path: Path) -> None:
+    one, two = (StoreWriter(tmp_path / name, record_with()).write(make_shard()) for name in "ab")
+    assert one.files == two.files
+
+
+def test_a_run_with_another_record_is_refused_naming_the_field(tmp_path: Path) -> None:
+    StoreWriter(tmp_path, record_with()).write(make_shard())
+    with pytest.raises(RunMismatchError, match=r"settings.weight_precision: 'f32' in the store, 'f16' now"):
+        StoreWriter(tmp_path, record_with(weight_precision="f16"))
+    later = replace(record_with(), provenance={"created": "later"})
+    assert StoreWriter(tmp_path, later).is_committed("eng_Latn", 0)
+
+
+def test_stores_that_cannot_be_read_say_why(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no such store"):
+        Store(tmp_path / "nowhere")
+    with pytest.raises(StoreError, match=r"not a moetrace store \(no store.json\)"):
+        Store(tmp_path)
+    (tmp_path / "store.json").write_text(json.dumps({"format": "moetrace-store", "version": 99}))
+    with pytest.raises(StoreError, match="format version 99, this moetrace reads up to 1"):
+        Store(tmp_path)
+    (tmp_path / "store.json").write_text("{")
+    with pytest.raises(StoreError, match="damaged"):
+        Store(tmp_path)
+
+
+def test_a_folder_of_other_files_is_not_made_into_a_store(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(StoreError, match="not empty and not a moetrace store"):
+        StoreWriter(tmp_path, record_with())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "", ".", "a b", "x" * 65, "-x", "ä"])
+def test_names_that_could_leave_the_store_are_refused(name: str) -> None:
+    with pytest.raises(StoreError, match="language code"):
+        checked_language(name)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "..", ".hidden"])
+def test_run_names_that_could_leave_the_store_are_refused(name: str) -> None:
+    with pytest.raises(StoreError, match="run name"):
+        checked_run(name)
