@@ -1,8 +1,7 @@
-"""Running a person's SQL over a store without letting it change anything: not the store, not a file, not the network."""
+"""Running a person's SQL over a store without letting it change anything: neither the store nor any other file."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -13,6 +12,7 @@ from store.schema import TABLE_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 WRITES_FILES = {duckdb.StatementType.COPY, duckdb.StatementType.EXPORT}
 

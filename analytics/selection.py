@@ -108,7 +108,7 @@ def rise(
     if not chosen_targets:
         raise SelectionError("rise selects experts for a language; name it with --target")
     compared = tuple(sorted({*chosen_targets, *_known(reference, traced, run)} if reference else traced))
-    if len(compared) < 2:  # noqa: PLR2004
+    if len(compared) < 2:
         raise SelectionError(
             f"run '{run}': rise compares languages, and {compared[0]} is the only one; trace or name another"
         )

@@ -10,8 +10,14 @@ TARGET, BUDGET = "swh_Latn", 24
 
 
 @click.command(short_help="The whole pipeline on the bundled model and corpus, no network.")
-@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), default="moetrace-demo", show_default=True,
-              help="Folder for the store, the report and the mask.")  # fmt: skip
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="moetrace-demo",
+    show_default=True,
+    help="Folder for the store, the report and the mask.",
+)
 def demo(output: Path) -> None:
     """Trace the bundled corpus through the bundled model, draw the report and export a mask for Swahili."""
     from analytics.connection import connect

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cli.options import RUN, STORE, output
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STRATEGIES = ("rise",)
 FORMATS = ("moetrace", "rise")
@@ -16,9 +19,16 @@ FORMATS = ("moetrace", "rise")
 @click.argument("strategy", type=click.Choice(STRATEGIES))
 @STORE
 @RUN
-@click.option("--target", "targets", multiple=True, required=True, metavar="LANG", help="Language to select for; may be repeated.")
-@click.option("--reference", "references", multiple=True, metavar="LANG",
-              help="Languages to compare with; may be repeated.  [default: all of the run]")  # fmt: skip
+@click.option(
+    "--target", "targets", multiple=True, required=True, metavar="LANG", help="Language to select for; may be repeated."
+)
+@click.option(
+    "--reference",
+    "references",
+    multiple=True,
+    metavar="LANG",
+    help="Languages to compare with; may be repeated.  [default: all of the run]",
+)
 @click.option("--budget", type=int, default=128, show_default=True, metavar="K", help="Experts over the whole model.")
 @click.option("--alpha", type=float, default=10.0, show_default=True, help="Weight of the activation in a score.")
 @click.option("--format", "file_format", type=click.Choice(FORMATS), default="moetrace", show_default=True)
@@ -34,7 +44,7 @@ def export(
     file_format: str,
     output: Path | None,
 ) -> None:
-    """Select experts by STRATEGY from a run of STORE and write them as a mask.
+    r"""Select experts by STRATEGY from a run of STORE and write them as a mask.
 
     rise: language-specific experts of the shallow and deep layers, shared ones of the middle (2604.03592).
 
@@ -48,9 +58,7 @@ def export(
 
     opened = Store(store)
     record = opened.run(run)
-    selection = SELECT[strategy](
-        connect(opened), record.run, targets, reference=references, budget=budget, alpha=alpha
-    )
+    selection = SELECT[strategy](connect(opened), record.run, targets, reference=references, budget=budget, alpha=alpha)
     # The trace's own time, not the clock's: the same call gives the same bytes.
     text = WRITERS[file_format](selection, record, record.provenance["created"])
     if output is None:

@@ -44,7 +44,7 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="moetrace")
 @click.option("-v", "--verbose", is_flag=True, help="Log what is being done; tracebacks in full.")
 def moetrace(verbose: bool) -> None:
-    """Which experts does my model use for Swahili, and can I train just those?
+    """Trace, query and export the experts that a Mixture-of-Experts language model uses for each language.
 
     moetrace records how a Mixture-of-Experts language model routes the tokens of parallel multilingual texts, keeps
     the record as Parquet files that anybody can query with SQL, and exports the experts to train as a mask.

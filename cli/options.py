@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 STORE = click.argument("store", type=click.Path(path_type=Path))
 RUN = click.option("--run", metavar="NAME", help="Which run of the store; needed only where it has several.")

@@ -9,6 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from rich.progress import Task
 
     from store import CommitRecord
@@ -42,7 +44,7 @@ class TraceProgress:
         )
         self._task = self._bar.add_task("tracing", total=None, visible=False)
 
-    def __enter__(self) -> TraceProgress:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
@@ -56,7 +58,9 @@ class TraceProgress:
     def planned(self, plan: Plan, skipped_tokens: int) -> None:
         """Say what there is to do, what is missing or cut, and how much the store has already."""
         texts = sum(len(shard.seqs) for shard in plan.shards)
-        self._say(f"{len(plan.languages)} languages, {texts:,} texts, {plan.tokens:,} tokens in {len(plan.shards)} shards")
+        self._say(
+            f"{len(plan.languages)} languages, {texts:,} texts, {plan.tokens:,} tokens in {len(plan.shards)} shards"
+        )
         for lang, count in plan.missing.items():
             self._say(f"{lang} lacks {count} of the texts that other languages have", "yellow")
         if plan.truncated:

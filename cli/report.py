@@ -11,7 +11,9 @@ from cli.options import RUN, STORE
 
 @click.command(short_help="Draw a run as one HTML page.")
 @STORE
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default="report.html", show_default=True)
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default="report.html", show_default=True
+)
 @RUN
 @click.option("--mask", type=click.Path(dir_okay=False, path_type=Path), help="Show this mask in the page too.")
 def report(store: Path, output: Path, run: str | None, mask: Path | None) -> None:

@@ -23,7 +23,7 @@ MOST_ROWS = 10_000  # of a table on the terminal; files get every row
 @click.option("--format", "file_format", type=click.Choice(FORMATS), help="[default: by the file's name, else table]")
 @output("Write the result here.")
 def sql(store: Path, query: str | None, file_format: str | None, output: Path | None) -> None:
-    """Run QUERY over the views of STORE and print the rows; without QUERY, open a prompt.
+    r"""Run QUERY over the views of STORE and print the rows; without QUERY, open a prompt.
 
     `moetrace views` lists what can be asked. Queries read the store's committed shards; they can change neither the
     store nor any other file.
@@ -54,6 +54,8 @@ def _format_of(output: Path | None) -> str:
 
 
 def _write(relation: duckdb.DuckDBPyRelation, file_format: str, output: Path | None) -> None:
+    import polars as pl
+
     if file_format == "table":
         text = _as_table(relation)
         if output:
@@ -61,8 +63,10 @@ def _write(relation: duckdb.DuckDBPyRelation, file_format: str, output: Path | N
         else:
             click.echo(text)
         return
-    frame = relation.pl()
-    if file_format == "parquet":
+    frame = pl.from_arrow(relation.to_arrow_table())
+    if not isinstance(frame, pl.DataFrame):
+        raise TypeError(f"a result is a table, not {type(frame).__name__}")
+    if file_format == "parquet" and output:
         frame.write_parquet(output)
     elif file_format == "csv":
         _put(frame.write_csv(), output)
@@ -79,7 +83,7 @@ def _put(text: str, output: Path | None) -> None:
 
 def _as_table(relation: duckdb.DuckDBPyRelation) -> str:
     """Return rows as aligned text, numbers to the right, floats at six significant digits."""
-    names, rows = relation.columns, relation.fetchmany(MOST_ROWS + 1)
+    names, rows = relation.columns, relation.limit(MOST_ROWS + 1).fetchall()
     cells = [[_cell(value) for value in row] for row in rows[:MOST_ROWS]]
     widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(names)]
     right = [any(isinstance(row[i], (int, float)) for row in rows) for i in range(len(names))]
@@ -118,7 +122,9 @@ def _prompt(connection: duckdb.DuckDBPyConnection) -> None:
         lexer=PygmentsLexer(SqlLexer),
         completer=WordCompleter(completions(connection), ignore_case=True),
     )
-    click.echo("SQL over the store; end a statement with ;  (`moetrace views` lists the views, ctrl-d leaves)", err=True)
+    click.echo(
+        "SQL over the store; end a statement with ;  (`moetrace views` lists the views, ctrl-d leaves)", err=True
+    )
     pending = ""
     while True:
         try:

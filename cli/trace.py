@@ -11,21 +11,43 @@ BUNDLED = "bundled"
 
 @click.command(short_help="Trace a corpus through a model into a store.")
 @click.argument("model")
-@click.option("--corpus", required=True, metavar="SPEC", help="Folder with a file per language, a table, or hf:<dataset>.")
+@click.option(
+    "--corpus", required=True, metavar="SPEC", help="Folder with a file per language, a table, or hf:<dataset>."
+)
 @click.option("--store", required=True, type=click.Path(path_type=Path), help="Folder of the store; made if new.")
 @click.option("--run", metavar="NAME", help="Name of the run in the store.  [default: from model and corpus]")
 @click.option("--lang", "languages", multiple=True, metavar="L", help="Only this language; may be repeated.")
 @click.option("--pivot", metavar="L", help="Language to compare with.  [default: English]")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N texts of each language.")
 @click.option("--shard-tokens", type=click.IntRange(min=1), default=32768, show_default=True, metavar="N")
-@click.option("--on-long", type=click.Choice(["truncate", "error"]), default="truncate", show_default=True,
-              help="What to do with a text longer than the model's window.")  # fmt: skip
-@click.option("--max-model-len", type=click.IntRange(min=2), metavar="N", help="Window in tokens.  [default: the model's]")
-@click.option("--max-num-batched-tokens", type=click.IntRange(min=32), default=4096, show_default=True, metavar="N",
-              help="Tokens of one engine step; longer texts are prefilled in chunks.")  # fmt: skip
-@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True)
-@click.option("--weight-precision", type=click.Choice(["auto", "bf16", "f16", "f32"]), default="auto", show_default=True,
-              help="Grid that gate weights are rounded to; auto loses nothing of bf16 weights.")  # fmt: skip
+@click.option(
+    "--on-long",
+    type=click.Choice(["truncate", "error"]),
+    default="truncate",
+    show_default=True,
+    help="What to do with a text longer than the model's window.",
+)
+@click.option(
+    "--max-model-len", type=click.IntRange(min=2), metavar="N", help="Window in tokens.  [default: the model's]"
+)
+@click.option(
+    "--max-num-batched-tokens",
+    type=click.IntRange(min=32),
+    default=4096,
+    show_default=True,
+    metavar="N",
+    help="Tokens of one engine step; longer texts are prefilled in chunks.",
+)
+@click.option(
+    "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
+)
+@click.option(
+    "--weight-precision",
+    type=click.Choice(["auto", "bf16", "f16", "f32"]),
+    default="auto",
+    show_default=True,
+    help="Grid that gate weights are rounded to; auto loses nothing of bf16 weights.",
+)
 @click.option("--tensor-parallel-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
 @click.option("--kv-cache-gib", type=click.FloatRange(min=0, min_open=True), help="KV cache.  [default: 1 on a CPU]")
 @click.option("--prefix-caching", is_flag=True, help="Leave vLLM's prefix cache on (traced texts never read it).")
@@ -55,7 +77,7 @@ def trace(
     no_profiles: bool,
     no_routes: bool,
 ) -> None:
-    """Trace a parallel corpus through MODEL (a local folder, a hub id, or `bundled`) into a store.
+    r"""Trace a parallel corpus through MODEL (a local folder, a hub id, or `bundled`) into a store.
 
     Finished shards are kept whatever happens; the same command again goes on where it stopped.
 

@@ -57,11 +57,11 @@ class Store:
     @cached_property
     def commits(self) -> list[CommitRecord]:
         """Return the commit record of every shard that is in the store, by run, language and shard."""
-        found = []
-        for run in self.runs:
-            for path in sorted(layout.commit_folder(self.root, run).glob("lang=*/[0-9]*.json")):
-                found.append(CommitRecord.from_json(path.read_text(encoding="utf-8"), str(path)))
-        return found
+        return [
+            CommitRecord.from_json(path.read_text(encoding="utf-8"), str(path))
+            for run in self.runs
+            for path in sorted(layout.commit_folder(self.root, run).glob("lang=*/[0-9]*.json"))
+        ]
 
     def languages(self, run: str) -> list[str]:
         """Return the languages of which at least one shard is committed."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from store.records import RunRecord
 from store.schema import usage
-from store.shard import Shard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from store.records import RunRecord
+    from store.shard import Shard
 
 
 class UsageRollup:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from store.errors import CaptureError
-from store.records import RunRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from store.records import RunRecord
 
 SUM_TOLERANCE = 0.02  # of the scale: a bf16 router's renormalised weights miss 1 by up to 0.4 % each
 
@@ -62,7 +66,8 @@ def token_order(shard: Shard) -> npt.NDArray[np.intp]:
     Equal tokens stand together, so the ids of shallow layers, which follow the token closely, compress.
     """
     first = np.sort(shard.experts[:, 0, :], axis=1)
-    return np.lexsort((*first.T[::-1], shard.token_ids))
+    order: npt.NDArray[np.intp] = np.lexsort((*first.T[::-1], shard.token_ids))
+    return order
 
 
 def rank_experts(

@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,10 +30,13 @@ RowGroups = Iterator[pa.Table]
 
 
 class StoreWriter:
-    """Writes the shards of one run into a store, made if it does not exist; a finished shard is never rewritten."""
+    """Writes the shards of one run into a store, which is made if it does not exist."""
 
     def __init__(self, path: str | Path, record: RunRecord) -> None:
-        """Open the run; raise RunMismatchError if the store has it with another record, StoreError if it is no store."""
+        """Open the run.
+
+        Raises RunMismatchError where the store has it with another record, StoreError where the path is no store.
+        """
         self.root = Path(path)
         self.record = record
         for lang in record.corpus["languages"]:
@@ -53,7 +56,7 @@ class StoreWriter:
         return layout.commit_file(self.root, self.record.run, lang, shard).exists()
 
     def write(self, shard: Shard) -> CommitRecord:
-        """Check, write and commit a shard; raise CaptureError, writing nothing, where it cannot be a trace of the run."""
+        """Check, write and commit a shard; raise CaptureError, nothing written, where it is no trace of the run."""
         check_shard(shard, self.record)
         precision = self.record.settings["weight_precision"]
         if self.record.settings.get("weight_precision_exact") and not lies_on(shard.weights, precision):
@@ -205,7 +208,7 @@ def _token_rows(shard: Shard, order: np.ndarray, table: Table) -> RowGroups:
     yield _table(table, [number, seq[order], shard.positions()[order], shard.token_ids[order]])
 
 
-def _table(table: Table, columns: list[object]) -> pa.Table:
+def _table(table: Table, columns: Sequence[object]) -> pa.Table:
     arrays = [pa.array(values, field.type) for values, field in zip(columns, table.schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=table.schema)
 

@@ -11,7 +11,7 @@ import pytest
 from tracer.bundled import CORPUS, MODEL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tracer.engine import TracedEngine
     from tracer.plan import Plan
@@ -41,7 +41,7 @@ def engine() -> Iterator[TracedEngine]:
 
 
 @pytest.fixture(scope="session")
-def plan_of():
+def plan_of() -> Callable[..., Plan]:
     """A function that plans a corpus for the bundled model."""
     from transformers import AutoTokenizer
 

@@ -16,7 +16,7 @@ from scipy.special import entr
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from stores import World
+    from tests.stores import World
 
 Row = dict[str, Any]
 

@@ -64,7 +64,9 @@ def test_any_schedule_with_chunks_mixed_batches_and_preemption_gives_the_same_sh
     assert np.array_equal(shard.experts, truth.experts.transpose(1, 0, 2))
     assert np.array_equal(shard.weights, truth.weights.transpose(1, 0, 2))
     assert np.array_equal(shard.token_ids, truth.token_ids)
-    means = np.stack([truth.probabilities[:, s : s + n].mean(axis=1) for s, n in zip(truth.starts, lengths, strict=True)])
+    means = np.stack(
+        [truth.probabilities[:, s : s + n].mean(axis=1) for s, n in zip(truth.starts, lengths, strict=True)]
+    )
     assert np.abs(shard.profiles - means).max() < 1e-6
     assert collector.unfinished() == []
     assert collector.take() == []

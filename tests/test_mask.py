@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
-from stores import make_record, make_world, write_world
 
 from analytics.connection import connect
 from analytics.formats import FORMATS
 from analytics.mask import SCHEMA_FILE, MaskError, build_mask, mask_text, read_mask
 from analytics.selection import Selection, SelectionError, rise
+from tests.stores import make_record, make_world, write_world
 
 if TYPE_CHECKING:
     from pathlib import Path

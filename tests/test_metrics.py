@@ -6,13 +6,13 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stores import World, make_record, make_world, write_world
 
 from analytics import metrics
 from analytics.connection import connect
+from tests import reference
+from tests.stores import World, make_record, make_world, write_world
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

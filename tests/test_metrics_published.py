@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from stores import make_record, write_counts
 
 from analytics import metrics
 from analytics.connection import connect
 from analytics.selection import SelectedExpert, rise
+from tests.stores import make_record, write_counts
 
 if TYPE_CHECKING:
     from pathlib import Path

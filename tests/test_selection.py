@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import reference
-from stores import make_record, make_world, write_counts, write_world
 
 from analytics.connection import connect
 from analytics.selection import SelectionError, rise
 from store import MoetraceError, UnknownNameError
+from tests import reference
+from tests.stores import make_record, make_world, write_counts, write_world
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 LAYERS, EXPERTS, TOP_K = 3, 8, 2
 
 
-def make_shard(seed: int = 0, lengths: tuple[int, ...] = (4, 1, 7), experts: int = EXPERTS, top_k: int = TOP_K) -> Shard:
+def make_shard(
+    seed: int = 0, lengths: tuple[int, ...] = (4, 1, 7), experts: int = EXPERTS, top_k: int = TOP_K
+) -> Shard:
     rng = np.random.default_rng(seed)
     total = sum(lengths)
     logits = rng.normal(size=(total, LAYERS, experts)).astype(np.float32)
@@ -94,7 +96,9 @@ def test_roll_ups_equal_a_recount(tmp_path: Path) -> None:
     shard = make_shard(3, (5, 2, 9, 1))
     StoreWriter(tmp_path, record_with(weight_precision="f16")).write(shard)
     opened = Store(tmp_path)
-    routes = table(opened, "routes").join(table(opened, "tokens"), on="token").join(table(opened, "sequences"), on="seq")
+    routes = (
+        table(opened, "routes").join(table(opened, "tokens"), on="token").join(table(opened, "sequences"), on="seq")
+    )
     recount = routes.group_by("layer", "expert").agg(
         count=pl.len(),
         weight_sum=pl.col("weight").cast(pl.Float64).sum(),
@@ -223,7 +227,7 @@ def test_readers_list_commit_records_and_not_files(tmp_path: Path) -> None:
     writer.write(replace(make_shard(1), number=1))
     assert [found.shard for found in Store(tmp_path).commits] == [0, 1]
     (tmp_path / "commits/run=run/lang=eng_Latn/00001.json").unlink()
-    assert [found for found in Store(tmp_path).commits] == [commit]
+    assert Store(tmp_path).commits == [commit]
     assert [file.shard for file in Store(tmp_path).files("usage")] == [0]
 
 

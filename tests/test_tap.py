@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tracer.engine import TracedEngine
-    from tracer.plan import Plan, PlannedShard
+    from tracer.plan import Plan
 
 pytestmark = pytest.mark.engine
 

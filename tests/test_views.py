@@ -6,12 +6,12 @@ import inspect
 from typing import TYPE_CHECKING
 
 import pytest
-from stores import make_record, make_shard, make_world, write_world
 
 from analytics import metrics
 from analytics.connection import connect
 from analytics.documentation import SQL, View, in_dependency_order, parse, view, views
 from store import MoetraceError, Store, StoreError, StoreWriter, UnknownNameError
+from tests.stores import make_record, make_shard, make_world, write_world
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,14 +6,16 @@ Whatever the schedule, each (text, position) must have been written exactly once
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from store import CaptureError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 NOT_WRITTEN = -1
 
@@ -82,7 +84,7 @@ class ShardAssembler:
         """Announce a shard and the number of tokens of each of its texts, before any of them runs."""
         sizes = np.asarray(lengths, dtype=np.int64)
         total, layers = int(sizes.sum()), len(self._layers)
-        ids = np.uint8 if self._num_experts <= 256 else np.uint16  # noqa: PLR2004  what a byte holds
+        ids = np.uint8 if self._num_experts <= 256 else np.uint16
         self._open[key] = _OpenShard(
             lengths=sizes,
             starts=np.cumsum(sizes) - sizes,
@@ -103,20 +105,22 @@ class ShardAssembler:
         """Return the keys of shards that lack positions."""
         return list(self._open)
 
-    def add(self, step: Step, rows: Sequence[Rows | None]) -> None:
-        """Add a step whose rows belong, in order, to `rows`; None stands for rows that nobody traces.
+    def add(self, step: Step, rows: Sequence[Rows]) -> None:
+        """Add a step whose rows belong, in order, to `rows`; rows whose shard is "" are nobody's.
 
         Raises CaptureError, naming the layer, where a layer's rows were not written in this step, and where a
         request's positions do not continue what was captured before.
         """
         self._require_written(step)
-        counts = [entry.count if entry else 0 for entry in rows]
-        if sum(counts) != len(step.token_ids):
-            raise CaptureError(f"a step of {len(step.token_ids)} tokens has {sum(counts)} rows that belong to a request")
+        counts = np.array([entry.count for entry in rows], dtype=np.intp)
+        if counts.sum() != len(step.token_ids):
+            raise CaptureError(
+                f"a step of {len(step.token_ids)} tokens has {counts.sum()} rows that belong to a request"
+            )
         first = np.cumsum(counts) - counts
         sums = None if step.probabilities is None else np.add.reduceat(step.probabilities, first, axis=1)
         for number, (entry, row) in enumerate(zip(rows, first, strict=True)):
-            if entry is not None and entry.shard:
+            if entry.shard:
                 self._add_rows(step, entry, int(row), None if sums is None else sums[:, number])
 
     def _add_rows(self, step: Step, rows: Rows, row: int, sums: npt.NDArray[np.float32] | None) -> None:
@@ -170,6 +174,6 @@ class ShardAssembler:
         for layer, low in zip(self._layers, lowest, strict=True):
             if low <= NOT_WRITTEN:
                 raise CaptureError(
-                    f"layer {layer}: the tap saw nothing in a step of {len(step.token_ids)} tokens; the engine does not "
-                    "call the router that was tapped (installed too late, or a monolithic kernel)"
+                    f"layer {layer}: the tap saw nothing in a step of {len(step.token_ids)} tokens; the engine does "
+                    "not call the router that was tapped (installed too late, or a monolithic kernel)"
                 )

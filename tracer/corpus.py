@@ -7,13 +7,15 @@ A SPEC is a folder with one file per language, one table (a file, or `hf:<datase
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from store import MoetraceError, UnknownNameError
 from store.layout import LANGUAGE_NAME, checked_language
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +59,9 @@ def open_corpus(spec: str) -> Corpus:
     if path.is_file():
         _loader(path)
         return _table_corpus(spec, lambda: _file_rows(path))
-    raise MoetraceError(f"corpus {spec}: no such folder or file; give a folder with one file per language, or hf:<dataset>")
+    raise MoetraceError(
+        f"corpus {spec}: no such folder or file; give a folder with one file per language, or hf:<dataset>"
+    )
 
 
 def _folder_corpus(folder: Path) -> Corpus:
@@ -67,7 +71,9 @@ def _folder_corpus(folder: Path) -> Corpus:
             continue
         lang = checked_language(path.stem)
         if lang in files:
-            raise MoetraceError(f"{folder}: two files for language {lang}: {files[lang].name} and {path.name}; keep one")
+            raise MoetraceError(
+                f"{folder}: two files for language {lang}: {files[lang].name} and {path.name}; keep one"
+            )
         files[lang] = path
     if not files:
         raise MoetraceError(f"corpus {folder}: no language files ({', '.join(LOADERS)}), e.g. eng_Latn.jsonl")
@@ -160,7 +166,9 @@ def _checked(texts: Iterable[Text], lang: str, source: str) -> Iterator[Text]:
         if not isinstance(text.text, str) or not text.text.strip():
             raise MoetraceError(f"{source}: text '{text.id}' of {lang} is empty; remove the row or fill it in")
         if text.id in seen:
-            raise MoetraceError(f"{source}: id '{text.id}' stands twice in {lang}; ids must be unique within a language")
+            raise MoetraceError(
+                f"{source}: id '{text.id}' stands twice in {lang}; ids must be unique within a language"
+            )
         seen.add(text.id)
         yield text
     if not seen:

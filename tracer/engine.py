@@ -6,20 +6,21 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from store import CaptureError, MoetraceError, Shard
-from tracer.families import ModelFacts
-from tracer.plan import PlannedShard
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     from vllm import LLM
 
     from tracer.capture import CapturedShard
+    from tracer.families import ModelFacts
+    from tracer.plan import PlannedShard
 
 log = logging.getLogger(__name__)
 
@@ -177,21 +178,21 @@ def _start(facts: ModelFacts, settings: EngineSettings) -> LLM:
 
     # On a CPU vLLM reserves most of the memory by default; prefill of a few thousand tokens needs little.
     kv_cache_gib = settings.kv_cache_gib or (1.0 if current_platform.is_cpu() else None)
-    options: dict[str, Any] = dict(
-        model=facts.id,
-        revision=facts.revision,
-        skip_tokenizer_init=True,
-        dtype=settings.dtype,
-        max_model_len=settings.max_model_len,
-        max_num_batched_tokens=settings.max_num_batched_tokens,
-        tensor_parallel_size=settings.tensor_parallel_size,
-        enforce_eager=settings.eager,
-        enable_prefix_caching=settings.prefix_caching,
-        kv_cache_memory_bytes=None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
-        use_tqdm_on_load=False,
-        worker_cls="tracer.tap.TracedWorker",
-        additional_config={"moetrace": {"scoring": facts.rule.scoring, "profiles": settings.profiles}},
-        disable_log_stats=True,
-        seed=0,
-    )
+    options: dict[str, Any] = {
+        "model": facts.id,
+        "revision": facts.revision,
+        "skip_tokenizer_init": True,
+        "dtype": settings.dtype,
+        "max_model_len": settings.max_model_len,
+        "max_num_batched_tokens": settings.max_num_batched_tokens,
+        "tensor_parallel_size": settings.tensor_parallel_size,
+        "enforce_eager": settings.eager,
+        "enable_prefix_caching": settings.prefix_caching,
+        "kv_cache_memory_bytes": None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
+        "use_tqdm_on_load": False,
+        "worker_cls": "tracer.tap.TracedWorker",
+        "additional_config": {"moetrace": {"scoring": facts.rule.scoring, "profiles": settings.profiles}},
+        "disable_log_stats": True,
+        "seed": 0,
+    }
     return LLM(**{**options, **settings.options})

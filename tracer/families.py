@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from store import MoetraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 TOP_KS = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "num_selected_experts")
@@ -38,7 +40,7 @@ class RoutingRule:
 Config = dict[str, Any]
 
 
-def _softmax(config: Config) -> RoutingRule:
+def _softmax(_: Config) -> RoutingRule:
     return RoutingRule("softmax", normalized=True)
 
 
@@ -46,7 +48,7 @@ def _softmax_by_config(config: Config) -> RoutingRule:
     return RoutingRule("softmax", normalized=bool(config.get("norm_topk_prob", False)))
 
 
-def _softmax_unnormalized(config: Config) -> RoutingRule:
+def _softmax_unnormalized(_: Config) -> RoutingRule:
     return RoutingRule("softmax", normalized=False)
 
 
@@ -67,7 +69,7 @@ RULES: dict[str, Callable[[Config], RoutingRule]] = {
     "glm4_moe": _sigmoid_biased,
     "gpt_oss": _softmax,
     "granitemoe": _softmax,
-    "llama4_text": lambda config: RoutingRule("sigmoid", normalized=False),
+    "llama4_text": lambda _: RoutingRule("sigmoid", normalized=False),
     "mixtral": _softmax,
     "olmoe": _softmax_by_config,
     "phimoe": _softmax_unnormalized,
@@ -105,19 +107,23 @@ def read_facts(model: str, revision: str | None = None) -> ModelFacts:
         config, _ = PretrainedConfig.get_config_dict(model, revision=revision)
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
-        raise MoetraceError(f"{model}: cannot read a model config there ({first}); give a local folder or a hub id") from error
+        raise MoetraceError(
+            f"{model}: cannot read a model config there ({first}); give a local folder or a hub id"
+        ) from error
     text = config.get("text_config") or config
     family = str(text.get("model_type", config.get("model_type")))
     num_experts = next((int(text[key]) for key in EXPERT_COUNTS if text.get(key)), 0)
     top_k = next((int(text[key]) for key in TOP_KS if text.get(key)), 0)
-    if num_experts < 2 or top_k < 1:
+    if not num_experts or not top_k:
         raise MoetraceError(f"{model}: not a Mixture-of-Experts model (its config, family {family}, names no experts)")
     size = next(int(text[key]) for key in EXPERT_SIZES if text.get(key))
     return ModelFacts(
         id=model,
         revision=revision,
         family=family,
-        config_sha256=hashlib.sha256(json.dumps(_architecture(config), sort_keys=True, default=str).encode()).hexdigest(),
+        config_sha256=hashlib.sha256(
+            json.dumps(_architecture(config), sort_keys=True, default=str).encode()
+        ).hexdigest(),
         num_layers=int(text["num_hidden_layers"]),
         num_experts=num_experts,
         top_k=top_k,

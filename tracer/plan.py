@@ -7,12 +7,15 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from store import MoetraceError
-from tracer.corpus import Corpus
+
+if TYPE_CHECKING:
+    from tracer.corpus import Corpus
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +153,9 @@ class _Encoded:
         if not ids:
             raise MoetraceError(f"{where} has no tokens; remove it")
         if len(ids) > self._window and self._on_long == "error":
-            raise MoetraceError(f"{where} has {len(ids)} tokens, the window is {self._window}; split it or --on-long truncate")
+            raise MoetraceError(
+                f"{where} has {len(ids)} tokens, the window is {self._window}; split it or --on-long truncate"
+            )
         return np.asarray(ids[: self._window], dtype=np.int32), len(ids) > self._window
 
 

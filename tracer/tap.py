@@ -8,7 +8,6 @@ Relies on (vLLM 0.32): `MoERunner` modules with `layer_id`, `router._compute_rou
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +24,8 @@ else:
     from vllm.v1.worker.gpu_worker import Worker as _Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vllm.v1.core.sched.output import SchedulerOutput
 
 TAG = "moetrace"  # the key of SamplingParams.extra_args: {"moetrace": [shard, index of the text, tokens of the text]}
@@ -46,12 +47,12 @@ def _record(
 
 
 def _record_fake(
-    ids: torch.Tensor,
-    weights: torch.Tensor,
-    logits: torch.Tensor,
-    ids_buffer: torch.Tensor,
-    weights_buffer: torch.Tensor,
-    logits_buffer: torch.Tensor,
+    ids: torch.Tensor,  # noqa: ARG001  the op's signature
+    weights: torch.Tensor,  # noqa: ARG001
+    logits: torch.Tensor,  # noqa: ARG001
+    ids_buffer: torch.Tensor,  # noqa: ARG001
+    weights_buffer: torch.Tensor,  # noqa: ARG001
+    logits_buffer: torch.Tensor,  # noqa: ARG001
 ) -> None:
     return None
 
@@ -78,7 +79,9 @@ class RouterTap:
             raise MoetraceError("the engine's model has no MoE layers")
         for runner in runners:
             if runner.is_monolithic:
-                raise MoetraceError(f"layer {runner.layer_id}: a monolithic kernel routes inside; choose a modular MoE backend")
+                raise MoetraceError(
+                    f"layer {runner.layer_id}: a monolithic kernel routes inside; choose a modular MoE backend"
+                )
         self.layers = [int(runner.layer_id) for runner in runners]
         self.top_k = int(runners[0].router.top_k)
         self.num_experts = int(runners[0].router.global_num_experts)
@@ -133,7 +136,7 @@ def router_probabilities(logits: torch.Tensor, scoring: str) -> torch.Tensor:
     return scores / scores.sum(dim=-1, keepdim=True)
 
 
-class TracedWorker(_Worker):
+class TracedWorker(_Worker):  # type: ignore[misc]
     """vLLM's worker with a tap on every router: installed after the weights load, before warm-up and compilation."""
 
     def load_model(self, **kwargs: Any) -> None:

@@ -6,14 +6,13 @@ import hashlib
 import logging
 import platform
 import re
-from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -27,6 +26,8 @@ from tracer.families import ModelFacts, read_facts
 from tracer.plan import Plan, PlannedShard, make_plan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class TraceSettings:
 
 
 class Progress(Protocol):
-    """What a caller may watch; every method has a default that does nothing."""
+    """What a caller may watch; `Silent` watches nothing."""
 
     def stage(self, message: str) -> None:
         """Say what is being done now."""
@@ -98,7 +99,7 @@ def trace(
     a capture that is not a routing trace. Whatever is raised, shards committed before stay.
     """
     settings = settings or TraceSettings()
-    watch = progress or _Silent()
+    watch = progress or Silent()
     require_engine()
     _check_precision(settings.weight_precision)
     opened = open_corpus(corpus).only(settings.languages)
@@ -135,7 +136,7 @@ def trace(
             watch.stage("tracing")
             precision = _precision(engine, plan, settings.weight_precision)
             writer = StoreWriter(store, _with_engine_facts(record, engine.moe_layers, precision))
-            _write_all(writer, engine.trace(todo, watch.tokens), watch)
+            write_all(writer, engine.trace(todo, watch.tokens), watch)
         finally:
             engine.close()
     return TraceResult(
@@ -143,7 +144,7 @@ def trace(
     )
 
 
-def _write_all(writer: StoreWriter, shards: Iterator[Shard], watch: Progress) -> None:
+def write_all(writer: StoreWriter, shards: Iterator[Shard], watch: Progress) -> None:
     """Write shards in a thread beside the engine; on any error what was handed over before is still written."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="moetrace-writer") as pool:
         pending: list[Future[CommitRecord]] = []
@@ -258,7 +259,7 @@ def _parameters(model: str) -> int | None:
 def _model_length(facts: ModelFacts, engine: EngineSettings) -> int:
     """Return vLLM's max_model_len: the window asked for (the model's own by default), checked against the model's."""
     asked = engine.max_model_len or facts.window
-    if not 2 <= asked <= facts.window:  # noqa: PLR2004  one token of text and the one that vLLM samples
+    if not 2 <= asked <= facts.window:
         raise MoetraceError(f"--max-model-len {asked}: {facts.id} takes 2 to {facts.window} tokens")
     return asked
 
@@ -273,11 +274,12 @@ def _default_run(model: str, corpus: str) -> str:
     return "-".join(re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") for name in names)[:128]
 
 
-class _Silent:
+class Silent:
     """A Progress that says nothing."""
 
     def stage(self, message: str) -> None:
-        log.debug(message)
+        """Log it."""
+        log.info(message)
 
     def planned(self, plan: Plan, skipped_tokens: int) -> None:
         """Say nothing."""

@@ -28,26 +28,7 @@ def pairs(source: Source) -> Section:
     count = len(source.languages)
     layers = source.record.moe_layers
     each_layer = count * (count - 1) // 2 * len(layers) <= MOST_ROWS
-    query = f"""select
-    coalesce('layer ' || layer, zone || ' layers', 'all layers') as layers,
-    lang_a,
-    lang_b,
-    avg(jaccard) as jaccard,
-    avg(jsd_normalized) as divergence
-from jaccard
-inner join divergence using (run, layer, lang_a, lang_b)
-inner join zones using (run, layer)
-where {source.this_run}
-group by grouping sets (
-    (lang_a, lang_b),
-    (zone, lang_a, lang_b){
-        ''',
-    (layer, lang_a, lang_b)'''
-        if each_layer
-        else ""
-    }
-)
-order by layers, lang_a, lang_b"""
+    query = _query(source, each_layer=each_layer)
     section = Section(
         name="pairs",
         title="Languages against languages",
@@ -72,7 +53,7 @@ order by layers, lang_a, lang_b"""
         choices += [f"layer {layer}" for layer in layers]
     left_out = (
         f"{count} languages make {count * (count - 1) // 2:,} pairs a layer: the page holds their means over zones and "
-        "over all layers. For a single layer, add (layer, lang_a, lang_b) to the query's grouping sets."
+        "over all layers. For single layers, group the query by layer, lang_a and lang_b."
     )
     step = max(8, min(56, 900 // count))
     return section.with_data(
@@ -90,6 +71,23 @@ order by layers, lang_a, lang_b"""
             ),
         ),
     )
+
+
+def _query(source: Source, *, each_layer: bool) -> str:
+    """Return the means over all layers, over zones and, if asked for, every layer's values, named by `layers`."""
+    part, sets = ("'layer ' || layer, ", ", (layer, lang_a, lang_b)") if each_layer else ("", "")
+    return f"""select
+    coalesce({part}zone || ' layers', 'all layers') as layers,
+    lang_a,
+    lang_b,
+    avg(jaccard) as jaccard,
+    avg(jsd_normalized) as divergence
+from jaccard
+inner join divergence using (run, layer, lang_a, lang_b)
+inner join zones using (run, layer)
+where {source.this_run}
+group by grouping sets ((lang_a, lang_b), (zone, lang_a, lang_b){sets})
+order by layers, lang_a, lang_b"""
 
 
 def matrix(name: str, languages: Sequence[str], choices: Sequence[str], step: int) -> alt.LayerChart:

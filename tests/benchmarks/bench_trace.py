@@ -13,13 +13,17 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
 from tracer.bundled import CORPUS, MODEL
+from tracer.plan import PlannedShard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SHARED = Path(os.environ.get("MOETRACE_SHARED", Path(__file__).parents[3] / "shared"))
 
@@ -37,9 +41,7 @@ def texts(folder: Path, limit: int) -> dict[str, list[list[int]]]:
     }
 
 
-def planned(token_ids: dict[str, list[list[int]]]):
-    from tracer.plan import PlannedShard
-
+def planned(token_ids: dict[str, list[list[int]]]) -> list[PlannedShard]:
     return [
         PlannedShard(
             lang,
@@ -54,12 +56,11 @@ def planned(token_ids: dict[str, list[list[int]]]):
 
 
 def traced_way(token_ids: dict[str, list[list[int]]], folder: Path) -> Callable[[], None]:
+    from store import StoreWriter
     from tests.stores import make_record
     from tracer.engine import EngineSettings, TracedEngine
     from tracer.families import read_facts
-    from tracer.trace import _Silent, _write_all
-
-    from store import StoreWriter
+    from tracer.trace import Silent, write_all
 
     engine = TracedEngine(read_facts(str(MODEL)), EngineSettings(dtype="float32", max_model_len=1024))
     shards = planned(token_ids)
@@ -70,7 +71,7 @@ def traced_way(token_ids: dict[str, list[list[int]]], folder: Path) -> Callable[
 
     def run() -> None:
         path = folder / f"store-{next(count)}"
-        _write_all(StoreWriter(path, record), engine.trace(shards), _Silent())
+        write_all(StoreWriter(path, record), engine.trace(shards), Silent())
         shutil.rmtree(path)
 
     return run
@@ -154,9 +155,7 @@ def main(rounds: int, limit: int, corpus: Path | None) -> None:
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, float32, eager\n")
     print(f"| {'way':<40} | tokens/s | traced vLLM is |\n|{'-' * 42}|---------:|---------------:|")
     for name in names:
-        ratio = statistics.median(
-            other / mine for other, mine in zip(seconds[name], seconds[names[0]], strict=True)
-        )
+        ratio = statistics.median(other / mine for other, mine in zip(seconds[name], seconds[names[0]], strict=True))
         print(f"| {name:<40} | {tokens / statistics.median(seconds[name]):8,.0f} | {ratio:12.2f} x |")
 
 

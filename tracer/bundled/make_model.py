@@ -17,10 +17,9 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -35,6 +34,9 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ REPEATS = {"ui-strings": 1, "udhr": 6, "everyday": 8}
 
 @dataclass(frozen=True)
 class Text:
+    """One text of one of the training corpora."""
+
     corpus: str
     lang: str
     id: str
@@ -101,8 +105,8 @@ def train_tokenizer(texts: Iterable[Text], vocab_size: int) -> PreTrainedTokeniz
     words = pre_tokenizers.Split(Regex(WORDS), behavior="isolated")
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )  # type: ignore[assignment]
-    bpe.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    )
+    bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
         balanced(),
         trainers.BpeTrainer(
@@ -229,7 +233,9 @@ def main(
         "%d training texts, %d held out, %d tokens an epoch", len(training), len(held_out), sum(per_language.values())
     )
 
-    model = Qwen3MoeForCausalLM._from_config(model_config(len(tokenizer), end), experts_implementation="grouped_mm")
+    model = Qwen3MoeForCausalLM._from_config(  # noqa: SLF001  the public way reads a checkpoint
+        model_config(len(tokenizer), end), experts_implementation="grouped_mm"
+    )
     blocks = Blocks(train_ids, end, length=256, tokens=tokens)
     started = time.monotonic()
     arguments = TrainingArguments(
