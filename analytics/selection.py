@@ -137,6 +137,9 @@ def rise(
     )
 
 
+STRATEGIES = {"rise": rise}
+
+
 def _quotas(budget: int, shallow: float, middle: float, room: Mapping[str, int]) -> dict[str, int]:
     """Share the budget out among the zones; what does not fit goes where most room is left."""
     wanted = {"shallow": int(budget * _exact(shallow)), "middle": int(budget * _exact(middle))}

@@ -40,7 +40,7 @@ def demo(output: Path) -> None:
         record = opened.run("demo")
         connection = connect(opened)
         selection = rise(connection, "demo", [TARGET], budget=BUDGET)
-        mask.write_text(mask_file(selection, record, record.provenance["created"]), encoding="utf-8")
+        mask.write_text(mask_file(selection, record, opened.traced_at("demo")), encoding="utf-8")
         write_report(store, report, run="demo", mask=mask)
     layers, experts = len(record.moe_layers), record.num_experts
     click.echo(

@@ -60,7 +60,7 @@ def export(
     record = opened.run(run)
     selection = SELECT[strategy](connect(opened), record.run, targets, reference=references, budget=budget, alpha=alpha)
     # The trace's own time, not the clock's: the same call gives the same bytes.
-    text = WRITERS[file_format](selection, record, record.provenance["created"])
+    text = WRITERS[file_format](selection, record, opened.traced_at(record.run))
     if output is None:
         click.echo(text, nl=False)
         return

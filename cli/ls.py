@@ -35,10 +35,10 @@ def ls(store: Path) -> None:
             routes = sum(file.bytes for commit in mine for file in commit.files if file.table == "routes")
             decisions = tokens * len(record.moe_layers) * record.top_k
             planned = record.corpus["shards"]
-            total = sum(planned.values()) if lang is None else planned[lang]
+            total = sum(planned.values()) if lang is None else planned.get(lang)
             table.add_row(
                 lang or "all",
-                f"{len(mine)}/{total}",
+                f"{len(mine)}/{total}" if total else f"{len(mine)}",
                 f"{sum(commit.sequences for commit in mine):,}",
                 f"{tokens:,}",
                 f"{size / 1e6:.2f}",

@@ -61,16 +61,11 @@ def main(args: list[str] | None = None) -> None:
 
 def run(args: list[str] | None = None) -> int:
     """Run the program and return its exit code; an error that is the user's to solve is one line on stderr."""
-    from store.errors import MoetraceError
-
     try:
         result: Any = moetrace.main(args=args, prog_name="moetrace", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code if isinstance(error, click.UsageError) else FAILED
-    except MoetraceError as error:
-        click.echo(f"moetrace: {error}", err=True)
-        return FAILED
     except (KeyboardInterrupt, click.Abort):
         click.echo("moetrace: interrupted; shards that were finished are in the store", err=True)
         return INTERRUPTED
@@ -78,6 +73,13 @@ def run(args: list[str] | None = None) -> int:
         # The reader of our output (head, less) has gone: not an error of ours.
         sys.stderr.close()
         return 0
+    except Exception as error:
+        from store.errors import MoetraceError  # here, so that --help need not wait for Arrow
+
+        if not isinstance(error, MoetraceError):
+            raise
+        click.echo(f"moetrace: {error}", err=True)
+        return FAILED
     return result if isinstance(result, int) else 0
 
 

@@ -63,6 +63,13 @@ class Store:
             for path in sorted(layout.commit_folder(self.root, run).glob("lang=*/[0-9]*.json"))
         ]
 
+    def traced_at(self, run: str) -> str:
+        """Return the time of the run's newest commit, ISO 8601; raise StoreError where it has none."""
+        times = [commit.created for commit in self.commits if commit.run == run]
+        if not times:
+            raise StoreError(f"{self.root}: run '{run}' has no finished shard yet; trace it first")
+        return max(times)
+
     def languages(self, run: str) -> list[str]:
         """Return the languages of which at least one shard is committed."""
         return sorted({commit.lang for commit in self.commits if commit.run == run})

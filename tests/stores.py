@@ -39,7 +39,6 @@ class World:
 def make_record(
     run: str = "run",
     languages: Sequence[str] = ("eng_Latn", "deu_Latn", "swh_Latn"),
-    *,
     moe_layers: Sequence[int] = (1, 2, 5),
     num_experts: int = 8,
     top_k: int = 2,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import altair as alt
 import polars as pl
 
-from analytics.report.layer_charts import layer_axis, on_zones
+from analytics.report.layer_charts import layer_axis, nearest_tooltip, on_zones
 from analytics.report.section import Section, figure
 from analytics.report.style import FAINT, SERIES
 
@@ -76,16 +76,16 @@ def spread(name: str, layers: Sequence[int], title: str) -> alt.LayerChart:
         base.mark_point(filled=True, color=SERIES[0], size=42, opacity=1)
         .encode(
             y="mean:Q",
-            tooltip=[
-                alt.Tooltip("layer:Q", format="d"),
-                alt.Tooltip("mean:Q", format=".3f"),
-                alt.Tooltip("lower_quartile:Q", title="lower quartile", format=".3f"),
-                alt.Tooltip("upper_quartile:Q", title="upper quartile", format=".3f"),
-                alt.Tooltip("closest:N", title="least isolated pair"),
-                alt.Tooltip("lowest:Q", title="its isolation", format=".3f"),
-                alt.Tooltip("furthest:N", title="most isolated pair"),
-                alt.Tooltip("highest:Q", title="whose isolation is", format=".3f"),
-            ],
+            tooltip=nearest_tooltip(
+                {"layer": "layer", "least isolated pair": "closest", "most isolated pair": "furthest"},
+                {
+                    "mean": "mean",
+                    "lowest": "lowest",
+                    "lower quartile": "lower_quartile",
+                    "upper quartile": "upper_quartile",
+                    "highest": "highest",
+                },
+            ),
         )
         .add_params(hover)
     )

@@ -11,7 +11,7 @@ import polars as pl
 from analytics.report.style import BAND, MUTED, OTHERS, SEQUENTIAL, SERIES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 HEIGHT = 340
 MOST_TICKS = 26
@@ -29,9 +29,14 @@ class Value:
     number: str = ".3f"
 
     @property
+    def label(self) -> str:
+        """Return its name in a tooltip."""
+        return self.column.replace("_", " ")
+
+    @property
     def tooltip(self) -> alt.Tooltip:
         """Return the tooltip's line for it."""
-        return alt.Tooltip(f"{self.column}:Q", title=self.title, format=self.number)
+        return alt.Tooltip(f"{self.column}:Q", title=self.label, format=self.number)
 
 
 def layer_axis(layers: Sequence[int]) -> alt.X:
@@ -119,7 +124,7 @@ def language_lines(
     series = alt.Scale(domain=list(coloured), range=list(SERIES[: len(coloured)]))
     colour = alt.Color("lang:N", scale=series, legend=None)
     colours = alt.condition(own, colour, alt.value(OTHERS))
-    widths = alt.condition(own, alt.value(1.8), alt.value(1.1))
+    width = alt.when(hover, empty=False).then(alt.value(2.6)).when(own).then(alt.value(1.8))
     shown = alt.condition(hover, alt.value(1.0), alt.value(0.15))
     y = alt.Y(
         f"{value.column}:Q",
@@ -127,13 +132,15 @@ def language_lines(
         scale=alt.Scale(domain=list(value_range(frame, value)), nice=False, zero=False),
     )
     base = alt.Chart(alt.NamedData(name)).encode(x=layer_axis(layers), y=y)
-    lines = base.mark_line(strokeJoin="round").encode(detail="lang:N", color=colours, strokeWidth=widths, opacity=shown)
+    lines = base.mark_line(strokeJoin="round").encode(
+        detail="lang:N", color=colours, strokeWidth=width.otherwise(alt.value(1.1)), opacity=shown
+    )
     points = (
         base.mark_point(filled=True, size=42)
         .encode(
             color=colours,
             opacity=alt.when(hover, empty=False).then(alt.value(1.0)).otherwise(alt.value(0.0)),
-            tooltip=[alt.Tooltip("lang:N", title="language"), alt.Tooltip("layer:Q", format="d"), value.tooltip],
+            tooltip=nearest_tooltip({"language": "lang", "layer": "layer"}, {value.label: value.column}),
         )
         .add_params(hover)
     )
@@ -149,6 +156,17 @@ def language_lines(
         )
     )
     return on_zones(layers, lines, points, names, right=space)
+
+
+def nearest_tooltip(names: Mapping[str, str], numbers: Mapping[str, str]) -> alt.TooltipValue:
+    """Return what hovering near a point says: title -> column, of columns as they are and of fractions.
+
+    An expression, because Vega-Lite 6.4 loses text columns in the tooltips of marks that are found by nearness.
+    """
+    row = "(datum.datum || datum)"
+    lines = [f"{title!r}: {row}.{column}" for title, column in names.items()]
+    lines += [f"{title!r}: format({row}.{column}, '.3f')" for title, column in numbers.items()]
+    return alt.TooltipValue(alt.ExprRef("{" + ", ".join(lines) + "}"))
 
 
 def language_heat(name: str, value: Value, languages: Sequence[str]) -> alt.Chart:

@@ -38,6 +38,8 @@ from transformers import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+from tracer.bundled.model_card import write_card
+
 log = logging.getLogger(__name__)
 
 END = "<|endoftext|>"
@@ -207,7 +209,7 @@ def file_sizes(folder: Path) -> dict[str, int]:
 @click.option("--ui-strings", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
 @click.option("--udhr", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
 @click.option("--everyday", type=click.Path(exists=True, file_okay=False, path_type=Path), default=HERE / "corpus")
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=HERE / "model")
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=HERE / "micro")
 @click.option("--tokens", default=5_000_000, show_default=True, help="Training tokens, repeats included.")
 @click.option("--batch", default=16, show_default=True, help="Blocks of 256 tokens a step.")
 @click.option("--learning-rate", default=2.5e-3, show_default=True)
@@ -282,6 +284,7 @@ def main(
         "example": asdict(held_out[0]),
     }
     (output / "training.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_card(output)
     log.info("trained %.1f minutes; files: %s", minutes, file_sizes(output))
 
 

@@ -1,0 +1,115 @@
+"""The whole pipeline in a process of its own: the demo, an interrupted trace that goes on, a store for another run."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pytest
+
+from analytics.mask import read_mask
+from store import Store
+from tracer.bundled import CORPUS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.engine
+
+
+def moetrace(*args: object) -> list[str]:
+    return [sys.executable, "-m", "cli.main", *map(str, args)]
+
+
+def rows(store: Path, table: str) -> pl.DataFrame:
+    frames = [
+        pl.read_parquet(file.path, hive_partitioning=False).with_columns(lang=pl.lit(file.lang), shard=file.shard)
+        for file in Store(store).files(table)
+    ]
+    return pl.concat(frames)
+
+
+def assert_every_position_stands_once(store: Path) -> None:
+    """Compare the store with the corpus tokenised again, text by text."""
+    from transformers import AutoTokenizer
+
+    from tracer.bundled import MODEL
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    found = rows(store, "tokens").join(rows(store, "sequences"), on=("lang", "shard", "seq"))
+    texts = found.sort("lang", "seq", "position").group_by("lang", "text_id", maintain_order=True)
+    seen = {key: (frame["position"].to_list(), frame["token_id"].to_list()) for key, frame in texts}
+    for path in CORPUS.glob("*.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            text = json.loads(line)
+            token_ids = tokenizer(text["text"])["input_ids"]
+            assert seen.pop((path.stem, text["id"])) == (list(range(len(token_ids))), token_ids)
+    assert not seen
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("demo") / "moetrace-demo"
+    done = subprocess.run(moetrace("demo", "-o", folder), capture_output=True, text=True, check=True)
+    return folder, done.stdout
+
+
+def test_the_demo_makes_a_store_a_report_and_a_mask_and_says_so(demo: tuple[Path, str]) -> None:
+    folder, printed = demo
+    assert_every_position_stands_once(folder / "store")
+    mask = read_mask(folder / "mask.json")
+    assert mask["strategy"]["target"] == "swh_Latn"
+    assert "swh_Latn" in (folder / "report.html").read_text(encoding="utf-8")
+    for expected in (str(folder / "report.html"), str(folder / "mask.json"), "moetrace sql", "moetrace export rise"):
+        assert expected in printed
+
+
+def test_the_demo_again_traces_nothing_again(demo: tuple[Path, str]) -> None:
+    folder, _ = demo
+    before = {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()}
+    subprocess.run(moetrace("demo", "-o", folder), capture_output=True, check=True)
+    assert {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()} == before
+
+
+def test_another_run_of_the_same_name_is_refused_and_nothing_changes(demo: tuple[Path, str]) -> None:
+    folder, _ = demo
+    before = sorted((folder / "store").rglob("*"))
+    args = ("trace", "bundled", "--corpus", "bundled", "--store", folder / "store", "--run", "demo", "--limit", 5)
+    done = subprocess.run(moetrace(*args), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "run 'demo' is in the store with another record (corpus." in done.stderr
+    assert sorted((folder / "store").rglob("*")) == before
+
+
+def test_a_trace_stopped_by_ctrl_c_keeps_its_shards_and_goes_on(demo: tuple[Path, str], tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    # Steps of 32 tokens: slow enough to be stopped in the middle.
+    args = ("trace", "bundled", "--corpus", "bundled", "--store", store, "--run", "demo", "--dtype", "float32",
+            "--shard-tokens", 300, "--max-num-batched-tokens", 32, "--weight-precision", "f16")  # fmt: skip
+    started = subprocess.Popen(moetrace(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not list(store.glob("commits/*/*/*.json")):
+        assert time.monotonic() < deadline, "no shard was committed in time"
+        assert started.poll() is None, started.communicate()[1]
+        time.sleep(0.05)
+    started.send_signal(signal.SIGINT)
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == 130, said
+    assert "moetrace: interrupted" in said
+    assert "Traceback" not in said
+    planned = sum(Store(store).run("demo").corpus["shards"].values())
+    assert 0 < len(Store(store).commits) < planned
+    done = subprocess.run(moetrace(*args), capture_output=True, text=True, check=True)
+    assert "were there before" in done.stderr
+    assert_every_position_stands_once(store)
+    # The same decisions as a trace that nobody stopped, in other steps and other shards.
+    keys = ("lang", "layer", "expert")
+    counts = [
+        rows(path, "usage").group_by(keys).agg(pl.col("count").sum()).sort(keys) for path in (store, demo[0] / "store")
+    ]
+    assert counts[0].equals(counts[1])
