@@ -27,6 +27,7 @@ def connect(store: str | Path | Store) -> duckdb.DuckDBPyConnection:
     """
     opened = store if isinstance(store, Store) else Store(store)
     connection = duckdb.connect()
+    connection.execute("set enable_progress_bar = false")
     # Metrics are sums over unordered rows; keeping insertion order would only cost memory.
     connection.execute("set preserve_insertion_order = false")
     connection.execute("create schema files")

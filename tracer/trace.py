@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -125,7 +125,8 @@ def trace(
     writer: StoreWriter | None = None
     if stored is not None:
         # Refuse, or find nothing to do, before an engine is started; what only the engine knows is checked below.
-        writer = StoreWriter(store, _with_engine_facts(record, stored.moe_layers, stored.settings["weight_precision"]))
+        grid = _grid_of(stored) if settings.weight_precision == "auto" else _grid(settings.weight_precision)
+        writer = StoreWriter(store, _with_engine_facts(record, stored.moe_layers, grid))
     todo = [shard for shard in plan.shards if writer is None or not writer.is_committed(shard.lang, shard.number)]
     watch.planned(plan, plan.tokens - sum(shard.tokens for shard in todo))
     started = monotonic()
@@ -134,8 +135,8 @@ def trace(
         engine = TracedEngine(facts, engine_settings)
         try:
             watch.stage("tracing")
-            precision = _precision(engine, plan, settings.weight_precision)
-            writer = StoreWriter(store, _with_engine_facts(record, engine.moe_layers, precision))
+            grid = _captured_grid(engine, plan, settings.weight_precision)
+            writer = StoreWriter(store, _with_engine_facts(record, engine.moe_layers, grid))
             write_all(writer, engine.trace(todo, watch.tokens), watch)
         finally:
             engine.close()
@@ -165,10 +166,24 @@ def _probe(plan: Plan) -> PlannedShard:
     return PlannedShard("probe", 0, first.seqs[:1], first.text_ids[:1], first.truncated[:1], (tokens,))
 
 
-def _precision(engine: TracedEngine, plan: Plan, asked: str) -> str:
-    """Return the grid for weights; `auto` traces a few tokens and looks whether bf16 loses anything."""
-    shards = list(engine.trace([_probe(plan)]))
-    return lossless_precision(shards[0].weights) if asked == "auto" else asked
+def _captured_grid(engine: TracedEngine, plan: Plan, asked: str) -> dict[str, Any]:
+    """Trace a few tokens, which shows that the tap works, and return the grid that weights are rounded to.
+
+    `auto` is the bf16 grid where the weights lie on it (the store then refuses any that do not), else the f16 grid.
+    """
+    (probe,) = engine.trace([_probe(plan)])
+    if asked != "auto":
+        return _grid(asked)
+    precision = lossless_precision(probe.weights)
+    return _grid(precision, exact=precision == "bf16")
+
+
+def _grid(precision: str, *, exact: bool = False) -> dict[str, Any]:
+    return {"weight_precision": precision, "weight_precision_exact": exact}
+
+
+def _grid_of(record: RunRecord) -> dict[str, Any]:
+    return {name: record.settings[name] for name in _grid("")}
 
 
 def _record(
@@ -214,12 +229,12 @@ def _record(
     )
 
 
-def _with_engine_facts(record: RunRecord, moe_layers: list[int], precision: str) -> RunRecord:
+def _with_engine_facts(record: RunRecord, moe_layers: list[int], grid: dict[str, Any]) -> RunRecord:
     """Return the record with what only a running engine knows."""
     return replace(
         record,
         model={**record.model, "moe_layers": moe_layers},
-        settings={**record.settings, "weight_precision": precision},
+        settings={**record.settings, **grid},
     )
 
 

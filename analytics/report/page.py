@@ -59,7 +59,6 @@ def write_report(
         raise StoreError(f"{output}: is a folder; name the HTML file to write")
     chosen = None if mask is None else fitting_mask(mask, record)
     with connect(store) as connection:
-        connection.execute("set enable_progress_bar = false")
         source = Source(connection, record, languages)
         html = _render(header(store, source), sections(source, chosen), source)
     return _write(output, html)

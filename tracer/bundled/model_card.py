@@ -44,9 +44,9 @@ made for looking at routing, not for generating text.
 ## Held-out loss
 
 {texts["held_out"]:,} texts were held out by id, the same ids in every language: 4 % of the user-interface strings,
-12 % of the Declaration, the last 12 everyday sentences. Mean next-token loss in nats a token of the stored bfloat16 weights run
-in float32 (mean over languages {mean:.2f}; a uniform guess has {UNIFORM}), and bits a byte, which can be compared
-between languages. A training token is a token of one epoch, repeats included.
+12 % of the Declaration, the last 12 everyday sentences. Mean next-token loss in nats a token of the stored bfloat16
+weights run in float32 (mean over languages {mean:.2f}; a uniform guess has {UNIFORM}), and bits a byte, which can be
+compared between languages. A training token is a token of one epoch, repeats included.
 
 | language | training tokens | held-out tokens | nats/token | bits/byte |
 |---|---:|---:|---:|---:|
