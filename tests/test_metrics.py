@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from analytics import metrics
 from analytics.connection import connect
 from tests import reference
-from tests.stores import World, make_record, make_world, write_world
+from tests.stores import World, make_record, make_world, write_counts, write_world
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +35,7 @@ WORLDS = {
     "one MoE layer": [make_world(2, make_record(moe_layers=[4]), texts=3)],
     "two runs of different models in one store": [
         make_world(3, make_record("b", languages=["x", "y"], moe_layers=[0, 3], num_experts=260, top_k=3)),
-        make_world(4, make_record("a", languages=["x", "y", "z"], moe_layers=[2, 7, 9, 10], num_experts=5, top_k=1)),
+        make_world(4, make_record("a", languages=["x", "y", "z"], moe_layers=[0, 3, 9, 10], num_experts=5, top_k=1)),
     ],
     "many languages, every expert used": [
         make_world(5, make_record(languages=[f"l{number}" for number in range(9)]), texts=12, unused_experts=0)
@@ -147,6 +148,22 @@ def test_languages_with_the_same_texts_do_not_diverge(tmp_path: Path) -> None:
     assert divergences["jsd"].to_list() == pytest.approx([0.0] * len(divergences), abs=1e-15)
     assert divergences["probability_jsd_normalized"].to_list() == pytest.approx([0.0] * len(divergences), abs=1e-14)
     assert set(frame_of(opened, "pivot_similarity", lang="deu_Latn")["similarity"]) == {1.0}
+
+
+def test_perfectly_even_routing_neither_diverges_nor_divides_by_zero(tmp_path: Path) -> None:
+    even = np.full((1, 8), 5)
+    record = make_record(languages=["a", "b"], moe_layers=[0], num_experts=8, top_k=2, tables=["usage"])
+    row = metrics.divergence(connect(write_counts(tmp_path, record, {"a": even, "b": even}, {"a": 20, "b": 20})))
+    assert row["jsd"].item() == pytest.approx(0, abs=1e-15)
+    assert row["jsd_normalized"].item() == 0
+
+
+def test_specificity_to_languages_that_never_use_the_expert_is_finite(tmp_path: Path) -> None:
+    counts = {"a": np.array([[10, 0]]), "b": np.array([[0, 10]]), "c": np.array([[0, 10]])}
+    record = make_record(languages=list(counts), moe_layers=[0], num_experts=2, top_k=1, tables=["usage"])
+    opened = connect(write_counts(tmp_path, record, counts, dict.fromkeys(counts, 10)))
+    found = metrics.specificity(opened, languages=["b", "c"]).filter(lang="a")
+    assert found["specificity"].to_list() == [1 / 1e-8, 0]
 
 
 def test_renaming_languages_changes_nothing_but_names(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import warnings
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,14 @@ class EngineSettings:
 
 
 def require_engine() -> None:
-    """Raise MoetraceError where vLLM is not installed, before anything slow is started."""
+    """Raise MoetraceError where vLLM is not installed, before anything slow is started, and keep it quiet."""
     if importlib.util.find_spec("vllm") is None:
         raise MoetraceError("tracing needs vLLM: pip install 'moetrace[gpu]', or the CPU build as in the README")
+    # Before torch and vLLM are imported. Their errors still show; moetrace's own messages say the rest.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
 
 
 def engine_versions() -> dict[str, str]:
@@ -72,7 +78,6 @@ class TracedEngine:
         require_engine()
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         self.facts, self.settings = facts, settings
         self.llm = _start(facts, settings)
         layout = self.llm.collective_rpc("moetrace_layout")[0]
@@ -82,6 +87,7 @@ class TracedEngine:
                 f"{facts.id}: the engine routes to {layout['top_k']} of {layout['num_experts']} experts, "
                 f"the config says {facts.top_k} of {facts.num_experts}"
             )
+        self.dtype = str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
         self._requests = 0
 
     def trace(self, shards: Iterable[PlannedShard], on_tokens: Callable[[int], None] | None = None) -> Iterator[Shard]:

@@ -126,7 +126,8 @@ def trace(
     if stored is not None:
         # Refuse, or find nothing to do, before an engine is started; what only the engine knows is checked below.
         grid = _grid_of(stored) if settings.weight_precision == "auto" else _grid(settings.weight_precision)
-        writer = StoreWriter(store, _with_engine_facts(record, stored.moe_layers, grid))
+        dtype = stored.model["dtype"] if engine_settings.dtype == "auto" else engine_settings.dtype
+        writer = StoreWriter(store, _with_engine_facts(record, stored.moe_layers, dtype, grid))
     todo = [shard for shard in plan.shards if writer is None or not writer.is_committed(shard.lang, shard.number)]
     watch.planned(plan, plan.tokens - sum(shard.tokens for shard in todo))
     started = monotonic()
@@ -136,7 +137,7 @@ def trace(
         try:
             watch.stage("tracing")
             grid = _captured_grid(engine, plan, settings.weight_precision)
-            writer = StoreWriter(store, _with_engine_facts(record, engine.moe_layers, grid))
+            writer = StoreWriter(store, _with_engine_facts(record, engine.moe_layers, engine.dtype, grid))
             write_all(writer, engine.trace(todo, watch.tokens), watch)
         finally:
             engine.close()
@@ -195,7 +196,7 @@ def _record(
     settings: TraceSettings,
 ) -> RunRecord:
     model = {
-        "id": facts.id,
+        "id": _model_id(facts.id),
         "revision": facts.revision,
         "config_sha256": facts.config_sha256,
         "family": facts.family,
@@ -220,6 +221,7 @@ def _record(
             "versions": engine_versions(),
         },
         provenance={
+            "model_source": facts.id,
             "corpus_source": source,
             "moetrace": version("moetrace"),
             "python": platform.python_version(),
@@ -229,11 +231,11 @@ def _record(
     )
 
 
-def _with_engine_facts(record: RunRecord, moe_layers: list[int], grid: dict[str, Any]) -> RunRecord:
+def _with_engine_facts(record: RunRecord, moe_layers: list[int], dtype: str, grid: dict[str, Any]) -> RunRecord:
     """Return the record with what only a running engine knows."""
     return replace(
         record,
-        model={**record.model, "moe_layers": moe_layers},
+        model={**record.model, "moe_layers": moe_layers, "dtype": dtype},
         settings={**record.settings, **grid},
     )
 
@@ -269,6 +271,11 @@ def _parameters(model: str) -> int | None:
         with safe_open(path, framework="np") as tensors:
             total += sum(int(np.prod(tensors.get_slice(name).get_shape())) for name in tensors.keys())  # noqa: SIM118
     return total or None
+
+
+def _model_id(model: str) -> str:
+    """Return the hub id, or the name of a local folder: where the folder lies is not what the model is."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def _model_length(facts: ModelFacts, engine: EngineSettings) -> int:

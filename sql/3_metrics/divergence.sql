@@ -24,7 +24,7 @@ with expert as (
         lang,
         layer,
         expert,
-        dense_rank() over (order by run, lang)::integer as language_number,
+        dense_rank() over (order by lang)::integer as language_number,
         dense_rank() over (order by run, layer)::integer as layer_number,
         share,
         probability,

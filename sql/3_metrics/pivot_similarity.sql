@@ -16,86 +16,86 @@
 --   divergence: mean entropy-normalised Jensen-Shannon divergence of the pairs
 --   similarity: 1 - divergence
 create or replace macro pivot_similarity(pivot_lang := null) as table
-with pivot_text as (
+with pivot_language as (
     select
-        text.run,
-        text.lang,
-        text.seq,
-        text.text_id,
-        row_number() over ()::integer as pivot_number
-    from sequences as text
-    inner join runs
-        on
-            text.run = runs.run
-            and text.lang = coalesce(pivot_lang, runs.pivot_lang)
+        runs.run,
+        coalesce(pivot_lang, runs.pivot_lang) as lang,
+        runs.num_experts
+    from runs
 ),
 
 text_pair as (
-    -- Numbers in place of names: what follows has a row per pair, layer and expert.
     select
         text.run,
         text.lang,
         text.seq,
-        pivot_text.pivot_number,
-        row_number() over ()::integer as pair_number
+        pivot_language.lang as reference_lang,
+        pivot_text.seq as pivot_seq,
+        pivot_language.num_experts
     from sequences as text
-    inner join pivot_text
+    inner join pivot_language
+        on
+            text.run = pivot_language.run
+            and text.lang <> pivot_language.lang
+    inner join sequences as pivot_text
         on
             text.run = pivot_text.run
-            and text.lang <> pivot_text.lang
+            and pivot_language.lang = pivot_text.lang
             and text.text_id = pivot_text.text_id
-),
-
-pivot_expert as (
-    select
-        pivot_text.pivot_number,
-        profiles.layer,
-        profiles.expert,
-        profiles.probability::double as q
-    from profiles
-    inner join pivot_text using (run, lang, seq)
 ),
 
 expert as (
     select
-        text_pair.pair_number,
-        text_pair.pivot_number,
-        profiles.layer,
-        profiles.expert,
-        profiles.probability::double as q
-    from profiles
-    inner join text_pair using (run, lang, seq)
+        text_pair.run,
+        text_pair.lang,
+        text_pair.seq,
+        text_pair.num_experts,
+        q.layer,
+        q.probability::double as q,
+        pivot_q.probability::double as pivot_q
+    from text_pair
+    inner join profiles as q
+        on
+            text_pair.run = q.run
+            and text_pair.lang = q.lang
+            and text_pair.seq = q.seq
+    inner join profiles as pivot_q
+        on
+            text_pair.run = pivot_q.run
+            and text_pair.reference_lang = pivot_q.lang
+            and text_pair.pivot_seq = pivot_q.seq
+            and q.layer = pivot_q.layer
+            and q.expert = pivot_q.expert
 ),
 
 pair_layer as (
     select
-        expert.pair_number,
-        expert.layer,
-        -sum((expert.q + pivot_expert.q) / 2 * ln(greatest((expert.q + pivot_expert.q) / 2, 1e-300))) as mixture_entropy,
-        -sum(
-            expert.q * ln(greatest(expert.q, 1e-300)) + pivot_expert.q * ln(greatest(pivot_expert.q, 1e-300))
-        ) / 2 as mean_entropy
+        run,
+        lang,
+        layer,
+        seq,
+        num_experts,
+        sum(
+            (q * ln(greatest(q, 1e-300)) + pivot_q * ln(greatest(pivot_q, 1e-300))) / 2
+            - (q + pivot_q) / 2 * ln(greatest((q + pivot_q) / 2, 1e-300))
+        ) as jsd,
+        ln(num_experts) + sum(q * ln(greatest(q, 1e-300)) + pivot_q * ln(greatest(pivot_q, 1e-300))) / 2 as room
     from expert
-    inner join pivot_expert using (pivot_number, layer, expert)
     group by
-        expert.pair_number,
-        expert.layer
+        run,
+        lang,
+        layer,
+        seq,
+        num_experts
 ),
 
 pair_divergence as (
     select
-        text_pair.run,
-        text_pair.lang,
-        pair_layer.layer,
-        case
-            when ln(runs.num_experts) - pair_layer.mean_entropy < 1e-8 then 0
-            else
-                greatest(pair_layer.mixture_entropy - pair_layer.mean_entropy, 0)
-                / (ln(runs.num_experts) - pair_layer.mean_entropy)
-        end as divergence
+        run,
+        lang,
+        layer,
+        case when room < 1e-8 then 0 else least(greatest(jsd, 0) / room, 1) end as divergence
     from pair_layer
-    inner join text_pair using (pair_number)
-    inner join runs using (run)
 )
 
 select
@@ -103,10 +103,7 @@ select
     lang,
     layer,
     count(*) as pairs,
-    avg(least(divergence, 1)) as divergence,
-    1 - avg(least(divergence, 1)) as similarity
+    avg(divergence) as divergence,
+    1 - avg(divergence) as similarity
 from pair_divergence
-group by
-    run,
-    lang,
-    layer;
+group by all;

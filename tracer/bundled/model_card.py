@@ -29,7 +29,7 @@ def write_card(folder: Path) -> Path:
 A Mixture-of-Experts language model small enough to ship with moetrace, so that a first trace needs no network. It is
 made for looking at routing, not for generating text.
 
-- architecture: {config["model_type"]}, {config["num_hidden_layers"]} layers, all MoE, {config["num_experts"]} experts,
+- architecture: {config["model_type"]}, {config["num_hidden_layers"]} layers, all MoE, {config["num_local_experts"]} experts,
   top-{config["num_experts_per_tok"]}, hidden size {config["hidden_size"]}; {size} parameters, stored as bfloat16;
   its own byte-level BPE tokenizer of {config["vocab_size"]:,} tokens
 - made by `make model` (tracer/bundled/make_model.py), seed {training["seed"]}: {tokens} M
