@@ -41,6 +41,26 @@ def engine() -> Iterator[TracedEngine]:
 
 
 @pytest.fixture(scope="session")
+def stressed(engine: TracedEngine) -> TracedEngine:  # noqa: ARG001  the first engine must outlive it
+    """A second engine that chunks every text, caches prefixes and has room for four blocks: it must preempt.
+
+    It starts in a second, but engines of a process share vLLM's process groups: when one goes, they go.
+    """
+    from tracer.engine import EngineSettings, TracedEngine
+    from tracer.families import read_facts
+
+    settings = EngineSettings(
+        dtype="float32",
+        max_model_len=384,
+        max_num_batched_tokens=256,
+        prefix_caching=True,
+        kv_cache_gib=0.0025,
+        options={"long_prefill_token_threshold": 64, "scheduler_reserve_full_isl": False},
+    )
+    return TracedEngine(read_facts(str(MODEL)), settings)
+
+
+@pytest.fixture(scope="session")
 def plan_of() -> Callable[..., Plan]:
     """A function that plans a corpus for the bundled model."""
     from transformers import AutoTokenizer

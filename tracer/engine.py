@@ -96,43 +96,30 @@ class TracedEngine:
         `on_tokens` is called with the number of tokens of each finished text. The queue holds a few steps' worth of
         texts, so memory does not grow with the corpus. Raises CaptureError where anything was not captured.
         """
-        engine = self.llm.llm_engine
-        planned = iter(shards)
-        under_way: dict[str, PlannedShard] = {}
-        waiting: list[tuple[PlannedShard, int]] = []
-        running: dict[str, int] = {}
-        queued = 0
-        while True:
-            while queued < 4 * self.settings.max_num_batched_tokens:
-                if not waiting:
-                    shard = next(planned, None)
-                    if shard is None:
-                        break
-                    key = f"{shard.lang}/{shard.number:05d}"
-                    under_way[key] = shard
-                    self.llm.collective_rpc("moetrace_open", args=(key, shard.lengths.tolist()))
-                    waiting = [(shard, index) for index in range(len(shard.seqs))][::-1]
-                text, index = waiting.pop()
-                length = len(text.token_ids[index])
-                running[self._add(text, index)] = length
-                queued += length
-            if not running:
-                break
-            finished = [output for output in engine.step() if output.finished]
-            for output in finished:
-                length = running.pop(output.request_id)
-                queued -= length
-                if on_tokens:
-                    on_tokens(length)
-            if finished:
-                yield from self._take(under_way)
-        if under_way:
-            raise CaptureError(f"{', '.join(under_way)}: the engine finished without computing every position")
+        feed = _Feed(iter(shards), limit=4 * self.settings.max_num_batched_tokens)
+        try:
+            while feed.fill(self._open, self._add):
+                finished = [output.request_id for output in self.llm.llm_engine.step() if output.finished]
+                for request in finished:
+                    tokens = feed.finish(request)
+                    if on_tokens:
+                        on_tokens(tokens)
+                if finished:
+                    yield from self._take(feed.under_way)
+        except (CaptureError, GeneratorExit):
+            self.llm.llm_engine.abort_request(list(feed.running))
+            self.llm.collective_rpc("moetrace_reset")
+            raise
+        if feed.under_way:
+            raise CaptureError(f"{', '.join(feed.under_way)}: the engine finished without computing every position")
 
     def close(self) -> None:
         """Shut the engine down and give its memory back."""
         engine_core = self.llm.llm_engine.engine_core
         engine_core.shutdown()
+
+    def _open(self, shard: PlannedShard) -> None:
+        self.llm.collective_rpc("moetrace_open", args=(shard.key, shard.lengths.tolist()))
 
     def _add(self, shard: PlannedShard, index: int) -> str:
         from vllm import SamplingParams  # noqa: PLC0415
@@ -144,7 +131,7 @@ class TracedEngine:
             temperature=0.0,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            extra_args={"moetrace": [f"{shard.lang}/{shard.number:05d}", index, len(tokens)]},
+            extra_args={"moetrace": [shard.key, index]},
         )
         params.skip_reading_prefix_cache = True
         self._requests += 1
@@ -158,6 +145,39 @@ class TracedEngine:
             raise CaptureError(failure)
         for entry in captured:
             yield _joined(under_way.pop(entry.key), entry)
+
+
+class _Feed:
+    """Which texts are waiting and which are in the engine: never more than `limit` tokens of them."""
+
+    def __init__(self, shards: Iterator[PlannedShard], limit: int) -> None:
+        self.under_way: dict[str, PlannedShard] = {}
+        self.running: dict[str, int] = {}
+        self._shards, self._limit, self._queued = shards, limit, 0
+        self._texts: Iterator[tuple[PlannedShard, int]] = iter(())
+
+    def fill(self, open_shard: Callable[[PlannedShard], None], add: Callable[[PlannedShard, int], str]) -> bool:
+        """Add texts until the limit is reached or none is left; tell whether any text is in the engine."""
+        while self._queued < self._limit:
+            text = next(self._texts, None)
+            if text is None:
+                shard = next(self._shards, None)
+                if shard is None:
+                    break
+                self.under_way[shard.key] = shard
+                open_shard(shard)
+                self._texts = ((shard, index) for index in range(len(shard.seqs)))
+                continue
+            shard, index = text
+            self.running[add(shard, index)] = tokens = len(shard.token_ids[index])
+            self._queued += tokens
+        return bool(self.running)
+
+    def finish(self, request: str) -> int:
+        """Take a finished text off and return its tokens."""
+        tokens = self.running.pop(request)
+        self._queued -= tokens
+        return tokens
 
 
 def _joined(planned: PlannedShard, captured: CapturedShard) -> Shard:

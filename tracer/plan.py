@@ -38,6 +38,11 @@ class PlannedShard:
     token_ids: tuple[npt.NDArray[np.int32], ...]
 
     @property
+    def key(self) -> str:
+        """Return a name for the shard that is unique in its plan."""
+        return f"{self.lang}/{self.number:05d}"
+
+    @property
     def lengths(self) -> npt.NDArray[np.int32]:
         """Return the number of tokens of each text."""
         return np.array([len(ids) for ids in self.token_ids], dtype=np.int32)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from vllm.v1.core.sched.output import SchedulerOutput
 
-TAG = "moetrace"  # the key of SamplingParams.extra_args: {"moetrace": [shard, index of the text, tokens of the text]}
+TAG = "moetrace"  # the key of SamplingParams.extra_args: {"moetrace": [shard, index of the text in it]}
 
 
 def _record(
@@ -150,11 +150,10 @@ class TracedWorker(_Worker):  # type: ignore[misc]
             logits=options["profiles"],
         )
         self._scoring = options["scoring"]
-        self._assembler = ShardAssembler(
-            self._tap.layers, self._tap.num_experts, self._tap.top_k, profiles=options["profiles"]
-        )
-        self._requests: dict[str, tuple[str, int, int]] = {}
+        self._profiles = options["profiles"]
+        self._requests: dict[str, tuple[str, int]] = {}
         self._failure: str | None = None
+        self._assembler = self._new_assembler()
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> Any:
         """Run one step and put its rows where they belong."""
@@ -182,9 +181,18 @@ class TracedWorker(_Worker):  # type: ignore[misc]
         rows = []
         for number, request in enumerate(batch.req_ids):
             count = scheduler_output.num_scheduled_tokens[request]
-            shard, index, _ = self._requests.get(request, ("", 0, 0))
+            shard, index = self._requests.get(request, ("", 0))
             rows.append(Rows(shard, index, int(batch.num_computed_tokens_cpu[number]), count))
         self._assembler.add(self._tap.read(tokens, self.model_runner.input_ids.cpu, self._scoring), rows)
+
+    def moetrace_reset(self) -> None:
+        """Forget every open shard, and why the capture failed."""
+        self._assembler = self._new_assembler()
+        self._failure = None
+
+    def _new_assembler(self) -> ShardAssembler:
+        tap = self._tap
+        return ShardAssembler(tap.layers, tap.num_experts, tap.top_k, profiles=self._profiles)
 
     def moetrace_layout(self) -> dict[str, Any]:
         """Return what was tapped: MoE layers, experts, top-k."""

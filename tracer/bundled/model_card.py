@@ -22,6 +22,7 @@ def write_card(folder: Path) -> Path:
     withheld = ", ".join(f"{lang} {share:.0%}" for lang, share in training["low_resource_share"].items())
     repeats = ", ".join(f"{name} {count}" for name, count in training["repeats"].items())
     size = f"{training['parameters'] / 1e6:.2f} M"
+    experts, top_k = config["num_local_experts"], config["num_experts_per_tok"]
     tokens = f"{training['training_tokens'] / 1e6:.1f}"
     texts, minutes = training["texts"], f"{training['minutes']:.0f}"
     text = f"""# moetrace micro
@@ -29,16 +30,17 @@ def write_card(folder: Path) -> Path:
 A Mixture-of-Experts language model small enough to ship with moetrace, so that a first trace needs no network. It is
 made for looking at routing, not for generating text.
 
-- architecture: {config["model_type"]}, {config["num_hidden_layers"]} layers, all MoE, {config["num_local_experts"]} experts,
-  top-{config["num_experts_per_tok"]}, hidden size {config["hidden_size"]}; {size} parameters, stored as bfloat16;
-  its own byte-level BPE tokenizer of {config["vocab_size"]:,} tokens
-- made by `make model` (tracer/bundled/make_model.py), seed {training["seed"]}: {tokens} M
-  tokens in blocks of 256, AdamW, learning rate {training["learning_rate"]:g} with cosine decay, load-balancing loss
-  0.002; it took {minutes} minutes on two CPU cores that were doing other work too
+- architecture: {config["model_type"]}, {config["num_hidden_layers"]} layers, all of them MoE, {experts} experts,
+  top-{top_k}, hidden size {config["hidden_size"]}; {size} parameters, stored as bfloat16; its own byte-level BPE
+  tokenizer of {config["vocab_size"]:,} tokens
+- made by `make model` (tracer/bundled/make_model.py), seed {training["seed"]}: {tokens} M tokens in blocks of 256,
+  AdamW, learning rate {training["learning_rate"]:g} with cosine decay, load-balancing loss
+  {config["router_aux_loss_coef"]:g}; it took {minutes} minutes on two CPU cores that were doing other work too
 - training texts: {texts["training"]:,}, {training["epoch_tokens"] / 1e6:.2f} M tokens an epoch: Home Assistant's
   user-interface strings (Apache-2.0, 30 languages), the Universal Declaration of Human Rights (24 languages), the
   everyday sentences bundled here (12 languages); repeats of a text in an epoch: {repeats}
-- kept low-resource on purpose: of the user-interface strings only {withheld}; Swahili has none of them at all
+- kept low-resource on purpose: of the user-interface strings only {withheld};
+  Swahili has none of them at all
 - the router sees no language label
 
 ## Held-out loss
