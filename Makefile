@@ -39,7 +39,8 @@ format: install
 	$(BIN)/ruff format .
 
 bench-trace: install
-	$(BIN)/python -m tests.benchmarks.bench_trace
+	$(BIN)/python -m tests.benchmarks.bench_trace micro
+	$(BIN)/python -m tests.benchmarks.bench_trace wide --limit 6
 
 model: install
 	$(BIN)/python -m tracer.bundled.make_model --ui-strings $(SHARED)/data/ui-strings --udhr $(SHARED)/data/udhr

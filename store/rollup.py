@@ -33,10 +33,10 @@ class UsageRollup:
         weights: npt.NDArray[np.float32],
         order: npt.NDArray[np.intp],
     ) -> None:
-        """Add the next MoE layer: experts and (rounded) weights, [T, k], rows in `order` of the shard's tokens."""
+        """Add the next MoE layer: experts and (rounded) weights, [k, T], columns in `order` of the shard's tokens."""
         size, index = self._record.num_experts, len(self._layers)
         flat = experts.ravel().astype(np.intp)
-        share = np.repeat(self._token_share[order], experts.shape[1])
+        share = np.tile(self._token_share[order], len(experts))
         columns: dict[str, npt.NDArray[np.generic]] = {
             "count": np.bincount(flat, minlength=size),
             "weight_sum": np.bincount(flat, weights=weights.ravel(), minlength=size),

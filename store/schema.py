@@ -95,9 +95,8 @@ def routes(num_experts: int) -> Table:
             ]
         ),
         byte_stream_split=("expert", "weight"),
-        delta=("token",),
+        delta=("layer", "token", "rank"),
         statistics=("layer", "token", "rank"),
-        dictionary=("layer", "rank"),
     )
 
 

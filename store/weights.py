@@ -16,7 +16,7 @@ MANTISSA_BITS = {"bf16": 7, "f16": 10, "f32": 23}
 
 def round_weights(weights: npt.NDArray[np.float32], precision: str) -> npt.NDArray[np.float32]:
     """Return non-negative `weights` rounded to the nearest value of the grid, halves to even, same shape."""
-    drop = 23 - MANTISSA_BITS[_known(precision)]
+    drop = dropped_bits(precision)
     if drop == 0:
         return weights
     bits = np.ascontiguousarray(weights, dtype=np.float32).view(np.uint32)
@@ -27,7 +27,7 @@ def round_weights(weights: npt.NDArray[np.float32], precision: str) -> npt.NDArr
 
 def lies_on(weights: npt.NDArray[np.float32], precision: str) -> bool:
     """Tell whether rounding to the grid would change nothing."""
-    drop = 23 - MANTISSA_BITS[_known(precision)]
+    drop = dropped_bits(precision)
     return not np.any(np.ascontiguousarray(weights).view(np.uint32) & np.uint32((1 << drop) - 1))
 
 
@@ -36,7 +36,8 @@ def lossless_precision(weights: npt.NDArray[np.float32]) -> str:
     return "bf16" if lies_on(weights, "bf16") else "f16"
 
 
-def _known(precision: str) -> str:
+def dropped_bits(precision: str) -> int:
+    """Return how many of the last mantissa bits of a float32 are zero on the grid."""
     if precision not in MANTISSA_BITS:
         raise MoetraceError(f"weight precision {precision!r} is not one of {', '.join(MANTISSA_BITS)}")
-    return precision
+    return 23 - MANTISSA_BITS[precision]

@@ -23,8 +23,11 @@ from store.reader import Store, read_format
 from store.records import CommitRecord, FileRecord, RunRecord
 from store.rollup import UsageRollup
 from store.schema import FORMAT_VERSION, Table, tables
-from store.shard import Shard, check_shard, rank_experts, token_order
-from store.weights import lies_on, round_weights
+from store.ranking import rank_layer
+from store.shard import Shard, check_shard, token_order
+from store.weights import lies_on
+
+PROFILE_ROWS = 1 << 17  # of a row group
 
 RowGroups = Iterator[pa.Table]
 
@@ -113,39 +116,42 @@ class StoreWriter:
         expert_type = table.schema.field("expert").type
         precision = self.record.settings["weight_precision"]
         for index, layer in enumerate(self.record.moe_layers):
-            experts, weights = rank_experts(shard.experts[order, index], shard.weights[order, index])
-            weights = round_weights(weights, precision)
+            experts, weights = rank_layer(
+                shard.experts[:, index].T.take(order, axis=1), shard.weights[:, index].T.take(order, axis=1), precision
+            )
             rollup.add_layer(experts, weights, order)
             yield pa.Table.from_arrays(
                 [
                     pa.array(np.full(count * top_k, layer, dtype=np.uint16)),
                     token,
                     rank,
-                    pa.array(experts.T.ravel()).cast(expert_type),
-                    pa.array(weights.T.ravel()),
+                    pa.array(experts.ravel(), expert_type),
+                    pa.array(weights.ravel()),
                 ],
                 schema=table.schema,
             )
 
     def _profile_rows(self, shard: Shard, table: Table) -> RowGroups:
-        """Yield one row group a layer, sorted by sequence, then expert."""
+        """Yield rows by layer, sequence, expert; a row group has as many layers as it takes to be worth its overhead."""
         if shard.profiles is None:
             raise CaptureError(
                 f"{shard.lang} shard {shard.number}: the run record promises profiles, none were captured"
             )
         texts, size = len(shard.seqs), self.record.num_experts
-        expert = pa.array(np.tile(np.arange(size), texts)).cast(table.schema.field("expert").type)
-        seq = pa.array(np.repeat(shard.seqs.astype(np.int32), size))
-        for index, layer in enumerate(self.record.moe_layers):
-            yield pa.Table.from_arrays(
-                [
-                    seq,
-                    pa.array(np.full(texts * size, layer, dtype=np.uint16)),
-                    expert,
-                    pa.array(shard.profiles[:, index].ravel()),
-                ],
-                schema=table.schema,
-            )
+        together = max(1, PROFILE_ROWS // (texts * size))
+        expert = np.tile(np.arange(size, dtype=table.schema.field("expert").type.to_pandas_dtype()), texts)
+        seq = np.repeat(shard.seqs.astype(np.int32), size)
+        by_layer = shard.profiles.transpose(1, 0, 2)
+        for start in range(0, len(self.record.moe_layers), together):
+            layers = np.array(self.record.moe_layers[start : start + together], dtype=np.uint16)
+            probability = by_layer[start : start + together].ravel()
+            columns = [
+                np.tile(seq, len(layers)),
+                np.repeat(layers, len(seq)),
+                np.tile(expert, len(layers)),
+                probability,
+            ]
+            yield _table(table, columns)
 
     def _stage(self, staging: Path, shard: Shard, table: Table, groups: RowGroups) -> FileRecord:
         path = staging / f"{table.name}.parquet"

@@ -127,9 +127,8 @@ def test_columns_carry_their_meaning_and_layers_are_row_groups(tmp_path: Path) -
         parquet = pq.ParquetFile(file.path)
         assert parquet.metadata.num_rows == file.rows
         assert all(field.metadata[b"description"] for field in parquet.schema_arrow)
-        if name in ("routes", "profiles"):
-            assert parquet.metadata.num_row_groups == LAYERS
         if name == "routes":
+            assert parquet.metadata.num_row_groups == LAYERS
             layers = [parquet.metadata.row_group(i).column(0).statistics.min for i in range(LAYERS)]
             assert layers == [1, 2, 5]
             assert not any(field.nullable for field in parquet.schema_arrow)

@@ -58,7 +58,7 @@ class CapturedShard:
 
 @dataclass
 class _OpenShard:
-    """Buffers of a shard under way, layer-major: that is how steps arrive and how routes are written."""
+    """Buffers of a shard under way, [L, k, T]: that is how routes are written."""
 
     lengths: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
@@ -90,8 +90,8 @@ class ShardAssembler:
             starts=np.cumsum(sizes) - sizes,
             done=np.zeros(len(sizes), dtype=np.int64),
             remaining=len(sizes),
-            experts=np.empty((layers, total, self._top_k), dtype=ids),
-            weights=np.empty((layers, total, self._top_k), dtype=np.float32),
+            experts=np.empty((layers, self._top_k, total), dtype=ids),
+            weights=np.empty((layers, self._top_k, total), dtype=np.float32),
             profiles=np.empty((layers, len(sizes), self._num_experts), dtype=np.float32) if self._profiles else None,
             token_ids=np.empty(total, dtype=np.int32),
         )
@@ -134,8 +134,8 @@ class ShardAssembler:
             )
         source = slice(row, row + rows.count)
         target = slice(shard.starts[rows.index] + rows.start, shard.starts[rows.index] + rows.start + rows.count)
-        shard.experts[:, target] = step.experts[:, source]
-        shard.weights[:, target] = step.weights[:, source]
+        shard.experts[:, :, target] = step.experts[:, source].transpose(0, 2, 1)
+        shard.weights[:, :, target] = step.weights[:, source].transpose(0, 2, 1)
         shard.token_ids[target] = step.token_ids[source]
         shard.done[rows.index] = end = rows.start + rows.count
         if shard.profiles is not None and sums is not None:
@@ -165,7 +165,7 @@ class ShardAssembler:
         profiles = None if shard.profiles is None else shard.profiles.transpose(1, 0, 2)
         self._finished.append(
             CapturedShard(
-                key, shard.experts.transpose(1, 0, 2), shard.weights.transpose(1, 0, 2), profiles, shard.token_ids
+                key, shard.experts.transpose(2, 0, 1), shard.weights.transpose(2, 0, 1), profiles, shard.token_ids
             )
         )
 

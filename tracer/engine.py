@@ -134,6 +134,7 @@ class TracedEngine:
             extra_args={"moetrace": [shard.key, index]},
         )
         params.skip_reading_prefix_cache = True
+        params.skip_clone = True  # nobody else holds these parameters; vLLM need not copy them for safety
         self._requests += 1
         name = f"moetrace-{self._requests}"
         self.llm.llm_engine.add_request(name, {"prompt_token_ids": tokens}, params)

@@ -20,6 +20,7 @@ import click
 import numpy as np
 
 from tracer.bundled import CORPUS, MODEL
+from tracer.engine import require_engine
 from tracer.plan import PlannedShard
 
 if TYPE_CHECKING:
@@ -55,14 +56,40 @@ def planned(token_ids: dict[str, list[list[int]]]) -> list[PlannedShard]:
     ]
 
 
-def traced_way(token_ids: dict[str, list[list[int]]], folder: Path) -> Callable[[], None]:
+def wide_model(folder: Path) -> Path:
+    """Write a random Qwen3-MoE of 24 layers x 64 experts, top-8: routing as wide as that of models people train."""
+    import torch
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen3MoeConfig(
+        vocab_size=8192,
+        hidden_size=256,
+        intermediate_size=512,
+        moe_intermediate_size=128,
+        num_hidden_layers=24,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=32,
+        num_experts=64,
+        num_experts_per_tok=8,
+        norm_topk_prob=True,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+    )
+    Qwen3MoeForCausalLM(config).save_pretrained(folder / "wide")
+    return folder / "wide"
+
+
+def traced_way(model: Path, token_ids: dict[str, list[list[int]]], folder: Path) -> Callable[[], None]:
     from store import StoreWriter
     from tests.stores import make_record
     from tracer.engine import EngineSettings, TracedEngine
     from tracer.families import read_facts
     from tracer.trace import Silent, write_all
 
-    engine = TracedEngine(read_facts(str(MODEL)), EngineSettings(dtype="float32", max_model_len=1024))
+    engine = TracedEngine(read_facts(str(model)), EngineSettings(dtype="float32", max_model_len=1024))
     shards = planned(token_ids)
     facts = engine.facts
     record = make_record("bench", tuple(token_ids), engine.moe_layers, facts.num_experts, facts.top_k)
@@ -77,11 +104,11 @@ def traced_way(token_ids: dict[str, list[list[int]]], folder: Path) -> Callable[
     return run
 
 
-def untraced_way(token_ids: dict[str, list[list[int]]]) -> Callable[[], None]:
+def untraced_way(model: Path, token_ids: dict[str, list[list[int]]]) -> Callable[[], None]:
     from vllm import LLM, SamplingParams
 
     llm = LLM(
-        model=str(MODEL),
+        model=str(model),
         skip_tokenizer_init=True,
         dtype="float32",
         max_model_len=1024,
@@ -90,18 +117,19 @@ def untraced_way(token_ids: dict[str, list[list[int]]]) -> Callable[[], None]:
         enable_prefix_caching=False,
         kv_cache_memory_bytes=2**30,
         disable_log_stats=True,
+        use_tqdm_on_load=False,
     )
     prompts = [{"prompt_token_ids": ids} for rows in token_ids.values() for ids in rows]
     params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
     return lambda: llm.generate(prompts, params, use_tqdm=False) and None
 
 
-def transformers_way(token_ids: dict[str, list[list[int]]], batch: int) -> Callable[[], None]:
+def transformers_way(folder: Path, token_ids: dict[str, list[list[int]]], batch: int) -> Callable[[], None]:
     """The loop that studies write: forward with output_router_logits, top-k of the logits, counts in a dictionary."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     top_k, pad = model.config.num_experts_per_tok, model.config.pad_token_id or 0
     rows = [ids for language in token_ids.values() for ids in language]
 
@@ -124,35 +152,37 @@ def transformers_way(token_ids: dict[str, list[list[int]]], batch: int) -> Calla
 
 
 @click.command()
+@click.argument("model", type=click.Choice(["micro", "wide"]))
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--limit", default=49, show_default=True, help="Texts of each language.")
 @click.option("--corpus", type=click.Path(path_type=Path), help="[default: shared UDHR, else the bundled corpus]")
-def main(rounds: int, limit: int, corpus: Path | None) -> None:
-    """Print the table."""
-    for name, value in {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}.items():
-        os.environ.setdefault(name, value)
+def main(model: str, rounds: int, limit: int, corpus: Path | None) -> None:
+    """Print the table for the bundled model (micro) or a random one of 24 layers x 64 experts, top-8 (wide)."""
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    require_engine()
     udhr = SHARED / "data" / "udhr"
-    folder = corpus or (udhr if udhr.is_dir() else CORPUS)
-    token_ids = texts(folder, limit)
+    source = corpus or (udhr if udhr.is_dir() else CORPUS)
+    token_ids = texts(source, limit)
     tokens = sum(len(ids) for rows in token_ids.values() for ids in rows)
     with tempfile.TemporaryDirectory() as scratch:
+        folder = MODEL if model == "micro" else wide_model(Path(scratch))
         ways = {
-            "vLLM, traced into a store": traced_way(token_ids, Path(scratch)),
-            "vLLM, untraced": untraced_way(token_ids),
-            "transformers loop, batch 1": transformers_way(token_ids, 1),
-            "transformers loop, padded batches of 8": transformers_way(token_ids, 8),
+            "vLLM, traced into a store": traced_way(folder, token_ids, Path(scratch)),
+            "vLLM, untraced": untraced_way(folder, token_ids),
+            "transformers loop, batch 1": transformers_way(folder, token_ids, 1),
+            "transformers loop, padded batches of 8": transformers_way(folder, token_ids, 8),
         }
         names = list(ways)
-        next(iter(ways.values()))()  # warm-up of both engines; the loops need none
-        ways[names[1]]()
+        for name in names[:2]:  # warm-up of both engines; the loops need none
+            ways[name]()
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(rounds):
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 start = time.perf_counter()
                 ways[name]()
                 seconds[name].append(time.perf_counter() - start)
-    print(f"{folder.name}: {tokens:,} tokens in {len(token_ids)} languages, {rounds} rounds, medians; ")
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, float32, eager\n")
+    print(f"{model} model, {source.name}: {tokens:,} tokens in {len(token_ids)} languages, {rounds} rounds, medians;")
+    print(f"{platform.machine()}, {os.cpu_count()} cores, float32, eager\n")
     print(f"| {'way':<40} | tokens/s | traced vLLM is |\n|{'-' * 42}|---------:|---------------:|")
     for name in names:
         ratio = statistics.median(other / mine for other, mine in zip(seconds[name], seconds[names[0]], strict=True))
