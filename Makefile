@@ -40,7 +40,7 @@ format: install
 
 bench-trace: install
 	$(BIN)/python -m tests.benchmarks.bench_trace micro
-	$(BIN)/python -m tests.benchmarks.bench_trace wide --limit 6
+	$(BIN)/python -m tests.benchmarks.bench_trace wide --languages 3
 
 model: install
 	$(BIN)/python -m tracer.bundled.make_model --ui-strings $(SHARED)/data/ui-strings --udhr $(SHARED)/data/udhr

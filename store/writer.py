@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 
 from store import layout
 from store.errors import CaptureError, StoreError
+from store.ranking import rank_layer
 from store.reader import Store, read_format
 from store.records import CommitRecord, FileRecord, RunRecord
 from store.rollup import UsageRollup
 from store.schema import FORMAT_VERSION, Table, tables
-from store.ranking import rank_layer
 from store.shard import Shard, check_shard, token_order
 from store.weights import lies_on
 
@@ -132,7 +132,7 @@ class StoreWriter:
             )
 
     def _profile_rows(self, shard: Shard, table: Table) -> RowGroups:
-        """Yield rows by layer, sequence, expert; a row group has as many layers as it takes to be worth its overhead."""
+        """Yield rows by layer, sequence, expert; a row group has as many layers as are worth its overhead."""
         if shard.profiles is None:
             raise CaptureError(
                 f"{shard.lang} shard {shard.number}: the run record promises profiles, none were captured"

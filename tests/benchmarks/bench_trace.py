@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 SHARED = Path(os.environ.get("MOETRACE_SHARED", Path(__file__).parents[3] / "shared"))
 
 
-def texts(folder: Path, limit: int) -> dict[str, list[list[int]]]:
-    """Return language -> token ids of its first `limit` texts."""
+def texts(folder: Path, languages: int) -> dict[str, list[list[int]]]:
+    """Return language -> token ids of its texts, of the first languages."""
     from transformers import AutoTokenizer
 
     from tracer.corpus import open_corpus
 
     tokenizer, corpus = AutoTokenizer.from_pretrained(MODEL), open_corpus(str(folder))
     return {
-        lang: [ids[:1000] for ids in tokenizer([text.text for text in corpus.read(lang)][:limit])["input_ids"]]
-        for lang in corpus.languages
+        lang: [ids[:1000] for ids in tokenizer([text.text for text in corpus.read(lang)])["input_ids"]]
+        for lang in corpus.languages[:languages]
     }
 
 
@@ -154,15 +154,15 @@ def transformers_way(folder: Path, token_ids: dict[str, list[list[int]]], batch:
 @click.command()
 @click.argument("model", type=click.Choice(["micro", "wide"]))
 @click.option("--rounds", default=5, show_default=True)
-@click.option("--limit", default=49, show_default=True, help="Texts of each language.")
+@click.option("--languages", default=24, show_default=True, help="Only the first N languages.")
 @click.option("--corpus", type=click.Path(path_type=Path), help="[default: shared UDHR, else the bundled corpus]")
-def main(model: str, rounds: int, limit: int, corpus: Path | None) -> None:
+def main(model: str, rounds: int, languages: int, corpus: Path | None) -> None:
     """Print the table for the bundled model (micro) or a random one of 24 layers x 64 experts, top-8 (wide)."""
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     require_engine()
     udhr = SHARED / "data" / "udhr"
     source = corpus or (udhr if udhr.is_dir() else CORPUS)
-    token_ids = texts(source, limit)
+    token_ids = texts(source, languages)
     tokens = sum(len(ids) for rows in token_ids.values() for ids in rows)
     with tempfile.TemporaryDirectory() as scratch:
         folder = MODEL if model == "micro" else wide_model(Path(scratch))
