@@ -44,13 +44,13 @@ def export(
     file_format: str,
     output: Path | None,
 ) -> None:
-    r"""Select experts by STRATEGY from a run of STORE and write them as a mask.
+    """Select experts by STRATEGY from a run of STORE and write them as a mask.
 
     rise: language-specific experts of the shallow and deep layers, shared ones of the middle (2604.03592).
 
     \b
     moetrace export rise my-store --target swh_Latn --budget 32 -o mask.json
-    """
+    """  # noqa: D301  click wants the escape itself
     from analytics.connection import connect
     from analytics.formats import FORMATS as WRITERS
     from analytics.selection import STRATEGIES as SELECT

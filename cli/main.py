@@ -78,6 +78,7 @@ def run(args: list[str] | None = None) -> int:
 
         if not isinstance(error, MoetraceError):
             raise
+        logging.getLogger("moetrace").debug("what led to it", exc_info=error)
         click.echo(f"moetrace: {error}", err=True)
         return FAILED
     return result if isinstance(result, int) else 0

@@ -23,7 +23,7 @@ MOST_ROWS = 10_000  # of a table on the terminal; files get every row
 @click.option("--format", "file_format", type=click.Choice(FORMATS), help="[default: by the file's name, else table]")
 @output("Write the result here.")
 def sql(store: Path, query: str | None, file_format: str | None, output: Path | None) -> None:
-    r"""Run QUERY over the views of STORE and print the rows; without QUERY, open a prompt.
+    """Run QUERY over the views of STORE and print the rows; without QUERY, open a prompt.
 
     `moetrace views` lists what can be asked. Queries read the store's committed shards; they can change neither the
     store nor any other file.
@@ -31,7 +31,7 @@ def sql(store: Path, query: str | None, file_format: str | None, output: Path | 
     \b
     moetrace sql my-store "select * from jaccard_by_layer"
     moetrace sql my-store "select * from activation" -o activation.parquet
-    """
+    """  # noqa: D301  click wants the escape itself
     from analytics.query import connect_safely, run_query
 
     connection = connect_safely(store)

@@ -77,14 +77,14 @@ def trace(
     no_profiles: bool,
     no_routes: bool,
 ) -> None:
-    r"""Trace a parallel corpus through MODEL (a local folder, a hub id, or `bundled`) into a store.
+    """Trace a parallel corpus through MODEL (a local folder, a hub id, or `bundled`) into a store.
 
     Finished shards are kept whatever happens; the same command again goes on where it stopped.
 
     \b
     moetrace trace bundled --corpus bundled --store my-store
     moetrace trace Qwen/Qwen3-30B-A3B --corpus flores/ --store flores-store --lang eng_Latn --lang swh_Latn
-    """
+    """  # noqa: D301  click wants the escape itself
     from cli.progress import TraceProgress
     from tracer.bundled import CORPUS, MODEL
     from tracer.engine import EngineSettings

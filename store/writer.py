@@ -10,6 +10,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,14 +45,15 @@ class StoreWriter:
         self.record = record
         for lang in record.corpus["languages"]:
             layout.checked_language(lang)
-        _open_or_create(self.root)
-        run_file = layout.run_file(self.root, record.run)
-        if run_file.exists():
-            stored = Store(self.root).run(record.run)
-            stored.require_same(record)
-            self.record = stored
-        else:
-            write_durably(run_file, record.to_json().encode())
+        with _in_words(self.root):
+            _open_or_create(self.root)
+            run_file = layout.run_file(self.root, record.run)
+            if run_file.exists():
+                stored = Store(self.root).run(record.run)
+                stored.require_same(record)
+                self.record = stored
+            else:
+                write_durably(run_file, record.to_json().encode())
         self._run_sha256 = self.record.sha256()
 
     def is_committed(self, lang: str, shard: int) -> bool:
@@ -59,7 +61,11 @@ class StoreWriter:
         return layout.commit_file(self.root, self.record.run, lang, shard).exists()
 
     def write(self, shard: Shard) -> CommitRecord:
-        """Check, write and commit a shard; raise CaptureError, nothing written, where it is no trace of the run."""
+        """Check, write and commit a shard.
+
+        Raises CaptureError, nothing written, where it is no trace of the run, and StoreError, nothing committed, where
+        the disk is full or the store cannot be written.
+        """
         check_shard(shard, self.record)
         precision = self.record.settings["weight_precision"]
         if self.record.settings.get("weight_precision_exact") and not lies_on(shard.weights, precision):
@@ -67,6 +73,10 @@ class StoreWriter:
                 f"{shard.lang} shard {shard.number}: weights do not lie on the {precision} grid that the run record "
                 "promises; trace into a new run with --weight-precision f16"
             )
+        with _in_words(self.root):
+            return self._commit(shard)
+
+    def _commit(self, shard: Shard) -> CommitRecord:
         staging = layout.staging_folder(self.root) / f"{os.getpid()}-{uuid.uuid4().hex}"
         staging.mkdir(parents=True)
         try:
@@ -201,6 +211,16 @@ def write_durably(path: Path, content: bytes) -> None:
     finally:
         staged.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+@contextmanager
+def _in_words(root: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into one line."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise StoreError(f"{root}: cannot be written ({why}); what was committed is safe, mend it and go on") from error
 
 
 def _sequence_rows(shard: Shard, table: Table) -> RowGroups:

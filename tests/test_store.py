@@ -205,7 +205,7 @@ def test_weights_off_a_promised_grid_are_refused(tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_nothing_a_reader_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = StoreWriter(tmp_path, record_with())
     monkeypatch.setattr(UsageFailure.target, "table", UsageFailure.fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(StoreError, match="no space left on device"):
         writer.write(make_shard())
     assert Store(tmp_path).commits == []
     assert list((tmp_path / "staging").iterdir()) == []
@@ -273,3 +273,9 @@ def test_names_that_could_leave_the_store_are_refused(name: str) -> None:
 def test_run_names_that_could_leave_the_store_are_refused(name: str) -> None:
     with pytest.raises(StoreError, match="run name"):
         checked_run(name)
+
+
+def test_a_store_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match=r"file/store: cannot be written \(Not a directory\)"):
+        StoreWriter(tmp_path / "file" / "store", record_with())

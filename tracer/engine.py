@@ -79,7 +79,11 @@ class TracedEngine:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         self.facts, self.settings = facts, settings
-        self.llm = _start(facts, settings)
+        try:
+            self.llm = _start(facts, settings)
+        except (AssertionError, OSError, RuntimeError, ValueError) as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise MoetraceError(f"{facts.id}: vLLM could not start it ({lines[0]}); moetrace -v shows more") from error
         layout = self.llm.collective_rpc("moetrace_layout")[0]
         self.moe_layers: list[int] = layout["moe_layers"]
         if (layout["num_experts"], layout["top_k"]) != (facts.num_experts, facts.top_k):
