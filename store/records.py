@@ -55,7 +55,9 @@ class RunRecord:
 
     def identity(self) -> dict[str, Any]:
         """Return the part of the record that must not change while a run is resumed."""
-        return {key: value for key, value in asdict(self).items() if key != "provenance"}
+        record = asdict(self)
+        # What a person chose stands first: it is what a message about a difference should name.
+        return {key: record[key] for key in ("run", "settings", "model", "routing", "corpus")}
 
     def sha256(self) -> str:
         """Return the digest of the identity."""
@@ -132,7 +134,7 @@ def _fields(text: str, where: str, names: tuple[str, ...]) -> dict[str, Any]:
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted({*old, *new}):
+        for key in dict.fromkeys((*old, *new)):
             yield from _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
     elif old != new:
         yield path, old, new

@@ -82,7 +82,7 @@ def test_another_run_of_the_same_name_is_refused_and_nothing_changes(demo: tuple
     args = ("trace", "bundled", "--corpus", "bundled", "--store", folder / "store", "--run", "demo", "--limit", 5)
     done = subprocess.run(moetrace(*args), capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "run 'demo' is in the store with another record (corpus." in done.stderr
+    assert "run 'demo' is in the store with another record (settings.limit: None in the store, 5 now; " in done.stderr
     assert sorted((folder / "store").rglob("*")) == before
 
 
