@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-gpu lint format bench-trace model clean
+.PHONY: install demo test lint format bench-trace model clean
 
 install: $(INSTALLED)
 
@@ -25,9 +25,6 @@ demo: install
 
 test: install
 	$(BIN)/pytest
-
-test-gpu: install
-	$(BIN)/pytest -m gpu
 
 lint: install
 	$(BIN)/ruff check .

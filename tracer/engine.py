@@ -8,6 +8,7 @@ import logging
 import os
 import warnings
 from dataclasses import asdict, dataclass, field
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How vLLM is run. All of it is part of the run record."""
+    """How vLLM is run; `record` is what of it the run record keeps."""
 
     dtype: str = "auto"
     max_model_len: int | None = None
@@ -119,8 +120,7 @@ class TracedEngine:
 
     def close(self) -> None:
         """Shut the engine down and give its memory back."""
-        engine_core = self.llm.llm_engine.engine_core
-        engine_core.shutdown()
+        self.llm.llm_engine.engine_core.shutdown()
 
     def _open(self, shard: PlannedShard) -> None:
         self.llm.collective_rpc("moetrace_open", args=(shard.key, shard.lengths.tolist()))
@@ -171,7 +171,7 @@ class _Feed:
                     break
                 self.under_way[shard.key] = shard
                 open_shard(shard)
-                self._texts = ((shard, index) for index in range(len(shard.seqs)))
+                self._texts = zip(repeat(shard), range(len(shard.seqs)), strict=False)
                 continue
             shard, index = text
             self.running[add(shard, index)] = tokens = len(shard.token_ids[index])
