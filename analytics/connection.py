@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from analytics.documentation import in_dependency_order, views
 from store import RunRecord, ShardFile, Store
-from store.schema import TABLE_NAMES, tables
+from store.schema import ADDED_COLUMNS, TABLE_NAMES, tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,10 +64,21 @@ def _create_files_view(connection: duckdb.DuckDBPyConnection, store: Store, tabl
             regexp_extract(filename, 'run=([^/]+)/lang=[^/]+/[0-9]+[.]parquet$', 1) as run,
             regexp_extract(filename, 'lang=([^/]+)/[0-9]+[.]parquet$', 1) as lang,
             regexp_extract(filename, '([0-9]+)[.]parquet$', 1)::integer as shard,
-            * exclude (filename)
+            * exclude (filename){_missing_columns(store, table)}
         from read_parquet([{paths}], filename = true, hive_partitioning = false)
         """
     )
+
+
+def _missing_columns(store: Store, table: str) -> str:
+    """Return, as SQL, the columns that a store of an older format lacks."""
+    missing = [
+        f", {value} as {name}"
+        for version, columns in ADDED_COLUMNS.items()
+        for name, value in columns.get(table, {}).items()
+        if version > store.version
+    ]
+    return "".join(missing)
 
 
 def _widest_first(store: Store, found: Sequence[ShardFile]) -> list[ShardFile]:

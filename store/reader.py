@@ -31,7 +31,7 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         """Open a store; raise StoreError if there is none at `path` or its format is newer than this version reads."""
         self.root = Path(path)
-        read_format(self.root)
+        self.version = read_format(self.root)
 
     @cached_property
     def runs(self) -> dict[str, RunRecord]:

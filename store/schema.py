@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+# Columns that stores of an older version lack: version that brought them -> table -> column -> SQL of what it was.
+ADDED_COLUMNS = {
+    2: {"sequences": {"generated": "0", "text": "null::varchar"}, "tokens": {"generated": "false"}},
+}
 
 
 def column(name: str, kind: pa.DataType, description: str, *, nullable: bool = False) -> pa.Field:
@@ -56,9 +61,11 @@ def sequences() -> Table:
                 column("text_id", pa.string(), "id of the text, the same across languages"),
                 column("tokens", pa.int32(), "tokens of the text that were traced"),
                 column("truncated", pa.bool_(), "whether the text was cut to the model's window"),
+                column("generated", pa.int32(), "how many of the tokens, the last ones, the model generated itself"),
+                column("text", pa.string(), "what the model generated; null where it was not asked to", nullable=True),
             ]
         ),
-        delta=("seq", "tokens"),
+        delta=("seq", "tokens", "generated"),
         statistics=("seq",),
     )
 
@@ -73,6 +80,7 @@ def tokens() -> Table:
                 column("seq", pa.int32(), "the text it belongs to"),
                 column("position", pa.int32(), "its position in the text, from 0"),
                 column("token_id", pa.int32(), "its id in the tokenizer's vocabulary"),
+                column("generated", pa.bool_(), "whether the model generated it; false: it stood in the prompt"),
             ]
         ),
         delta=("token", "token_id"),

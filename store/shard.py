@@ -34,6 +34,8 @@ class Shard:
     - weights: float32 [T, L, k], aligned with experts, as the layer applies them; views of [L, k, T] arrays are
       written without another copy
     - profiles: float32 [S, L, E], mean router probability of each text, or None where profiles are not traced
+    - generated: int32 [S], how many of a text's tokens, the last ones, the model generated; None: none of any
+    - texts: S strings, what the model generated; None where it was not asked to
     """
 
     lang: str
@@ -46,6 +48,8 @@ class Shard:
     experts: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
     weights: npt.NDArray[np.float32]
     profiles: npt.NDArray[np.float32] | None
+    generated: npt.NDArray[np.int32] | None = None
+    texts: Sequence[str] | None = None
 
     @property
     def tokens(self) -> int:
@@ -60,6 +64,12 @@ class Shard:
         """Return for each token its position in its text, int32 [T]."""
         starts = np.cumsum(self.lengths) - self.lengths
         return (np.arange(self.tokens) - np.repeat(starts, self.lengths)).astype(np.int32)
+
+    def generated_tokens(self) -> npt.NDArray[np.bool_]:
+        """Return for each token whether the model generated it, bool [T]."""
+        if self.generated is None:
+            return np.zeros(self.tokens, dtype=bool)
+        return self.positions() >= np.repeat(self.lengths - self.generated, self.lengths)
 
 
 def token_order(shard: Shard) -> npt.NDArray[np.intp]:
@@ -85,6 +95,10 @@ def check_shard(shard: Shard, record: RunRecord) -> None:
         "text_ids": ((len(shard.text_ids),), (texts,)),
         "truncated": (shard.truncated.shape, (texts,)),
     }
+    if shard.generated is not None:
+        shapes["generated"] = (shard.generated.shape, (texts,))
+    if shard.texts is not None:
+        shapes["texts"] = ((len(shard.texts),), (texts,))
     if shard.profiles is not None:
         shapes["profiles"] = (shard.profiles.shape, (texts, len(layers), experts))
     for name, (found, expected) in shapes.items():

@@ -224,14 +224,16 @@ def _in_words(root: Path) -> Iterator[None]:
 
 
 def _sequence_rows(shard: Shard, table: Table) -> RowGroups:
-    columns = [shard.seqs, shard.text_ids, shard.lengths, shard.truncated]
-    yield _table(table, columns)
+    generated = np.zeros(len(shard.seqs), np.int32) if shard.generated is None else shard.generated
+    written = [None] * len(shard.seqs) if shard.texts is None else shard.texts
+    yield _table(table, [shard.seqs, shard.text_ids, shard.lengths, shard.truncated, generated, written])
 
 
 def _token_rows(shard: Shard, order: np.ndarray, table: Table) -> RowGroups:
     seq = shard.seqs[shard.sequence_of_token()]
     number = np.arange(shard.tokens, dtype=np.int32)
-    yield _table(table, [number, seq[order], shard.positions()[order], shard.token_ids[order]])
+    columns = [seq, shard.positions(), shard.token_ids, shard.generated_tokens()]
+    yield _table(table, [number, *(values[order] for values in columns)])
 
 
 def _table(table: Table, columns: Sequence[object]) -> pa.Table:
@@ -243,7 +245,12 @@ def _open_or_create(root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise StoreError(f"{root}: is a file, not a store; choose another --store")
     if layout.format_file(root).exists():
-        read_format(root)
+        version = read_format(root)
+        if version < FORMAT_VERSION:
+            raise StoreError(
+                f"{root}: was made in format version {version}, this moetrace writes {FORMAT_VERSION}; it can be read, "
+                "but trace into a new store"
+            )
         return
     if root.exists() and any(root.iterdir()):
         raise StoreError(f"{root}: is not empty and not a moetrace store; choose an empty or a new folder")

@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analytics.connection import connect
 from store import CaptureError, RunMismatchError, Shard, Store, StoreError, StoreWriter
 from store.layout import checked_language, checked_run
+from store.schema import ADDED_COLUMNS
 from store.weights import MANTISSA_BITS, lies_on, lossless_precision, round_weights
 from tests.stores import make_record
 
@@ -249,7 +251,7 @@ def test_stores_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"not a moetrace store \(no store.json\)"):
         Store(tmp_path)
     (tmp_path / "store.json").write_text(json.dumps({"format": "moetrace-store", "version": 99}))
-    with pytest.raises(StoreError, match="format version 99, this moetrace reads up to 1"):
+    with pytest.raises(StoreError, match="format version 99, this moetrace reads up to 2"):
         Store(tmp_path)
     (tmp_path / "store.json").write_text("{")
     with pytest.raises(StoreError, match="damaged"):
@@ -279,3 +281,32 @@ def test_a_store_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match=r"file/store: cannot be written \(Not a directory\)"):
         StoreWriter(tmp_path / "file" / "store", record_with())
+
+
+def test_generated_tokens_are_marked_and_the_text_is_kept(tmp_path: Path) -> None:
+    shard = make_shard()
+    generated = np.minimum(shard.lengths - 1, 2).astype(np.int32)
+    texts = [f"text {number}" for number in range(len(shard.lengths))]
+    StoreWriter(tmp_path, record_with()).write(replace(shard, generated=generated, texts=texts))
+    db = connect(tmp_path)
+    assert db.sql("select generated, text from sequences order by seq").fetchall() == [
+        *zip(generated.tolist(), texts, strict=True)
+    ]
+    counted = (
+        "select seq, count(*) filter (generated), min(position) filter (generated) from tokens group by 1 order by 1"
+    )
+    first = [int(n - g) if g else None for n, g in zip(shard.lengths, generated, strict=True)]
+    assert db.sql(counted).fetchall() == [*zip(shard.seqs.tolist(), generated.tolist(), first, strict=True)]
+
+
+def test_a_store_of_the_first_format_is_read_but_not_written(tmp_path: Path) -> None:
+    StoreWriter(tmp_path, record_with()).write(make_shard())
+    for table, columns in ADDED_COLUMNS[2].items():
+        (path,) = (tmp_path / table).rglob("*.parquet")
+        pq.write_table(pq.read_table(path, partitioning=None).drop_columns(list(columns)), path)
+    (tmp_path / "store.json").write_text('{"format": "moetrace-store", "version": 1}\n')
+    db = connect(tmp_path)
+    assert db.sql("select distinct generated, text from sequences").fetchall() == [(0, None)]
+    assert db.sql("select distinct generated from tokens").fetchall() == [(False,)]
+    with pytest.raises(StoreError, match="made in format version 1, this moetrace writes 2; it can be read"):
+        StoreWriter(tmp_path, record_with())

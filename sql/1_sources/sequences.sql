@@ -12,6 +12,8 @@
 --   text_id: id of the text, the same across languages
 --   tokens: tokens of the text that were traced
 --   truncated: whether the text was cut to the model's window
+--   generated: how many of the tokens, the last ones, the model generated itself
+--   text: what the model generated; null where it was not asked to
 create or replace view sequences as
 select
     run,
@@ -20,5 +22,7 @@ select
     seq,
     text_id,
     tokens,
-    truncated
+    truncated,
+    generated,
+    text
 from files.sequences;

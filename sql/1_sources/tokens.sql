@@ -12,6 +12,7 @@
 --   seq: the text it belongs to
 --   position: its position in the text
 --   token_id: its id in the tokenizer's vocabulary
+--   generated: whether the model generated it; false: it stood in the prompt
 create or replace view tokens as
 select
     run,
@@ -20,5 +21,6 @@ select
     token,
     seq,
     position,
-    token_id
+    token_id,
+    generated
 from files.tokens;
