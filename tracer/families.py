@@ -1,7 +1,4 @@
-"""Facts about model families: how many experts there are and how gate weights are made from router logits.
-
-A family is added by one line in `RULES`; nothing else in the tracer knows a family by name.
-"""
+"""Facts about a model, read from its config before any weight is loaded; families are in tracer/family_table.py."""
 
 from __future__ import annotations
 
@@ -9,12 +6,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from store import MoetraceError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tracer.family_table import FAMILIES, UNKNOWN, Config, RoutingRule
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 TOP_KS = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "num_selected_experts")
@@ -22,65 +16,13 @@ EXPERT_SIZES = ("moe_intermediate_size", "expert_ffn_hidden_size", "intermediate
 
 
 @dataclass(frozen=True)
-class RoutingRule:
-    """How the gate weights of a token follow from its router logits.
-
-    - scoring: how logits become scores, `softmax` or `sigmoid`; the router probability is the scores made to sum to 1
-    - normalized: the weights of a token's k experts sum to `scale`
-    - scale: the layer's routed scaling factor, part of the applied weight
-    - selection_bias: experts are selected by score plus a learned bias that weights do not carry
-    """
-
-    scoring: str
-    normalized: bool
-    scale: float = 1.0
-    selection_bias: bool = False
-
-
-Config = dict[str, Any]
-
-
-def _softmax(_: Config) -> RoutingRule:
-    return RoutingRule("softmax", normalized=True)
-
-
-def _softmax_by_config(config: Config) -> RoutingRule:
-    return RoutingRule("softmax", normalized=bool(config.get("norm_topk_prob", False)))
-
-
-def _softmax_unnormalized(_: Config) -> RoutingRule:
-    return RoutingRule("softmax", normalized=False)
-
-
-def _sigmoid_biased(config: Config) -> RoutingRule:
-    scale = float(config.get("routed_scaling_factor", 1.0))
-    return RoutingRule("sigmoid", bool(config.get("norm_topk_prob", True)), scale, selection_bias=True)
-
-
-def _by_config(config: Config) -> RoutingRule:
-    scoring = str(config.get("scoring_func", "softmax"))
-    scale = float(config.get("routed_scaling_factor") or 1.0)
-    return RoutingRule(scoring, bool(config.get("norm_topk_prob", False)), scale, scoring == "sigmoid")
-
-
-RULES: dict[str, Callable[[Config], RoutingRule]] = {
-    "deepseek_v2": _by_config,
-    "deepseek_v3": _sigmoid_biased,
-    "glm4_moe": _sigmoid_biased,
-    "gpt_oss": _softmax,
-    "granitemoe": _softmax,
-    "llama4_text": lambda _: RoutingRule("sigmoid", normalized=False),
-    "mixtral": _softmax,
-    "olmoe": _softmax_by_config,
-    "phimoe": _softmax_unnormalized,
-    "qwen2_moe": _softmax_by_config,
-    "qwen3_moe": _softmax_by_config,
-}
-
-
-@dataclass(frozen=True)
 class ModelFacts:
-    """What a model's config says about its routing, before any weight is loaded."""
+    """What a model's config says about its routing, before any weight is loaded.
+
+    - moe_layers: the decoder layers that are MoE, ascending; the engine's own are what a run record keeps
+    - shared_experts: experts of a MoE layer that every token goes through; they are not routed to and not counted
+    - parameters_per_expert: of one routed expert
+    """
 
     id: str
     revision: str | None
@@ -92,6 +34,8 @@ class ModelFacts:
     window: int
     rule: RoutingRule
     parameters_per_expert: int
+    moe_layers: tuple[int, ...]
+    shared_experts: int
 
 
 def read_facts(model: str, revision: str | None = None) -> ModelFacts:
@@ -111,26 +55,45 @@ def read_facts(model: str, revision: str | None = None) -> ModelFacts:
             f"{model}: cannot read a model config there ({first}); give a local folder or a hub id"
         ) from error
     text = config.get("text_config") or config
-    family = str(text.get("model_type", config.get("model_type")))
-    num_experts = next((int(text[key]) for key in EXPERT_COUNTS if text.get(key)), 0)
-    top_k = next((int(text[key]) for key in TOP_KS if text.get(key)), 0)
+    name = str(text.get("model_type", config.get("model_type")))
+    num_experts, top_k = (_first(text, keys, model) for keys in (EXPERT_COUNTS, TOP_KS))
     if not num_experts or not top_k:
-        raise MoetraceError(f"{model}: not a Mixture-of-Experts model (its config, family {family}, names no experts)")
-    size = next(int(text[key]) for key in EXPERT_SIZES if text.get(key))
+        raise MoetraceError(f"{model}: not a Mixture-of-Experts model (its config, family {name}, names no experts)")
+    family = FAMILIES.get(name, UNKNOWN)
+    num_layers = int(text["num_hidden_layers"])
     return ModelFacts(
         id=model,
         revision=revision,
-        family=family,
+        family=name,
         config_sha256=hashlib.sha256(
             json.dumps(_architecture(config), sort_keys=True, default=str).encode()
         ).hexdigest(),
-        num_layers=int(text["num_hidden_layers"]),
+        num_layers=num_layers,
         num_experts=num_experts,
         top_k=top_k,
         window=int(text.get("max_position_embeddings") or 2048),
-        rule=RULES.get(family, _by_config)(text),
-        parameters_per_expert=3 * int(text["hidden_size"]) * size,
+        rule=family.rule(text),
+        parameters_per_expert=_expert_parameters(text, model, biases=family.biases),
+        moe_layers=tuple(layer for layer in range(num_layers) if family.is_moe_layer(text, layer)),
+        shared_experts=family.shared_experts(text),
     )
+
+
+def _first(config: Config, keys: tuple[str, ...], model: str) -> int:
+    """Return the first of `keys` that the config has, 0 where it has none; a list must say the same for every layer."""
+    for key in keys:
+        values = set(value if isinstance(value := config.get(key), list) else [value])
+        if len(values) > 1:
+            raise MoetraceError(f"{model}: {key} differs between layers ({sorted(values)}); a trace has one for all")
+        if value := values.pop() if values else None:
+            return int(value)
+    return 0
+
+
+def _expert_parameters(config: Config, model: str, *, biases: bool) -> int:
+    """Return the parameters of one expert: gate, up and down projection."""
+    hidden, size = int(config["hidden_size"]), _first(config, EXPERT_SIZES, model)
+    return 3 * hidden * size + (2 * size + hidden if biases else 0)
 
 
 def _architecture(config: Config) -> Config:
