@@ -52,6 +52,11 @@ class Shard:
     texts: Sequence[str] | None = None
 
     @property
+    def key(self) -> str:
+        """Return a name for the shard that is unique in its run."""
+        return f"{self.lang}/{self.number:05d}"
+
+    @property
     def tokens(self) -> int:
         """Return T."""
         return len(self.token_ids)

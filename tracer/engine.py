@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import logging
@@ -14,17 +15,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from store import CaptureError, MoetraceError, Shard
+from tracer.capture import CapturedShard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from vllm import LLM
 
-    from tracer.capture import CapturedShard
+    from tracer.budget import MemoryBudget
     from tracer.families import ModelFacts
     from tracer.plan import PlannedShard
 
 log = logging.getLogger(__name__)
+
+PROBE_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,33 @@ class EngineSettings:
     max_model_len: int | None = None
     max_num_batched_tokens: int = 4096
     tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    expert_parallel: bool = False
     eager: bool = True
     prefix_caching: bool = False
     kv_cache_gib: float | None = None
     profiles: bool = True
+    self_check: bool = True
     options: dict[str, Any] = field(default_factory=dict)  # any further arguments of vllm.LLM
 
     def record(self) -> dict[str, Any]:
         """Return what the run record keeps: the settings that can change a number."""
         return {name: value for name, value in asdict(self).items() if name not in {"profiles", "kv_cache_gib"}}
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What the model is to write after each text: at most `max_new_tokens`, sampled with a seed of the text's own.
+
+    temperature 0 is greedy; `stop` are token ids that end a text; `decode` turns generated ids into text.
+    """
+
+    max_new_tokens: int
+    decode: Callable[[list[int]], str]
+    stop: tuple[int, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
 
 
 def require_engine() -> None:
@@ -75,64 +97,131 @@ class TracedEngine:
     """One vLLM engine with the tap installed; in this process unless VLLM_ENABLE_V1_MULTIPROCESSING says otherwise."""
 
     def __init__(self, facts: ModelFacts, settings: EngineSettings) -> None:
-        """Start the engine; raise MoetraceError where what it tapped is not what the model's config says."""
+        """Start the engine and trace a few tokens.
+
+        Raises MoetraceError where the engine does not start, where what it tapped is not what the model's config says,
+        and, unless the self-check is off, where ids or weights do not follow from the router's logits.
+        """
         require_engine()
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         self.facts, self.settings = facts, settings
+        self._requests = 0
         try:
             self.llm = _start(facts, settings)
         except (AssertionError, OSError, RuntimeError, ValueError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise MoetraceError(f"{facts.id}: vLLM could not start it ({lines[0]}); moetrace -v shows more") from error
-        layout = self.llm.collective_rpc("moetrace_layout")[0]
-        self.moe_layers: list[int] = layout["moe_layers"]
-        if (layout["num_experts"], layout["top_k"]) != (facts.num_experts, facts.top_k):
-            raise MoetraceError(
-                f"{facts.id}: the engine routes to {layout['top_k']} of {layout['num_experts']} experts, "
-                f"the config says {facts.top_k} of {facts.num_experts}"
-            )
-        self.dtype = str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
-        self._requests = 0
+        try:
+            self.moe_layers = self._check_layout()
+            self.dtype = str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
+            self.probe = self._probe()
+        except BaseException:
+            self.close()
+            raise
 
-    def trace(self, shards: Iterable[PlannedShard], on_tokens: Callable[[int], None] | None = None) -> Iterator[Shard]:
+    def trace(
+        self,
+        shards: Iterable[PlannedShard],
+        on_tokens: Callable[[int], None] | None = None,
+        generation: Generation | None = None,
+        budget: MemoryBudget | None = None,
+    ) -> Iterator[Shard]:
         """Run the texts of `shards` in order and yield each shard as soon as its last position is captured.
 
         `on_tokens` is called with the number of tokens of each finished text. The queue holds a few steps' worth of
-        texts, so memory does not grow with the corpus. Raises CaptureError where anything was not captured.
+        texts, and no shard is begun that does not fit `budget`, so memory does not grow with the corpus: who writes
+        the shards gives their bytes back. Raises CaptureError where anything was not captured.
         """
-        feed = _Feed(iter(shards), limit=4 * self.settings.max_num_batched_tokens)
+        run = _Run(self.facts, len(self.moe_layers), generation, budget)
+        feed = _Feed(iter(shards), run, limit=4 * self.settings.max_num_batched_tokens)
         try:
             while feed.fill(self._open, self._add):
-                finished = [output.request_id for output in self.llm.llm_engine.step() if output.finished]
-                for request in finished:
-                    tokens = feed.finish(request)
-                    if on_tokens:
-                        on_tokens(tokens)
-                if finished:
-                    yield from self._take(feed.under_way)
+                ends = []
+                for output in self.llm.llm_engine.step():
+                    if output.finished:
+                        ends.append(feed.finish(output.request_id, output.outputs[0].token_ids))
+                        if on_tokens:
+                            on_tokens(ends[-1][2])
+                if ends:
+                    yield from self._take(run, ends)
         except (CaptureError, GeneratorExit):
             self.llm.llm_engine.abort_request(list(feed.running))
-            self.llm.collective_rpc("moetrace_reset")
+            self._tell("reset")
+            run.give_back_all()
             raise
-        if feed.under_way:
-            raise CaptureError(f"{', '.join(feed.under_way)}: the engine finished without computing every position")
+        if run.under_way:
+            raise CaptureError(f"{', '.join(run.under_way)}: the engine finished without computing every position")
 
     def close(self) -> None:
         """Shut the engine down and give its memory back."""
         self.llm.llm_engine.engine_core.shutdown()
 
-    def _open(self, shard: PlannedShard) -> None:
-        self.llm.collective_rpc("moetrace_open", args=(shard.key, shard.lengths.tolist()))
+    def _tell(self, command: str, *arguments: Any) -> list[Any]:
+        """Give a command to every worker's tap and return the answers of those that have one, in rank order."""
+        answers = self.llm.collective_rpc("moetrace", args=(command, *arguments))
+        return [answer for answer in answers if answer is not None]
 
-    def _add(self, shard: PlannedShard, index: int) -> str:
+    def _check_layout(self) -> list[int]:
+        """Return the MoE layers of all pipeline stages; raise MoetraceError where the config says otherwise."""
+        stages = [layout for layout in self._tell("layout") if layout["moe_layers"]]
+        if not stages:
+            raise MoetraceError(f"{self.facts.id}: the engine's model has no MoE layers")
+        for layout in stages:
+            if (layout["num_experts"], layout["top_k"]) != (self.facts.num_experts, self.facts.top_k):
+                raise MoetraceError(
+                    f"{self.facts.id}: the engine routes to {layout['top_k']} of {layout['num_experts']} experts, "
+                    f"the config says {self.facts.top_k} of {self.facts.num_experts}"
+                )
+        self._stages = len(stages)
+        return [layer for layout in stages for layer in layout["moe_layers"]]
+
+    def _probe(self) -> Shard:
+        """Trace a few tokens, which shows that the tap works, and check how they were routed."""
+        from tracer.plan import PlannedShard  # noqa: PLC0415  the plan's reader is not needed before
+
+        vocabulary = self.llm.llm_engine.model_config.get_vocab_size()
+        tokens = np.random.default_rng(0).integers(0, vocabulary, PROBE_TOKENS).astype(np.int32)
+        tokens = tokens[: min(PROBE_TOKENS, self.llm.llm_engine.model_config.max_model_len - 1)]
+        self._tell("probe")
+        planned = PlannedShard("probe", 0, np.zeros(1, np.int32), ("probe",), np.zeros(1, bool), (tokens,))
+        (shard,) = self.trace([planned])
+        if self.settings.self_check:
+            self._check_routing()
+        return shard
+
+    def _check_routing(self) -> None:
+        """Replay the probe's routing from its logits; raise MoetraceError where the engine routes by another rule."""
+        from tracer.self_check import RoutingEvidence, check_routing  # noqa: PLC0415
+
+        found = [RoutingEvidence(*entry) for stage in self._tell("evidence") for entry in stage]
+        try:
+            check_routing(self.facts.rule, found)
+        except CaptureError as error:
+            raise CaptureError(
+                f"{self.facts.id}: {error}; this engine does not route as family {self.facts.family} says "
+                "(--no-self-check traces it all the same, and records that)"
+            ) from error
+
+    def _open(self, shard: PlannedShard, generation: Generation | None) -> None:
+        self._tell("open", shard.key, shard.lengths.tolist(), generation.max_new_tokens if generation else 0)
+
+    def _add(self, shard: PlannedShard, index: int, generation: Generation | None) -> str:
         from vllm import SamplingParams  # noqa: PLC0415
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 
-        tokens = shard.token_ids[index].tolist()
+        # The last token that is sampled is never run, so it has no routing: one more is sampled than is traced.
+        sampling: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0}
+        if generation:
+            sampling = {
+                "max_tokens": generation.max_new_tokens + 1,
+                "temperature": generation.temperature,
+                "top_p": generation.top_p,
+                "seed": _text_seed(generation.seed, shard, index),
+                "stop_token_ids": list(generation.stop),
+            }
         params = SamplingParams(
-            max_tokens=1,
-            temperature=0.0,
+            **sampling,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             extra_args={"moetrace": [shard.key, index]},
@@ -141,72 +230,166 @@ class TracedEngine:
         params.skip_clone = True  # nobody else holds these parameters; vLLM need not copy them for safety
         self._requests += 1
         name = f"moetrace-{self._requests}"
-        self.llm.llm_engine.add_request(name, {"prompt_token_ids": tokens}, params)
+        self.llm.llm_engine.add_request(name, {"prompt_token_ids": shard.token_ids[index].tolist()}, params)
         return name
 
-    def _take(self, under_way: dict[str, PlannedShard]) -> Iterator[Shard]:
-        failure, captured = self.llm.collective_rpc("moetrace_take")[0]
-        if failure:
-            raise CaptureError(failure)
-        for entry in captured:
-            yield _joined(under_way.pop(entry.key), entry)
+    def _take(self, run: _Run, ends: list[tuple[str, int, int]]) -> Iterator[Shard]:
+        """Yield the shards that every pipeline stage has completed."""
+        for failure, captured in self._tell("take", ends if run.generation else []):
+            if failure:
+                raise CaptureError(failure)
+            for part in captured:  # stages answer in rank order, so parts of a shard are in layer order
+                run.parts.setdefault(part.key, []).append(part)
+        for key in [key for key, parts in run.parts.items() if len(parts) == self._stages]:
+            yield run.shard(key)
+
+
+@dataclass
+class _Text:
+    """A text in the engine."""
+
+    shard: str
+    index: int
+    tokens: int
+
+
+class _Run:
+    """What one call of `trace` has under way: shards, the parts of them that pipeline stages delivered, their bytes."""
+
+    def __init__(
+        self, facts: ModelFacts, layers: int, generation: Generation | None, budget: MemoryBudget | None
+    ) -> None:
+        self.generation = generation
+        self.under_way: dict[str, PlannedShard] = {}
+        self.parts: dict[str, list[CapturedShard]] = {}
+        self.outputs: dict[str, dict[int, list[int]]] = {}
+        self._facts, self._layers, self._budget = facts, layers, budget
+
+    def may_open(self, shard: PlannedShard, *, idle: bool) -> bool:
+        """Tell whether a shard fits into memory now; with nothing under way, wait until it does."""
+        if self._budget is None:
+            return True
+        return self._budget.take(shard.key, self._bytes(shard), wait=idle)
+
+    def _bytes(self, shard: PlannedShard) -> int:
+        new = self.generation.max_new_tokens if self.generation else 0
+        tokens, texts = shard.tokens + new * len(shard.seqs), len(shard.seqs)
+        ids = 1 if self._facts.num_experts <= 256 else 2
+        return self._layers * (tokens * self._facts.top_k * (4 + ids) + texts * self._facts.num_experts * 4)
+
+    def give_back_all(self) -> None:
+        """Give back the bytes of shards that will not be finished."""
+        if self._budget is not None:
+            for key in self.under_way:
+                self._budget.give_back(key)
+
+    def shard(self, key: str) -> Shard:
+        """Return a completed shard; raise CaptureError where the token ids are not the plan's."""
+        planned, parts = self.under_way.pop(key), self.parts.pop(key)
+        outputs = self.outputs.pop(key, {})
+        whole = parts[0] if len(parts) == 1 else _stacked(parts)
+        expected = [
+            np.concatenate([ids, np.asarray(outputs.get(index, ()), dtype=np.int32)])
+            for index, ids in enumerate(planned.token_ids)
+        ]
+        if not np.array_equal(whole.token_ids, np.concatenate(expected)):
+            raise CaptureError(f"{key}: the engine ran other tokens than the plan's")
+        return Shard(
+            lang=planned.lang,
+            number=planned.number,
+            seqs=planned.seqs,
+            text_ids=planned.text_ids,
+            lengths=whole.lengths.astype(np.int32),
+            truncated=planned.truncated,
+            token_ids=whole.token_ids,
+            experts=whole.experts.transpose(2, 0, 1),
+            weights=whole.weights.transpose(2, 0, 1),
+            profiles=None if whole.profiles is None else whole.profiles.transpose(1, 0, 2),
+            generated=(whole.lengths - planned.lengths).astype(np.int32) if self.generation else None,
+            texts=[self.generation.decode(outputs[i]) for i in range(len(planned.seqs))] if self.generation else None,
+        )
 
 
 class _Feed:
     """Which texts are waiting and which are in the engine: never more than `limit` tokens of them."""
 
-    def __init__(self, shards: Iterator[PlannedShard], limit: int) -> None:
-        self.under_way: dict[str, PlannedShard] = {}
-        self.running: dict[str, int] = {}
-        self._shards, self._limit, self._queued = shards, limit, 0
+    def __init__(self, shards: Iterator[PlannedShard], run: _Run, limit: int) -> None:
+        self.running: dict[str, _Text] = {}
+        self._shards, self._run, self._limit, self._queued = shards, run, limit, 0
+        self._next: PlannedShard | None = None
         self._texts: Iterator[tuple[PlannedShard, int]] = iter(())
 
-    def fill(self, open_shard: Callable[[PlannedShard], None], add: Callable[[PlannedShard, int], str]) -> bool:
+    def fill(
+        self,
+        open_shard: Callable[[PlannedShard, Generation | None], None],
+        add: Callable[[PlannedShard, int, Generation | None], str],
+    ) -> bool:
         """Add texts until the limit is reached or none is left; tell whether any text is in the engine."""
-        while self._queued < self._limit:
+        while self._queued < self._limit or (self._run.generation and len(self.running) < 256):
             text = next(self._texts, None)
             if text is None:
-                shard = next(self._shards, None)
-                if shard is None:
+                if not self._open_next(open_shard):
                     break
-                self.under_way[shard.key] = shard
-                open_shard(shard)
-                self._texts = zip(repeat(shard), range(len(shard.seqs)), strict=False)
                 continue
             shard, index = text
-            self.running[add(shard, index)] = tokens = len(shard.token_ids[index])
+            tokens = len(shard.token_ids[index])
+            self.running[add(shard, index, self._run.generation)] = _Text(shard.key, index, tokens)
             self._queued += tokens
         return bool(self.running)
 
-    def finish(self, request: str) -> int:
-        """Take a finished text off and return its tokens."""
-        tokens = self.running.pop(request)
-        self._queued -= tokens
-        return tokens
+    def _open_next(self, open_shard: Callable[[PlannedShard, Generation | None], None]) -> bool:
+        """Begin the next shard; tell whether there was one that fits into memory."""
+        shard = self._next = self._next or next(self._shards, None)
+        if shard is None or not self._run.may_open(shard, idle=not self.running):
+            return False
+        self._next = None
+        self._run.under_way[shard.key] = shard
+        open_shard(shard, self._run.generation)
+        self._texts = zip(repeat(shard), range(len(shard.seqs)), strict=False)
+        return True
+
+    def finish(self, request: str, sampled: list[int]) -> tuple[str, int, int]:
+        """Take a finished text off; return its shard, its index there and its positions."""
+        text = self.running.pop(request)
+        self._queued -= text.tokens
+        if self._run.generation is None:
+            return text.shard, text.index, text.tokens
+        run = list(sampled[:-1])
+        self._run.outputs.setdefault(text.shard, {})[text.index] = run
+        return text.shard, text.index, text.tokens + len(run)
 
 
-def _joined(planned: PlannedShard, captured: CapturedShard) -> Shard:
-    """Return the shard of a plan with what was captured; raise CaptureError where the token ids are not the plan's."""
-    if not np.array_equal(captured.token_ids, np.concatenate(planned.token_ids)):
-        raise CaptureError(f"{captured.key}: the engine ran other tokens than the plan's")
-    return Shard(
-        lang=planned.lang,
-        number=planned.number,
-        seqs=planned.seqs,
-        text_ids=planned.text_ids,
-        lengths=planned.lengths,
-        truncated=planned.truncated,
-        token_ids=captured.token_ids,
-        experts=captured.experts,
-        weights=captured.weights,
-        profiles=captured.profiles,
+def _stacked(parts: list[CapturedShard]) -> CapturedShard:
+    """Return the layers of all pipeline stages as one shard; stages come in order."""
+    first = parts[0]
+    profiles = None if first.profiles is None else np.concatenate([part.profiles for part in parts])
+    return CapturedShard(
+        first.key,
+        first.lengths,
+        np.concatenate([part.experts for part in parts]),
+        np.concatenate([part.weights for part in parts]),
+        profiles,
+        first.token_ids,
     )
+
+
+def _text_seed(seed: int, shard: PlannedShard, index: int) -> int:
+    """Return a seed that depends on the text and not on what runs beside it."""
+    name = f"{seed}\0{shard.lang}\0{shard.text_ids[index]}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
 
 
 def _start(facts: ModelFacts, settings: EngineSettings) -> LLM:
     from vllm import LLM  # noqa: PLC0415  ten seconds to import: only where a model is run
     from vllm.platforms import current_platform  # noqa: PLC0415
 
+    from tracer.tap import missing_contacts  # noqa: PLC0415
+
+    if missing := missing_contacts():
+        raise MoetraceError(
+            f"vLLM {importlib.metadata.version('vllm')} is not supported: it lacks {', '.join(missing)}; "
+            "install the version that the README names"
+        )
     # On a CPU vLLM reserves most of the memory by default; prefill of a few thousand tokens needs little.
     kv_cache_gib = settings.kv_cache_gib or (1.0 if current_platform.is_cpu() else None)
     options: dict[str, Any] = {
@@ -217,6 +400,8 @@ def _start(facts: ModelFacts, settings: EngineSettings) -> LLM:
         "max_model_len": settings.max_model_len,
         "max_num_batched_tokens": settings.max_num_batched_tokens,
         "tensor_parallel_size": settings.tensor_parallel_size,
+        "pipeline_parallel_size": settings.pipeline_parallel_size,
+        "enable_expert_parallel": settings.expert_parallel,
         "enforce_eager": settings.eager,
         "enable_prefix_caching": settings.prefix_caching,
         "kv_cache_memory_bytes": None if kv_cache_gib is None else int(kv_cache_gib * 2**30),

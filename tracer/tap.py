@@ -1,22 +1,25 @@
 """The tap in vLLM: the one file that touches its internals. It copies what routers compute and knows nothing of files.
 
-Relies on (vLLM 0.32): `MoERunner` modules with `layer_id`, `router._compute_routing`, `router.top_k`,
-`router.global_num_experts`, `routed_scaling_factor` and `is_monolithic`; worker methods `load_model` and
-`execute_model`; `model_runner.input_batch.req_ids`, `.num_computed_tokens_cpu`, `model_runner.input_ids.cpu`;
-`scheduler_output.num_scheduled_tokens`, `.total_num_scheduled_tokens`, `.scheduled_new_reqs`, `.finished_req_ids`.
+`CONTACTS` names every attribute of vLLM that it relies on; a test checks each, and an engine that lacks one is refused
+by that name.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
+from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
 from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.platforms import current_platform
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from store import CaptureError, MoetraceError
-from tracer.capture import NOT_WRITTEN, CapturedShard, Rows, ShardAssembler, Step
+from tracer.buffers import StepBuffers, make_transfer
+from tracer.capture import CapturedShard, ShardAssembler, Step, StepRows
+from tracer.live import LiveRecorder
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as _Worker
@@ -26,9 +29,61 @@ else:
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.config import VllmConfig
+    from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
 
-TAG = "moetrace"  # the key of SamplingParams.extra_args: {"moetrace": [shard, index of the text in it]}
+TAG = "moetrace"  # the key of SamplingParams.extra_args and of additional_config
+PROBE_TOKENS = 64
+
+# module:attribute path of a class, a method or a dataclass field; what only instances have is checked where it is used.
+CONTACTS = (
+    "vllm.model_executor.layers.fused_moe.runner.moe_runner:MoERunner.layer_id",
+    "vllm.model_executor.layers.fused_moe.runner.moe_runner:MoERunner.is_monolithic",
+    "vllm.model_executor.layers.fused_moe.router.base_router:BaseRouter._compute_routing",
+    "vllm.v1.worker.gpu_worker:Worker.load_model",
+    "vllm.v1.worker.gpu_worker:Worker.execute_model",
+    "vllm.v1.worker.gpu_model_runner:GPUModelRunner.get_model",
+    "vllm.v1.worker.worker_base:WorkerBase.shutdown",
+    "vllm.v1.core.sched.output:SchedulerOutput.num_scheduled_tokens",
+    "vllm.v1.core.sched.output:SchedulerOutput.total_num_scheduled_tokens",
+    "vllm.v1.core.sched.output:SchedulerOutput.scheduled_new_reqs",
+    "vllm.v1.core.sched.output:SchedulerOutput.finished_req_ids",
+    "vllm.v1.core.sched.output:NewRequestData.req_id",
+    "vllm.v1.core.sched.output:NewRequestData.sampling_params",
+    "vllm.v1.core.sched.output:NewRequestData.prompt_token_ids",
+    "vllm.config:VllmConfig.additional_config",
+    "vllm.config:VllmConfig.speculative_config",
+    "vllm.config:ParallelConfig.data_parallel_size",
+    "vllm.config:ParallelConfig.enable_dbo",
+    "vllm.config:ParallelConfig.worker_cls",
+    "vllm.config:SchedulerConfig.max_num_batched_tokens",
+    "vllm.distributed.parallel_state:get_tp_group",
+    "vllm.sampling_params:SamplingParams.extra_args",
+    "vllm.sampling_params:SamplingParams.skip_reading_prefix_cache",
+    "vllm.engine.arg_utils:EngineArgs.create_engine_config",
+)
+INSTANCE_CONTACTS = {
+    "MoERunner": ("router", "routed_scaling_factor", "moe_config.is_sequence_parallel"),
+    "BaseRouter": ("top_k", "global_num_experts"),
+    "Worker": ("model_runner", "vllm_config", "device", "use_v2_model_runner"),
+    "GPUModelRunner": ("input_batch.req_ids", "input_batch.num_computed_tokens_cpu", "input_ids.gpu"),
+}
+
+
+def missing_contacts() -> list[str]:
+    """Return which of CONTACTS the installed vLLM lacks."""
+    missing = []
+    for contact in CONTACTS:
+        module, _, path = contact.partition(":")
+        try:
+            found: Any = importlib.import_module(module)
+            for name in path.split("."):
+                fields = getattr(found, "__dataclass_fields__", {})
+                annotations = getattr(found, "__annotations__", {})
+                found = None if name in fields or name in annotations else getattr(found, name)
+        except (ImportError, AttributeError):
+            missing.append(contact)
+    return missing
 
 
 def _record(
@@ -39,11 +94,10 @@ def _record(
     weights_buffer: torch.Tensor,
     logits_buffer: torch.Tensor,
 ) -> None:
-    rows = ids.shape[0]
+    rows, logit_rows = ids.shape[0], min(ids.shape[0], logits_buffer.shape[0])
     ids_buffer[:rows].copy_(ids)
     weights_buffer[:rows].copy_(weights)
-    if logits_buffer.shape[0]:
-        logits_buffer[:rows].copy_(logits)
+    logits_buffer[:logit_rows].copy_(logits[:logit_rows])
 
 
 def _record_fake(
@@ -67,141 +121,325 @@ direct_register_custom_op(
 
 
 class RouterTap:
-    """Buffers for one step and a wrapper around the routing of every MoE layer that fills them.
+    """A wrapper around the routing of every MoE layer of a model, which fills the step's buffers."""
 
-    Buffers keep their addresses for the life of the model: ids int32 [L, n, k], weights float32 [L, n, k], router
-    logits float32 [L, n, E], with n = max_num_batched_tokens.
-    """
-
-    def __init__(self, model: torch.nn.Module, max_tokens: int, device: torch.device, *, logits: bool) -> None:
+    def __init__(
+        self, model: torch.nn.Module, max_tokens: int, device: torch.device, options: dict[str, Any], *, compiled: bool
+    ) -> None:
         runners = sorted((m for m in model.modules() if isinstance(m, MoERunner)), key=lambda runner: runner.layer_id)
-        if not runners:
-            raise MoetraceError("the engine's model has no MoE layers")
         for runner in runners:
-            if runner.is_monolithic:
-                raise MoetraceError(
-                    f"layer {runner.layer_id}: a monolithic kernel routes inside; choose a modular MoE backend"
-                )
+            _require_tappable(runner)
+        self.recording = True
+        self._compiled = compiled
         self.layers = [int(runner.layer_id) for runner in runners]
-        self.top_k = int(runners[0].router.top_k)
-        self.num_experts = int(runners[0].router.global_num_experts)
-        scales = [float(runner.routed_scaling_factor) for runner in runners]
-        self._scale = torch.tensor(scales, device=device).view(-1, 1, 1) if any(s != 1.0 for s in scales) else None
-        shape = (len(runners), max_tokens)
-        self._ids = torch.full((*shape, self.top_k), NOT_WRITTEN, dtype=torch.int32, device=device)
-        self._weights = torch.zeros((*shape, self.top_k), dtype=torch.float32, device=device)
-        rows = (len(runners), max_tokens if logits else 0)
-        self._logits = torch.zeros((*rows, self.num_experts), dtype=torch.float32, device=device)
-        for index, runner in enumerate(runners):
-            self._install(runner.router, index)
+        self.routers = [runner.router for runner in runners]
+        self.top_k = int(self.routers[0].top_k) if runners else 0
+        self.num_experts = int(self.routers[0].global_num_experts) if runners else 0
+        self.buffers = StepBuffers.make(
+            [float(runner.routed_scaling_factor) for runner in runners],
+            max_tokens,
+            self.num_experts,
+            self.top_k,
+            device,
+            logit_rows=max_tokens if options["profiles"] else min(max_tokens, PROBE_TOKENS),
+            scoring=options["scoring"],
+            profiles=options["profiles"],
+        )
+        for index, router in enumerate(self.routers):
+            self._install(router, index)
 
     def _install(self, router: Any, index: int) -> None:
         routing: Callable[..., tuple[torch.Tensor, torch.Tensor]] = router._compute_routing  # noqa: SLF001
-        buffers = (self._ids[index], self._weights[index], self._logits[index])
+        buffers = (self.buffers.ids[index], self.buffers.weights[index], self.buffers.logits[index])
+        record = torch.ops.vllm.moetrace_record
 
-        def tapped(
+        # What is traced by a compiler must not depend on a flag: there the op is always part of the graph.
+        def tapped_graph(
             hidden_states: torch.Tensor, router_logits: torch.Tensor, *args: Any, **kwargs: Any
         ) -> tuple[torch.Tensor, torch.Tensor]:
             weights, ids = routing(hidden_states, router_logits, *args, **kwargs)
-            torch.ops.vllm.moetrace_record(ids, weights, router_logits, *buffers)
+            record(ids, weights, router_logits, *buffers)
             return weights, ids
 
-        router._compute_routing = tapped  # noqa: SLF001
+        def tapped_eager(
+            hidden_states: torch.Tensor, router_logits: torch.Tensor, *args: Any, **kwargs: Any
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            weights, ids = routing(hidden_states, router_logits, *args, **kwargs)
+            if self.recording:
+                _record(ids, weights, router_logits, *buffers)
+            return weights, ids
 
-    def clear(self, tokens: int) -> None:
-        """Mark the rows of the next step as not written."""
-        self._ids[:, :tokens].fill_(NOT_WRITTEN)
+        router._compute_routing = tapped_graph if self._compiled else tapped_eager  # noqa: SLF001
 
-    def read(self, tokens: int, token_ids: torch.Tensor, scoring: str) -> Step:
-        """Return the rows of the step that just ran; arrays are views or copies that the next step may overwrite."""
-        weights = self._weights[:, :tokens]
-        if self._scale is not None:
-            weights = weights * self._scale
-        probabilities = None
-        if self._logits.shape[1]:
-            probabilities = router_probabilities(self._logits[:, :tokens], scoring).cpu().numpy()
-        return Step(
-            self._ids[:, :tokens].cpu().numpy(),
-            weights.cpu().numpy(),
-            probabilities,
-            token_ids[:tokens].to(torch.int32).numpy(),
+    def remove(self) -> None:
+        """Take the wrappers off; only where nothing was compiled with them."""
+        for router in self.routers:
+            del router._compute_routing  # noqa: SLF001  the class's own method is back
+
+    def evidence(self, rows: int) -> list[tuple[int, Any, Any, Any, Any]]:
+        """Return for each layer of the step that just ran: layer, logits, ids, applied weights, selection bias."""
+        rows = min(rows, self.buffers.logits.shape[1])
+        applied = self.buffers.applied(rows)
+        found = []
+        for index, (layer, router) in enumerate(zip(self.layers, self.routers, strict=True)):
+            bias = getattr(router, "e_score_correction_bias", None)
+            found.append(
+                (
+                    layer,
+                    self.buffers.logits[index, :rows].cpu().numpy().copy(),
+                    self.buffers.ids[index, :rows].cpu().numpy().astype(np.int32),
+                    applied[index].cpu().numpy().copy(),
+                    None if bias is None else bias.detach().float().cpu().numpy(),
+                )
+            )
+        return found
+
+
+class Sink(Protocol):
+    """Where captured steps go."""
+
+    def owner(self, request: NewRequestData) -> Any:
+        """Return whom the rows of a request belong to, None where nobody wants them."""
+
+    def add(self, step: Step, rows: StepRows) -> None:
+        """Take a step."""
+
+    def finished(self, owner: Any) -> None:
+        """Learn that an owner's request has finished."""
+
+
+class _Planned:
+    """Rows of requests that carry a tag, into the shards of a plan."""
+
+    def __init__(self, tap: RouterTap, *, profiles: bool) -> None:
+        self.assembler = ShardAssembler(tap.layers, tap.num_experts, tap.top_k, profiles=profiles)
+
+    def owner(self, request: NewRequestData) -> Any:
+        extra = request.sampling_params.extra_args if request.sampling_params else None
+        return tuple(extra[TAG]) if extra and TAG in extra else None
+
+    def add(self, step: Step, rows: StepRows) -> None:
+        self.assembler.add(step, rows)
+
+    def finished(self, owner: Any) -> None:
+        """Planned texts end by their length or by `finish`."""
+
+
+class WorkerTap:
+    """The tap of one worker: wraps its `execute_model`, hands each step to a sink."""
+
+    def __init__(self, worker: Any, options: dict[str, Any]) -> None:
+        """Install on a worker whose model is loaded; raise MoetraceError where the engine's mode cannot be traced."""
+        config: VllmConfig = worker.vllm_config
+        _require_mode(config)
+        self._worker, self._options = worker, options
+        self.tap = RouterTap(
+            worker.model_runner.get_model(),
+            config.scheduler_config.max_num_batched_tokens,
+            worker.device,
+            options,
+            compiled=is_compiled(config),
         )
+        self._transfer = make_transfer(self.tap.buffers)
+        self._owners: dict[str, Any] = {}
+        self._failure: str | None = None
+        self._evidence: list[Any] | None = None
+        self._probing = False
+        self._sink: Any = None
+        self.reset()
+        self._forward = worker.execute_model
+        worker.execute_model = self._execute
+
+    def _execute(self, scheduler_output: SchedulerOutput) -> Any:
+        """Run one step and put its rows where they belong."""
+        for request in scheduler_output.finished_req_ids:
+            owner = self._owners.pop(request, None)
+            if owner is not None:
+                self._receive(wait=True)
+                self._sink.finished(owner)
+        for request in scheduler_output.scheduled_new_reqs:
+            if request.req_id not in self._owners:
+                owner = self._sink.owner(request)
+                if owner is not None:
+                    self._owners[request.req_id] = owner
+        tokens = scheduler_output.total_num_scheduled_tokens
+        self.tap.recording = bool(self._owners and tokens and self._failure is None)
+        if not self.tap.recording:
+            return self._forward(scheduler_output)
+        self._transfer.before_forward(tokens)
+        output = self._forward(scheduler_output)
+        try:
+            self._transfer.send(*self._rows(scheduler_output))
+            if self._probing:
+                self._evidence = self.tap.evidence(tokens)
+                self._probing = False
+            self._receive(wait=False)
+        except MoetraceError as error:
+            # Handed over with the next `take`: an exception here would kill the engine without its words.
+            self._failure = str(error)
+        return output
+
+    def _rows(self, scheduler_output: SchedulerOutput) -> tuple[StepRows, torch.Tensor]:
+        """Return whose the rows of the step are, and its token ids on the device."""
+        runner = self._worker.model_runner
+        if self._worker.use_v2_model_runner:
+            batch = runner.execute_model_state.input_batch
+            starts, token_ids = batch.num_computed_tokens_np, batch.input_ids
+        else:
+            batch = runner.input_batch
+            starts, token_ids = batch.num_computed_tokens_cpu, runner.input_ids.gpu
+        requests = batch.req_ids
+        scheduled = scheduler_output.num_scheduled_tokens
+        counts = np.array([scheduled[request] for request in requests], dtype=np.int64)
+        owners = [self._owners.get(request) for request in requests]
+        return StepRows(owners, starts[: len(requests)].astype(np.int64), counts), token_ids
+
+    def _receive(self, *, wait: bool) -> None:
+        for rows, step in self._transfer.receive(wait=wait):
+            if self.tap.layers:
+                self._sink.add(step, rows)
+
+    def layout(self) -> dict[str, Any]:
+        """Return what was tapped: MoE layers, experts, top-k."""
+        return {"moe_layers": self.tap.layers, "num_experts": self.tap.num_experts, "top_k": self.tap.top_k}
+
+    def reset(self) -> None:
+        """Forget every open shard, and why the capture failed."""
+        for _ in self._transfer.receive(wait=True):
+            pass
+        self._owners.clear()
+        self._failure = None
+        live = self._options.get("live")
+        self._sink = LiveRecorder(self.layout(), live) if live else _Planned(self.tap, profiles=self._options["profiles"])
+
+    def probe(self) -> None:
+        """Keep the router logits of the next step."""
+        self._probing, self._evidence = True, None
+
+    def evidence(self) -> list[Any] | None:
+        """Return what the probed step was routed by (`RouterTap.evidence`), None where there was none."""
+        return self._evidence
+
+    def open(self, key: str, lengths: list[int], new_tokens: int) -> None:
+        """Announce a shard before its requests are added."""
+        self._sink.assembler.open(key, lengths, new_tokens)
+
+    def take(self, ends: list[tuple[str, int, int]]) -> tuple[str | None, list[CapturedShard]]:
+        """Return why the capture failed (None where it did not) and the shards completed since the last call.
+
+        `ends` says of texts with generated tokens where they end: (shard, text, positions).
+        """
+        try:
+            self._receive(wait=True)
+            if self._failure is None:
+                self._sink.assembler.finish(ends)
+        except CaptureError as error:
+            self._failure = str(error)
+        return self._failure, self._sink.assembler.take()
+
+    def start_recording(self, live: dict[str, Any]) -> None:
+        """Record every request from now on into a store."""
+        self._options = {**self._options, "live": live}
+        self.reset()
+
+    def stop_recording(self) -> dict[str, Any]:
+        """Write what is left and return what was recorded; raise MoetraceError where anything was lost."""
+        self._receive(wait=True)
+        self._owners.clear()
+        summary: dict[str, Any] = self._sink.close()
+        self._options = {**self._options, "live": None}
+        failure = self._failure
+        self.reset()
+        return {**summary, "failure": failure or summary["failure"]}
+
+    def remove(self) -> None:
+        """Leave the worker as it was; only where nothing was compiled with the tap in it."""
+        self._worker.execute_model = self._forward
+        self.tap.remove()
 
 
-def router_probabilities(logits: torch.Tensor, scoring: str) -> torch.Tensor:
-    """Return the full router probabilities [..., E] of router logits: softmax, or sigmoid scores made to sum to 1."""
-    if scoring == "softmax":
-        return torch.softmax(logits, dim=-1)
-    scores = torch.sigmoid(logits)
-    return scores / scores.sum(dim=-1, keepdim=True)
+def call(worker: Any, command: str, *arguments: Any) -> Any:
+    """Run a command of a worker's tap: what `collective_rpc("moetrace", (command, ...))` reaches on every worker.
+
+    Workers that repeat what another computes (tensor-parallel ranks after the first) have no tap and answer None.
+    """
+    if command == "install":
+        return install(worker, *arguments)
+    if command == "uninstall":
+        return uninstall(worker)
+    tap = worker.__dict__.get("moetrace_tap")
+    return None if tap is None else getattr(tap, command)(*arguments)
+
+
+def install(worker: Any, options: dict[str, Any]) -> bool:
+    """Put a tap on a worker whose model is loaded; tell whether there is one now."""
+    from vllm.distributed.parallel_state import get_tp_group  # noqa: PLC0415  exists once workers are set up
+
+    if get_tp_group().rank_in_group == 0 and "moetrace_tap" not in worker.__dict__:
+        worker.moetrace_tap = WorkerTap(worker, options)
+    return "moetrace_tap" in worker.__dict__
+
+
+def uninstall(worker: Any) -> None:
+    """Take a worker's tap off."""
+    tap = worker.__dict__.pop("moetrace_tap", None)
+    if tap is not None:
+        tap.remove()
 
 
 class TracedWorker(_Worker):  # type: ignore[misc]
     """vLLM's worker with a tap on every router: installed after the weights load, before warm-up and compilation."""
 
+    moetrace = call
+
     def load_model(self, **kwargs: Any) -> None:
         """Load the model and install the tap."""
         super().load_model(**kwargs)
-        options = self.vllm_config.additional_config[TAG]
-        self._tap = RouterTap(
-            self.model_runner.get_model(),
-            self.vllm_config.scheduler_config.max_num_batched_tokens,
-            self.device,
-            logits=options["profiles"],
-        )
-        self._scoring = options["scoring"]
-        self._profiles = options["profiles"]
-        self._requests: dict[str, tuple[str, int]] = {}
-        self._failure: str | None = None
-        self._assembler = self._new_assembler()
+        install(self, self.vllm_config.additional_config[TAG])
 
-    def execute_model(self, scheduler_output: SchedulerOutput) -> Any:
-        """Run one step and put its rows where they belong."""
-        tokens = scheduler_output.total_num_scheduled_tokens
-        for finished in scheduler_output.finished_req_ids:
-            self._requests.pop(finished, None)
-        for request in scheduler_output.scheduled_new_reqs:
-            extra = request.sampling_params.extra_args if request.sampling_params else None
-            if extra and TAG in extra:
-                self._requests[request.req_id] = tuple(extra[TAG])
-        tracing = bool(self._requests and tokens and self._failure is None)
-        if tracing:
-            self._tap.clear(tokens)
-        output = super().execute_model(scheduler_output)
-        if tracing:
-            try:
-                self._collect(scheduler_output, tokens)
-            except CaptureError as error:
-                # Handed over with the next `moetrace_take`: an exception here would kill the engine without its words.
-                self._failure = str(error)
-        return output
+    def shutdown(self) -> None:
+        """Write what is still in memory before the worker goes."""
+        tap = self.__dict__.get("moetrace_tap")
+        if tap is not None and tap._options.get("live"):  # noqa: SLF001
+            tap.stop_recording()
+        super().shutdown()
 
-    def _collect(self, scheduler_output: SchedulerOutput, tokens: int) -> None:
-        batch = self.model_runner.input_batch
-        rows = []
-        for number, request in enumerate(batch.req_ids):
-            count = scheduler_output.num_scheduled_tokens[request]
-            shard, index = self._requests.get(request, ("", 0))
-            rows.append(Rows(shard, index, int(batch.num_computed_tokens_cpu[number]), count))
-        self._assembler.add(self._tap.read(tokens, self.model_runner.input_ids.cpu, self._scoring), rows)
 
-    def moetrace_reset(self) -> None:
-        """Forget every open shard, and why the capture failed."""
-        self._assembler = self._new_assembler()
-        self._failure = None
+def is_compiled(config: VllmConfig) -> bool:
+    """Tell whether the model's forward pass is compiled or captured in graphs."""
+    from vllm.config import CompilationMode, CUDAGraphMode  # noqa: PLC0415
 
-    def _new_assembler(self) -> ShardAssembler:
-        tap = self._tap
-        return ShardAssembler(tap.layers, tap.num_experts, tap.top_k, profiles=self._profiles)
+    compilation = config.compilation_config
+    graphs = getattr(compilation, "cudagraph_mode", None) not in {None, CUDAGraphMode.NONE}
+    return not config.model_config.enforce_eager and (compilation.mode != CompilationMode.NONE or graphs)
 
-    def moetrace_layout(self) -> dict[str, Any]:
-        """Return what was tapped: MoE layers, experts, top-k."""
-        return {"moe_layers": self._tap.layers, "num_experts": self._tap.num_experts, "top_k": self._tap.top_k}
 
-    def moetrace_open(self, key: str, lengths: list[int]) -> None:
-        """Announce a shard before its requests are added."""
-        self._assembler.open(key, lengths)
+def _require_mode(config: VllmConfig) -> None:
+    """Raise MoetraceError for a mode of the engine in which a row of a buffer is not a token of a request."""
+    parallel = config.parallel_config
+    refused = {
+        "speculative decoding: a draft's tokens are routed and then thrown away": config.speculative_config is not None,
+        "dual-batch overlap: two halves of a batch would write the same rows": bool(parallel.enable_dbo),
+        "data parallelism inside one engine: run one engine a device on the same store instead": (
+            parallel.data_parallel_size > 1
+        ),
+        "prefill context parallelism: a rank routes only a part of each text": (
+            getattr(parallel, "prefill_context_parallel_size", 1) > 1
+        ),
+    }
+    for reason, applies in refused.items():
+        if applies:
+            raise MoetraceError(f"cannot trace with {reason}")
 
-    def moetrace_take(self) -> tuple[str | None, list[CapturedShard]]:
-        """Return why the capture failed (None where it did not) and the shards completed since the last call."""
-        return self._failure, self._assembler.take()
+
+def _require_tappable(runner: Any) -> None:
+    """Raise MoetraceError, naming the layer, where a router cannot be seen."""
+    layer, router = runner.layer_id, runner.router
+    if runner.is_monolithic:
+        raise MoetraceError(f"layer {layer}: a monolithic kernel routes inside; choose a modular MoE backend")
+    if not isinstance(router, BaseRouter):
+        raise MoetraceError(f"layer {layer}: a router of type {type(router).__name__} cannot be tapped")
+    if getattr(router, "num_fused_shared_experts", 0):
+        raise MoetraceError(f"layer {layer}: shared experts are fused into the routing; turn that off in vLLM")
+    if runner.moe_config.is_sequence_parallel:
+        raise MoetraceError(f"layer {layer}: sequence-parallel MoE routes only a part of the tokens; turn it off")

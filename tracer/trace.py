@@ -6,6 +6,7 @@ import hashlib
 import logging
 import platform
 import re
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,10 +21,12 @@ from store import CommitRecord, MoetraceError, RunRecord, Shard, Store, StoreWri
 from store.layout import checked_run, format_file
 from store.schema import TABLE_NAMES
 from store.weights import MANTISSA_BITS, lossless_precision
+from tracer.budget import MemoryBudget
 from tracer.corpus import open_corpus
-from tracer.engine import EngineSettings, TracedEngine, engine_versions, require_engine
+from tracer.engine import EngineSettings, Generation, TracedEngine, engine_versions, require_engine
 from tracer.families import ModelFacts, read_facts
-from tracer.plan import Plan, PlannedShard, make_plan
+from tracer.plan import Plan, make_plan
+from tracer.prompts import PromptSettings, encoder, stop_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,13 +35,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WRITES_AHEAD = 2  # shards that may wait for the disk before tracing waits for them
-PROBE_TOKENS = 64
+DEFAULT_MEMORY = 2 * 2**30  # bytes of captured shards in memory, unless --max-memory says otherwise
 
 
 @dataclass(frozen=True)
 class TraceSettings:
-    """What is traced and how it is kept; everything here is part of the run record."""
+    """What is traced and how it is kept; everything but `max_memory` (bytes) is part of the run record."""
 
     languages: tuple[str, ...] = ()
     pivot: str | None = None
@@ -47,6 +49,12 @@ class TraceSettings:
     on_long: str = "truncate"
     weight_precision: str = "auto"
     routes: bool = True
+    max_new_tokens: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+    max_memory: int | None = None
     engine: EngineSettings = field(default_factory=EngineSettings)
 
     def tables(self) -> list[str]:
@@ -112,11 +120,12 @@ def trace(
     tokenizer = _load_tokenizer(facts)
     engine_settings = replace(settings.engine, max_model_len=_model_length(facts, settings.engine))
     settings = replace(settings, engine=engine_settings)
+    generation = _generation(settings, facts, tokenizer)
     plan = make_plan(
         opened,
-        lambda texts: tokenizer(texts)["input_ids"],
+        encoder(tokenizer, settings.prompt, answered=generation is not None),
         shard_tokens=settings.shard_tokens,
-        window=(engine_settings.max_model_len or 0) - 1,
+        window=_window(settings),
         on_long=settings.on_long,
         pivot=settings.pivot,
         limit=settings.limit,
@@ -136,9 +145,10 @@ def trace(
         engine = TracedEngine(facts, engine_settings)
         try:
             watch.stage("tracing")
-            grid = _captured_grid(engine, plan, settings.weight_precision)
+            grid = _captured_grid(engine, settings.weight_precision)
             writer = StoreWriter(store, _with_engine_facts(record, engine.moe_layers, engine.dtype, grid))
-            write_all(writer, engine.trace(todo, watch.tokens), watch)
+            budget = MemoryBudget(settings.max_memory or DEFAULT_MEMORY)
+            write_all(writer, engine.trace(todo, watch.tokens, generation, budget), watch, budget)
         finally:
             engine.close()
     return TraceResult(
@@ -146,36 +156,69 @@ def trace(
     )
 
 
-def write_all(writer: StoreWriter, shards: Iterator[Shard], watch: Progress) -> None:
-    """Write shards in a thread beside the engine; on any error what was handed over before is still written."""
+def write_all(
+    writer: StoreWriter, shards: Iterator[Shard], watch: Progress, budget: MemoryBudget | None = None
+) -> None:
+    """Write shards in a thread beside the engine; on any error what was handed over before is still written.
+
+    A shard's bytes go back to the budget once it is committed, which is what lets the engine begin another.
+    """
+
+    def write(shard: Shard) -> CommitRecord:
+        try:
+            return writer.write(shard)
+        finally:
+            if budget is not None:
+                budget.give_back(shard.key)
+
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="moetrace-writer") as pool:
-        pending: list[Future[CommitRecord]] = []
+        pending: deque[Future[CommitRecord]] = deque()
         try:
             for shard in shards:
-                pending.append(pool.submit(writer.write, shard))
-                while len(pending) > WRITES_AHEAD:
-                    watch.committed(pending.pop(0).result())
+                pending.append(pool.submit(write, shard))
+                del shard
+                while pending and pending[0].done():
+                    watch.committed(pending.popleft().result())
         finally:
             for future in pending:
                 watch.committed(future.result())
 
 
-def _probe(plan: Plan) -> PlannedShard:
-    """Return a shard of one short text: the first tokens of the plan."""
-    first = plan.shards[0]
-    tokens = first.token_ids[0][:PROBE_TOKENS]
-    return PlannedShard("probe", 0, first.seqs[:1], first.text_ids[:1], first.truncated[:1], (tokens,))
+def _generation(
+    settings: TraceSettings, facts: ModelFacts, tokenizer: PreTrainedTokenizerBase
+) -> Generation | None:
+    if not settings.max_new_tokens:
+        return None
+    return Generation(
+        max_new_tokens=settings.max_new_tokens,
+        decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
+        stop=stop_tokens(tokenizer, facts.id, facts.revision),
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        seed=settings.seed,
+    )
 
 
-def _captured_grid(engine: TracedEngine, plan: Plan, asked: str) -> dict[str, Any]:
-    """Trace a few tokens, which shows that the tap works, and return the grid that weights are rounded to.
+def _window(settings: TraceSettings) -> int:
+    """Return the tokens that a text may have: what is left after generated tokens, and one that is sampled."""
+    length = settings.engine.max_model_len or 0
+    window = length - 1 - settings.max_new_tokens
+    if window < 1:
+        raise MoetraceError(
+            f"--max-new-tokens {settings.max_new_tokens} leaves no room for a text in {length} tokens; lower it"
+        )
+    return window
 
-    `auto` is the bf16 grid where the weights lie on it (the store then refuses any that do not), else the f16 grid.
+
+def _captured_grid(engine: TracedEngine, asked: str) -> dict[str, Any]:
+    """Return the grid that weights are rounded to.
+
+    `auto` is the bf16 grid where the weights of the engine's probe lie on it (the store then refuses any that do not),
+    else the f16 grid.
     """
-    (probe,) = engine.trace([_probe(plan)])
     if asked != "auto":
         return _grid(asked)
-    precision = lossless_precision(probe.weights)
+    precision = lossless_precision(engine.probe.weights)
     return _grid(precision, exact=precision == "bf16")
 
 
@@ -217,6 +260,8 @@ def _record(
             "limit": settings.limit,
             "on_long": settings.on_long,
             "tables": settings.tables(),
+            "prompt": settings.prompt.record(),
+            "generation": _generation_record(settings),
             "engine": settings.engine.record(),
             "versions": engine_versions(),
         },
@@ -229,6 +274,12 @@ def _record(
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
+
+
+def _generation_record(settings: TraceSettings) -> dict[str, Any] | None:
+    if not settings.max_new_tokens:
+        return None
+    return {name: getattr(settings, name) for name in ("max_new_tokens", "temperature", "top_p", "seed")}
 
 
 def _with_engine_facts(record: RunRecord, moe_layers: list[int], dtype: str, grid: dict[str, Any]) -> RunRecord:
