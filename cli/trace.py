@@ -48,7 +48,37 @@ BUNDLED = "bundled"
     show_default=True,
     help="Grid that gate weights are rounded to; auto loses nothing of bf16 weights.",
 )
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Let the model go on after each text for at most N tokens, and trace those too.",
+)
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of sampling; a text's draws depend on it alone.")
+@click.option("--chat", is_flag=True, help="Give each text as a user's message in the model's chat template.")
+@click.option("--system", metavar="TEXT", help="System prompt before each text (with --chat).")
+@click.option(
+    "--chat-template",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Jinja template in place of the tokenizer's own (with --chat).",
+)
+@click.option(
+    "--max-memory",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    metavar="GIB",
+    help="Memory of captured shards; the engine waits for the disk where it is full.",
+)
 @click.option("--tensor-parallel-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
+@click.option("--pipeline-parallel-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
+@click.option("--expert-parallel", is_flag=True, help="Spread whole experts, not slices of them, over the devices.")
+@click.option("--no-self-check", is_flag=True, help="Do not replay a probe's routing at start-up; recorded in the run.")
 @click.option("--kv-cache-gib", type=click.FloatRange(min=0, min_open=True), help="KV cache.  [default: 1 on a CPU]")
 @click.option("--prefix-caching", is_flag=True, help="Leave vLLM's prefix cache on (traced texts never read it).")
 @click.option("--compile", "compiled", is_flag=True, help="Let vLLM compile the model: slow to start, faster on a GPU.")
@@ -69,7 +99,18 @@ def trace(
     max_num_batched_tokens: int,
     dtype: str,
     weight_precision: str,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    chat: bool,
+    system: str | None,
+    chat_template: Path | None,
+    max_memory: float,
     tensor_parallel_size: int,
+    pipeline_parallel_size: int,
+    expert_parallel: bool,
+    no_self_check: bool,
     kv_cache_gib: float | None,
     prefix_caching: bool,
     compiled: bool,
@@ -84,10 +125,12 @@ def trace(
     \b
     moetrace trace bundled --corpus bundled --store my-store
     moetrace trace Qwen/Qwen3-30B-A3B --corpus flores/ --store flores-store --lang eng_Latn --lang swh_Latn
+    moetrace trace Qwen/Qwen3-30B-A3B --corpus questions/ --store answers-store --chat --max-new-tokens 256
     """  # noqa: D301  click wants the escape itself
     from cli.progress import TraceProgress
     from tracer.bundled import CORPUS, MODEL
     from tracer.engine import EngineSettings
+    from tracer.prompts import PromptSettings
     from tracer.trace import TraceSettings
     from tracer.trace import trace as run_trace
 
@@ -99,11 +142,20 @@ def trace(
         on_long=on_long,
         weight_precision=weight_precision,
         routes=not no_routes,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        prompt=PromptSettings(chat, system, chat_template.read_text(encoding="utf-8") if chat_template else None),
+        max_memory=int(max_memory * 2**30),
         engine=EngineSettings(
             dtype=dtype,
             max_model_len=max_model_len,
             max_num_batched_tokens=max_num_batched_tokens,
             tensor_parallel_size=tensor_parallel_size,
+            pipeline_parallel_size=pipeline_parallel_size,
+            expert_parallel=expert_parallel,
+            self_check=not no_self_check,
             eager=not compiled,
             prefix_caching=prefix_caching,
             kv_cache_gib=kv_cache_gib,
