@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import platform
 import re
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
-
-import numpy as np
 
 from store import CommitRecord, MoetraceError, RunRecord, Shard, Store, StoreWriter
 from store.layout import checked_run, format_file
@@ -27,6 +21,7 @@ from tracer.engine import EngineSettings, Generation, TracedEngine, engine_versi
 from tracer.families import ModelFacts, read_facts
 from tracer.plan import Plan, make_plan
 from tracer.prompts import PromptSettings, encoder, stop_tokens
+from tracer.record import model_record, provenance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -238,21 +233,9 @@ def _record(
     plan: Plan,
     settings: TraceSettings,
 ) -> RunRecord:
-    model = {
-        "id": _model_id(facts.id),
-        "revision": facts.revision,
-        "config_sha256": facts.config_sha256,
-        "family": facts.family,
-        "num_layers": facts.num_layers,
-        "num_experts": facts.num_experts,
-        "top_k": facts.top_k,
-        "parameters_per_expert": facts.parameters_per_expert,
-        "parameters": _parameters(facts.id),
-        "tokenizer_sha256": _tokenizer_digest(tokenizer),
-    }
     return RunRecord(
         run=run,
-        model=model,
+        model=model_record(facts, tokenizer),
         routing=asdict(facts.rule),
         corpus=plan.corpus_record(),
         settings={
@@ -265,14 +248,7 @@ def _record(
             "engine": settings.engine.record(),
             "versions": engine_versions(),
         },
-        provenance={
-            "model_source": facts.id,
-            "corpus_source": source,
-            "moetrace": version("moetrace"),
-            "python": platform.python_version(),
-            "machine": f"{platform.machine()} {platform.system()}",
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
+        provenance=provenance(facts.id, source),
     )
 
 
@@ -304,29 +280,6 @@ def _load_tokenizer(facts: ModelFacts) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(facts.id, revision=facts.revision)
     except (OSError, ValueError) as error:
         raise MoetraceError(f"{facts.id}: cannot load its tokenizer ({str(error).splitlines()[0]})") from error
-
-
-def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _parameters(model: str) -> int | None:
-    """Return the number of parameters of a local safetensors checkpoint, None where it is not one."""
-    from safetensors import safe_open  # noqa: PLC0415
-
-    files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
-    total = 0
-    for path in files:
-        with safe_open(path, framework="np") as tensors:
-            total += sum(int(np.prod(tensors.get_slice(name).get_shape())) for name in tensors.keys())  # noqa: SIM118
-    return total or None
-
-
-def _model_id(model: str) -> str:
-    """Return the hub id, or the name of a local folder: where the folder lies is not what the model is."""
-    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def _model_length(facts: ModelFacts, engine: EngineSettings) -> int:

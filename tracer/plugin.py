@@ -1,0 +1,73 @@
+"""The vLLM plugin: what makes any vLLM of this environment traceable, and what records `vllm serve`.
+
+vLLM calls `register` in every process that it starts. It gives workers the command `moetrace`, which does nothing until
+it is called. With MOETRACE_STORE set, engines are made with a tap and record every request:
+
+    MOETRACE_STORE=store MOETRACE_LANG=swh_Latn vllm serve MODEL
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("vllm.moetrace")
+
+
+def register() -> None:
+    """Entry point `vllm.general_plugins`; may be called several times in a process."""
+    from vllm.v1.worker.worker_base import WorkerBase  # noqa: PLC0415  vLLM itself calls this
+
+    if "moetrace" not in vars(WorkerBase):
+        WorkerBase.moetrace = _call
+    if os.environ.get("MOETRACE_STORE"):
+        _record_engines()
+
+
+def _call(worker: Any, command: str, *arguments: Any) -> Any:
+    """Give a command to the worker's tap; nothing of moetrace is loaded before the first."""
+    from tracer.tap import call  # noqa: PLC0415
+
+    return call(worker, command, *arguments)
+
+
+def _record_engines() -> None:
+    """Let every engine configuration that is made from now on ask for the traced worker."""
+    from vllm.engine.arg_utils import EngineArgs  # noqa: PLC0415
+
+    make_config = EngineArgs.create_engine_config
+    if getattr(make_config, "moetrace", False):
+        return
+
+    def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from tracer.attach import live_record, record_fields  # noqa: PLC0415
+        from tracer.live import UNDETERMINED, LiveSettings  # noqa: PLC0415
+
+        if self.enable_prefix_caching is not False:
+            log.warning("moetrace: prefix caching is off while requests are recorded")
+            self.enable_prefix_caching = False
+        self.worker_cls = "tracer.tap.TracedWorker"
+        config = make_config(self, *args, **kwargs)
+        profiles = os.environ.get("MOETRACE_PROFILES", "1") != "0"
+        store = Path(os.environ["MOETRACE_STORE"]).absolute()
+        precision = os.environ.get("MOETRACE_WEIGHT_PRECISION", "f16")
+        record = live_record(
+            config, os.environ.get("MOETRACE_RUN"), store, profiles=profiles, weight_precision=precision
+        )
+        live = LiveSettings(
+            str(store),
+            record_fields(record),
+            os.environ.get("MOETRACE_LANG", UNDETERMINED),
+            int(os.environ.get("MOETRACE_SHARD_TOKENS", "32768")),
+            float(os.environ.get("MOETRACE_FLUSH_SECONDS", "60")),
+        )
+        options = {"scoring": record.routing["scoring"], "profiles": profiles, "live": asdict(live)}
+        config.additional_config = {**(config.additional_config or {}), "moetrace": options}
+        log.warning("moetrace: recording run %s into %s", record.run, store)
+        return config
+
+    create_engine_config.moetrace = True  # type: ignore[attr-defined]
+    EngineArgs.create_engine_config = create_engine_config
