@@ -387,7 +387,7 @@ def _start(facts: ModelFacts, settings: EngineSettings) -> LLM:
 
     if missing := missing_contacts():
         raise MoetraceError(
-            f"vLLM {importlib.metadata.version('vllm')} is not supported: it lacks {', '.join(missing)}; "
+            f"{engine_versions().get('vllm', 'vLLM')} is not supported: it lacks {', '.join(missing)}; "
             "install the version that the README names"
         )
     # On a CPU vLLM reserves most of the memory by default; prefill of a few thousand tokens needs little.

@@ -7,6 +7,7 @@ requests have enough tokens, put in order, and written by a thread. NumPy and th
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -37,7 +38,7 @@ class LiveSettings:
     - store: the store's folder; record: the run record as JSON fields, its MoE layers still to be filled in
     - lang: language of requests that name none
     - shard_tokens: finished tokens of a language that make a shard
-    - flush_seconds: finished requests are written after at most that time, as long as others are running
+    - flush_seconds: finished requests are written after at most about that time, also while nothing runs
     """
 
     store: str
@@ -99,6 +100,9 @@ class LiveRecorder:
         self._sums = np.zeros((0, len(layout["moe_layers"]), layout["num_experts"]), dtype=np.float32)
         self._waiting: dict[str, int] = {}
         self._flushed = monotonic()
+        self._lock = threading.RLock()  # the engine's thread adds, the timer's thread may flush
+        self._closed = threading.Event()
+        threading.Thread(target=self._flush_in_time, name="moetrace-flush", daemon=True).start()
 
     def owner(self, request: NewRequestData) -> Recorded:
         """Return a new text for a request; its extra arguments may name its language and id."""
@@ -107,12 +111,14 @@ class LiveRecorder:
         if not LANGUAGE_NAME.fullmatch(lang):
             log.warning("request %s: %r cannot be a language code; recorded as %s", request.req_id, lang, UNDETERMINED)
             lang = UNDETERMINED
-        text = Recorded(
-            lang, str(extra.get(TEXT_KEY, request.req_id)), len(request.prompt_token_ids or ()), len(self._open)
-        )
-        self._open.append(text)
-        if self._profiles and len(self._open) > len(self._sums):
-            self._sums = np.concatenate([self._sums, np.zeros((64 + len(self._sums), *self._sums.shape[1:]), np.float32)])
+        with self._lock:
+            text = Recorded(
+                lang, str(extra.get(TEXT_KEY, request.req_id)), len(request.prompt_token_ids or ()), len(self._open)
+            )
+            self._open.append(text)
+            if self._profiles and len(self._open) > len(self._sums):
+                more = np.zeros((64 + len(self._sums), *self._sums.shape[1:]), np.float32)
+                self._sums = np.concatenate([self._sums, more])
         return text
 
     def add(self, step: Step, rows: StepRows) -> None:
@@ -122,6 +128,10 @@ class LiveRecorder:
         """
         if self._failure:
             raise CaptureError(self._failure)
+        with self._lock:
+            self._add(step, rows)
+
+    def _add(self, step: Step, rows: StepRows) -> None:
         require_written(step, self._record.moe_layers)
         mine = np.array([owner is not None for owner in rows.owners])
         owners: list[Recorded] = [owner for owner in rows.owners if owner is not None]
@@ -154,19 +164,20 @@ class LiveRecorder:
 
     def finished(self, text: Recorded) -> None:
         """Mark a request as finished; cut a shard where its language has enough."""
-        text.finished = True
-        self._waiting[text.lang] = self._waiting.get(text.lang, 0) + text.done
-        if monotonic() - self._flushed > self._live.flush_seconds:
-            self._flush(set(self._waiting))
-        elif self._waiting[text.lang] >= self._live.shard_tokens:
-            self._flush({text.lang})
+        with self._lock:
+            text.finished = True
+            self._waiting[text.lang] = self._waiting.get(text.lang, 0) + text.done
+            if self._waiting[text.lang] >= self._live.shard_tokens:
+                self._flush({text.lang})
 
     def close(self) -> dict[str, Any]:
         """Write everything that is left; return the run, its shards, texts and tokens, and why writing failed."""
-        for text in self._open:
-            text.finished = True
-        self._flush({text.lang for text in self._open})
-        self._collect(0)
+        self._closed.set()
+        with self._lock:
+            for text in self._open:
+                text.finished = True
+            self._flush({text.lang for text in self._open})
+            self._collect(0)
         self._pool.shutdown()
         return {
             "run": self._record.run,
@@ -175,6 +186,13 @@ class LiveRecorder:
             "tokens": sum(commit.tokens for commit in self._commits),
             "failure": self._failure,
         }
+
+    def _flush_in_time(self) -> None:
+        """Write finished requests now and then: an idle server takes no steps, and may be killed."""
+        while not self._closed.wait(self._live.flush_seconds / 4):
+            with self._lock:
+                if self._waiting and monotonic() - self._flushed > self._live.flush_seconds:
+                    self._flush(set(self._waiting))
 
     def _flush(self, languages: set[str]) -> None:
         """Cut the finished texts of some languages out of what is held, and give them to the writer."""

@@ -16,6 +16,8 @@ from typing import Any
 
 log = logging.getLogger("vllm.moetrace")
 
+SHUTDOWN_SECONDS = 30
+
 
 def register() -> None:
     """Entry point `vllm.general_plugins`; may be called several times in a process."""
@@ -49,6 +51,8 @@ def _record_engines() -> None:
         if self.enable_prefix_caching is not False:
             log.warning("moetrace: prefix caching is off while requests are recorded")
             self.enable_prefix_caching = False
+        # Without it the server kills its workers at once when it is told to stop, and what they hold is lost.
+        self.shutdown_timeout = self.shutdown_timeout or SHUTDOWN_SECONDS
         self.worker_cls = "tracer.tap.TracedWorker"
         config = make_config(self, *args, **kwargs)
         profiles = os.environ.get("MOETRACE_PROFILES", "1") != "0"
