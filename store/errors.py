@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+LISTED = 24  # names that a message lists where none is near
+
 
 class MoetraceError(Exception):
     """Base of every error that is the user's to solve; the message says what is wrong, where, and what to do."""
@@ -33,5 +35,8 @@ class UnknownNameError(MoetraceError):
         """Return the error for an unknown name, with the nearest known names as a suggestion."""
         names = sorted(known)
         close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names) or 'none'}"
+        # `english` is nearer to eng_Latn than its letters say: codes mostly begin as the English name does.
+        close = close or [candidate for candidate in names if candidate[:3].lower() == name[:3].lower()][:3]
+        listed = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {listed or 'none'}"
         return cls(f"{where} has no {kind} '{name}'; {hint}")

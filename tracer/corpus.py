@@ -1,44 +1,59 @@
 """Reading a parallel corpus: `--corpus SPEC` to texts with ids, language by language, through `datasets`.
 
 A SPEC is a folder with one file per language, one table (a file, or `hf:<dataset>[:config[:split]]`) that is long
-(columns lang, id, text) or wide (an id column and one column per language).
+or wide, or a dataset with a config per language. Texts are streamed: nothing here holds a corpus.
 """
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from store import MoetraceError, UnknownNameError
-from store.layout import LANGUAGE_NAME, checked_language
+from store.layout import checked_language
+from tracer.corpus_fields import Fields, Text
+from tracer.corpus_rows import LOADERS, Dataset, file_rows, loader
+from tracer.corpus_sample import draw
+from tracer.corpus_tables import dataset_languages, table_languages
+from tracer.ids import UniqueIds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-log = logging.getLogger(__name__)
-
-LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
-LANG_COLUMNS = ("lang", "language")
-ID_COLUMNS = ("id", "text_id")
-
-
-@dataclass(frozen=True)
-class Text:
-    """One text of one language; its id is the same across languages."""
-
-    id: str
-    text: str
+__all__ = ["Corpus", "Text", "open_corpus"]
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A parallel corpus: its languages, sorted, and a way to read each one anew, in file order."""
+    """A parallel corpus: its languages, sorted, and a way to read each one anew, in file order.
+
+    texts: reads a language unchecked; selection: what of the corpus was chosen, as the run record keeps it.
+    """
 
     source: str
     languages: tuple[str, ...]
-    read: Callable[[str], Iterator[Text]]
+    texts: Callable[[str], Iterator[Text]]
+    selection: Mapping[str, object] = field(default_factory=dict)
+
+    def read(self, lang: str) -> Iterator[Text]:
+        """Yield the texts of a language.
+
+        Raises MoetraceError at an empty text, a repeated id (at the latest after the last text), or where there is no
+        text at all.
+        """
+        ids = UniqueIds()
+        for text in self.texts(lang):
+            if not isinstance(text.text, str) or not text.text.strip():
+                raise MoetraceError(f"{self.source}: text '{text.id}' of {lang} is empty; remove the row or fill it in")
+            ids.add(text.id)
+            self._refuse_repeat(lang, ids.repeated_so_far())
+            yield text
+        self._refuse_repeat(lang, ids.repeated())
+        if not len(ids):
+            raise MoetraceError(f"{self.source}: language {lang} has no texts; remove it or fill it")
 
     def only(self, languages: Iterable[str]) -> Corpus:
         """Return the corpus restricted to some languages; raise UnknownNameError for one it does not have."""
@@ -46,25 +61,54 @@ class Corpus:
         for lang in wanted:
             if lang not in self.languages:
                 raise UnknownNameError.among("language", lang, self.languages, self.source)
-        return Corpus(self.source, tuple(sorted(wanted)) or self.languages, self.read)
+        return replace(self, languages=tuple(sorted(wanted)) or self.languages)
+
+    def first(self, count: int) -> Corpus:
+        """Return the corpus with the first texts of each language; raise MoetraceError where it is a sample."""
+        if "sample" in self.selection:
+            raise MoetraceError("--limit and --sample are two ways to take fewer texts; choose one")
+        return replace(self, texts=lambda lang: islice(self.texts(lang), count))
+
+    def sample(self, count: int, seed: int = 0) -> Corpus:
+        """Return the corpus with `count` ids drawn from those that all its languages have, in file order.
+
+        The same ids in each language, whatever the order of languages or texts; a smaller sample is part of a larger
+        one with the same seed. Reads every language once. Raises MoetraceError where the languages share fewer ids.
+        """
+        chosen = draw(self.source, {lang: partial(self.read, lang) for lang in self.languages}, count, seed)
+        selection = {**self.selection, "sample": count, "sample_seed": seed}
+        return replace(self, texts=lambda lang: chosen.of(self.texts(lang)), selection=selection)
+
+    def _refuse_repeat(self, lang: str, index: int | None) -> None:
+        if index is not None:
+            text = next(islice(self.texts(lang), index, None))
+            raise MoetraceError(
+                f"{self.source}: id '{text.id}' stands twice in {lang}; ids must be unique within a language"
+            )
 
 
-def open_corpus(spec: str) -> Corpus:
-    """Open a corpus; raise MoetraceError naming the file where there is none or it is not in a form above."""
-    if spec.startswith("hf:"):
-        return _table_corpus(spec, _hub_rows(spec))
+def open_corpus(spec: str, *, text_template: str | None = None, id_template: str | None = None) -> Corpus:
+    """Open a corpus; templates such as `{flores_passage} {question}` join columns to a text or an id.
+
+    Raises MoetraceError naming the file where there is none or it is not in a form above, or a malformed template.
+    """
+    fields = Fields.of(text_template, id_template)
     path = Path(spec)
-    if path.is_dir():
-        return _folder_corpus(path)
-    if path.is_file():
-        _loader(path)
-        return _table_corpus(spec, lambda: _file_rows(path))
-    raise MoetraceError(
-        f"corpus {spec}: no such folder or file; give a folder with one file per language, or hf:<dataset>"
-    )
+    if spec.startswith("hf:"):
+        languages, texts = dataset_languages(Dataset.parse(spec), fields)
+    elif path.is_dir():
+        languages, texts = _folder_languages(path, fields)
+    elif path.is_file():
+        loader(path)
+        languages, texts = table_languages(spec, partial(file_rows, path), fields)
+    else:
+        raise MoetraceError(
+            f"corpus {spec}: no such folder or file; give a folder with one file per language, or hf:<dataset>"
+        )
+    return Corpus(spec, tuple(sorted(languages)), texts, fields.selection())
 
 
-def _folder_corpus(folder: Path) -> Corpus:
+def _folder_languages(folder: Path, fields: Fields) -> tuple[Iterable[str], Callable[[str], Iterator[Text]]]:
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix not in LOADERS or path.name.startswith("."):
@@ -77,114 +121,4 @@ def _folder_corpus(folder: Path) -> Corpus:
         files[lang] = path
     if not files:
         raise MoetraceError(f"corpus {folder}: no language files ({', '.join(LOADERS)}), e.g. eng_Latn.jsonl")
-
-    def read(lang: str) -> Iterator[Text]:
-        return _checked(_texts(_file_rows(files[lang]), str(files[lang])), lang, str(files[lang]))
-
-    return Corpus(str(folder), tuple(sorted(files)), read)
-
-
-def _table_corpus(source: str, rows: Callable[[], Iterator[dict[str, Any]]]) -> Corpus:
-    first = next(rows(), None)
-    if first is None:
-        raise MoetraceError(f"corpus {source}: has no rows")
-    lang_column = next((name for name in LANG_COLUMNS if name in first), None)
-    if lang_column and "text" in first:
-        column = lang_column
-        languages = sorted({checked_language(str(row[column])) for row in rows()})
-
-        def read_long(lang: str) -> Iterator[Text]:
-            mine = (row for row in rows() if row[column] == lang)
-            return _checked(_texts(mine, source), lang, source)
-
-        return Corpus(source, tuple(languages), read_long)
-    languages = sorted(name for name in first if name not in ID_COLUMNS and LANGUAGE_NAME.fullmatch(name))
-    if not languages:
-        raise MoetraceError(f"corpus {source}: neither long (columns lang, text) nor wide (a column per language)")
-
-    def read_wide(lang: str) -> Iterator[Text]:
-        ids = next((name for name in ID_COLUMNS if name in first), None)
-        present = ((number, row) for number, row in enumerate(rows()) if row[lang] is not None)
-        texts = (Text(str(row[ids]) if ids else str(number), row[lang]) for number, row in present)
-        return _checked(texts, lang, source)
-
-    return Corpus(source, tuple(languages), read_wide)
-
-
-def _file_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file, streamed; raise MoetraceError with the place of a bad byte or line."""
-    from datasets import load_dataset  # noqa: PLC0415  seconds to import: only where a corpus is read
-    from datasets.exceptions import DatasetGenerationError  # noqa: PLC0415
-
-    kind = _loader(path)
-    if kind != "parquet":
-        _require_utf8(path)
-    options: dict[str, Any] = {"keep_linebreaks": False} if kind == "text" else {}
-    if kind == "csv":
-        # An id such as 007 and a text such as 12 are text.
-        options = {"keep_default_na": False, "converters": dict.fromkeys((*ID_COLUMNS, "text"), str)}
-    if path.stat().st_size == 0:
-        return
-    try:
-        yield from load_dataset(kind, data_files=str(path), split="train", streaming=True, **options)
-    except (DatasetGenerationError, ValueError, TypeError, OSError) as error:
-        raise MoetraceError(f"{path}: cannot be read as {kind} ({str(error).splitlines()[0]})") from error
-
-
-def _hub_rows(spec: str) -> Callable[[], Iterator[dict[str, Any]]]:
-    """Return a reader of `hf:<dataset>[:config[:split]]`; the dataset may be a local folder."""
-    name, config, split = (*spec.removeprefix("hf:").split(":"), "", "")[:3]
-
-    def rows() -> Iterator[dict[str, Any]]:
-        from datasets import load_dataset  # noqa: PLC0415
-        from datasets.exceptions import DatasetNotFoundError  # noqa: PLC0415
-
-        try:
-            loaded = load_dataset(name, config or None, streaming=True)
-        except (DatasetNotFoundError, OSError, ValueError) as error:
-            raise MoetraceError(f"corpus {spec}: cannot be loaded ({str(error).splitlines()[0]})") from error
-        if split and split not in loaded:
-            raise UnknownNameError.among("split", split, loaded, spec)
-        yield from loaded[split or next(iter(loaded))]
-
-    return rows
-
-
-def _texts(rows: Iterable[dict[str, Any]], source: str) -> Iterator[Text]:
-    """Turn rows with a text (and mostly an id) into texts; a row without an id is named by its line number, from 1."""
-    for number, row in enumerate(rows, start=1):
-        if "text" not in row:
-            raise MoetraceError(f"{source}: row {number} has no 'text' (it has {', '.join(row)})")
-        text_id = next((row[name] for name in ID_COLUMNS if row.get(name) is not None), number)
-        yield Text(str(text_id), row["text"])
-
-
-def _checked(texts: Iterable[Text], lang: str, source: str) -> Iterator[Text]:
-    """Pass texts on; raise MoetraceError at an empty text, a repeated id, or where there is no text at all."""
-    seen: set[str] = set()
-    for text in texts:
-        if not isinstance(text.text, str) or not text.text.strip():
-            raise MoetraceError(f"{source}: text '{text.id}' of {lang} is empty; remove the row or fill it in")
-        if text.id in seen:
-            raise MoetraceError(
-                f"{source}: id '{text.id}' stands twice in {lang}; ids must be unique within a language"
-            )
-        seen.add(text.id)
-        yield text
-    if not seen:
-        raise MoetraceError(f"{source}: language {lang} has no texts; remove the file or fill it")
-
-
-def _loader(path: Path) -> str:
-    if path.suffix not in LOADERS:
-        raise MoetraceError(f"{path}: files of type '{path.suffix}' cannot be read; use {', '.join(LOADERS)}")
-    return LOADERS[path.suffix]
-
-
-def _require_utf8(path: Path) -> None:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                raise MoetraceError(f"{path}: line {number} is not UTF-8 ({error.reason}); convert the file") from error
+    return files, lambda lang: fields.texts(file_rows(files[lang]), str(files[lang]))
