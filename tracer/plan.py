@@ -1,4 +1,7 @@
-"""The plan: a corpus tokenised once and cut into shards, always the same way for the same input and settings."""
+"""The plan: a corpus tokenised once and cut into shards, always the same way for the same input and settings.
+
+Tokens wait in a spool on disk, ids are remembered as digests: memory does not grow with the tokens of a corpus.
+"""
 
 from __future__ import annotations
 
@@ -6,62 +9,45 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from store import MoetraceError
+from tracer.ids import IdDigests
+from tracer.spool import PlannedShard, Spool, SpooledShard
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tracer.corpus import Corpus
+    from tracer.corpus_fields import Text
+
+__all__ = ["Encode", "Plan", "PlannedShard", "make_plan"]
 
 log = logging.getLogger(__name__)
 
 Encode = Callable[[list[str]], list[list[int]]]
 PIVOTS = ("eng_Latn", "eng", "en")
-
-
-@dataclass(frozen=True)
-class PlannedShard:
-    """Consecutive texts of one language that are traced, written and committed together.
-
-    seqs: number of each text in its language; token_ids: the texts' tokens, one int32 array a text.
-    """
-
-    lang: str
-    number: int
-    seqs: npt.NDArray[np.int32]
-    text_ids: tuple[str, ...]
-    truncated: npt.NDArray[np.bool_]
-    token_ids: tuple[npt.NDArray[np.int32], ...]
-
-    @property
-    def key(self) -> str:
-        """Return a name for the shard that is unique in its plan."""
-        return f"{self.lang}/{self.number:05d}"
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int32]:
-        """Return the number of tokens of each text."""
-        return np.array([len(ids) for ids in self.token_ids], dtype=np.int32)
-
-    @property
-    def tokens(self) -> int:
-        """Return the number of tokens of the shard."""
-        return sum(len(ids) for ids in self.token_ids)
+BATCH_TEXTS = 1024  # texts that are tokenised at once,
+BATCH_CHARACTERS = 1_000_000  # or fewer, where they are long
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every shard of a run, by language, and what the run record says of the corpus."""
+    """Every shard of a run, by language, and what the run record says of the corpus.
 
-    shards: tuple[PlannedShard, ...]
+    Sizes of shards are in memory; their tokens are read from the spool when they are asked for, until `close`.
+    """
+
+    shards: Sequence[PlannedShard]
     corpus_sha256: str
     languages: tuple[str, ...]
     pivot: str | None
     missing: dict[str, int] = field(default_factory=dict)
+    selection: Mapping[str, object] = field(default_factory=dict)
+    spool: Spool | None = field(default=None, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -69,22 +55,43 @@ class Plan:
         return sum(shard.tokens for shard in self.shards)
 
     @property
+    def texts(self) -> int:
+        """Return the number of texts over all shards."""
+        return sum(shard.texts for shard in self.shards)
+
+    @property
     def truncated(self) -> int:
         """Return how many texts were cut to the model's window."""
-        return sum(int(shard.truncated.sum()) for shard in self.shards)
+        return sum(shard.truncated_texts for shard in self.shards)
 
     def corpus_record(self) -> dict[str, object]:
-        """Return the `corpus` part of the run record."""
-        mine = {lang: [shard for shard in self.shards if shard.lang == lang] for lang in self.languages}
-        return {
+        """Return the `corpus` part of the run record; `selection` is in it where something was chosen or joined."""
+        texts, tokens, shards = (dict.fromkeys(self.languages, 0) for _ in range(3))
+        for shard in self.shards:
+            texts[shard.lang] += shard.texts
+            tokens[shard.lang] += shard.tokens
+            shards[shard.lang] += 1
+        record: dict[str, object] = {
             "sha256": self.corpus_sha256,
             "languages": list(self.languages),
             "pivot": self.pivot,
-            "texts": {lang: sum(len(shard.seqs) for shard in shards) for lang, shards in mine.items()},
-            "tokens": {lang: sum(shard.tokens for shard in shards) for lang, shards in mine.items()},
-            "shards": {lang: len(shards) for lang, shards in mine.items()},
+            "texts": texts,
+            "tokens": tokens,
+            "shards": shards,
             "truncated": self.truncated,
         }
+        return {**record, "selection": dict(self.selection)} if self.selection else record
+
+    def close(self) -> None:
+        """Give back the disk space of the spool; this also happens when the plan is collected or the process ends."""
+        if self.spool is not None:
+            self.spool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def make_plan(
@@ -102,21 +109,27 @@ def make_plan(
 
     A text of more than `window` tokens is truncated (`on_long="truncate"`) or refused (`"error"`).
     Ids that some languages lack are kept where they are and counted in `Plan.missing`.
-    Raises MoetraceError for a text without tokens, a long text under "error", or an unknown pivot.
+    Raises MoetraceError for a text without tokens, a long text under "error", an unknown pivot, or a full disk.
     """
+    corpus = corpus if limit is None else corpus.first(limit)
     digest = hashlib.sha256()
-    shards: list[PlannedShard] = []
-    ids: dict[str, set[str]] = {}
+    spool = Spool()
+    shards: list[SpooledShard] = []
+    counts: dict[str, int] = {}
+    everywhere = IdDigests().array()
     for lang in corpus.languages:
-        texts = _Encoded(corpus, lang, encode, window=window, on_long=on_long, limit=limit, digest=digest)
+        ids = IdDigests()
+        texts = _Encoded(corpus, lang, encode, window=window, on_long=on_long, digest=digest, ids=ids)
         before = len(shards)
-        shards.extend(_cut(lang, texts, shard_tokens))
-        ids[lang] = {text_id for shard in shards[before:] for text_id in shard.text_ids}
+        shards.extend(_cut(spool, lang, texts, shard_tokens))
+        counts[lang] = len(ids)
+        everywhere = np.union1d(everywhere, ids.array())
         if progress:
             progress(lang, sum(shard.tokens for shard in shards[before:]))
-    everywhere = set().union(*ids.values())
-    missing = {lang: len(everywhere) - len(mine) for lang, mine in ids.items() if len(mine) < len(everywhere)}
-    return Plan(tuple(shards), digest.hexdigest(), corpus.languages, _pivot(pivot, corpus), missing)
+    spool.seal()
+    missing = {lang: len(everywhere) - count for lang, count in counts.items() if count < len(everywhere)}
+    chosen = _pivot(pivot, corpus)
+    return Plan(tuple(shards), digest.hexdigest(), corpus.languages, chosen, missing, corpus.selection, spool)
 
 
 def _pivot(asked: str | None, corpus: Corpus) -> str | None:
@@ -138,19 +151,17 @@ class _Encoded:
         *,
         window: int,
         on_long: str,
-        limit: int | None,
         digest: hashlib._Hash,
+        ids: IdDigests,
     ) -> None:
         self._corpus, self._lang, self._encode = corpus, lang, encode
-        self._window, self._on_long, self._limit, self._digest = window, on_long, limit, digest
+        self._window, self._on_long, self._digest, self._ids = window, on_long, digest, ids
 
     def __iter__(self) -> Iterator[tuple[str, npt.NDArray[np.int32], bool]]:
-        texts = self._corpus.read(self._lang)
-        if self._limit is not None:
-            texts = islice(texts, self._limit)
-        while batch := list(islice(texts, 1024)):
+        for batch in _batches(self._corpus.read(self._lang)):
             for text, ids in zip(batch, self._encode([text.text for text in batch]), strict=True):
                 self._digest.update(f"{self._lang}\0{text.id}\0{text.text}\0".encode())
+                self._ids.add(text.id)
                 yield text.id, *self._fit(text.id, ids)
 
     def _fit(self, text_id: str, ids: Sequence[int]) -> tuple[npt.NDArray[np.int32], bool]:
@@ -164,22 +175,28 @@ class _Encoded:
         return np.asarray(ids[: self._window], dtype=np.int32), len(ids) > self._window
 
 
-def _cut(
-    lang: str, texts: Iterator[tuple[str, npt.NDArray[np.int32], bool]] | _Encoded, shard_tokens: int
-) -> Iterator[PlannedShard]:
+def _batches(texts: Iterator[Text]) -> Iterator[list[Text]]:
+    """Yield the texts in batches, each of some texts and at most a few million characters unless one is longer."""
+    batch: list[Text] = []
+    characters = 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text.text)
+        if len(batch) == BATCH_TEXTS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _cut(spool: Spool, lang: str, texts: _Encoded, shard_tokens: int) -> Iterator[SpooledShard]:
     pending: list[tuple[str, npt.NDArray[np.int32], bool]] = []
     size = number = first = 0
     for text in texts:
         if pending and size + len(text[1]) > shard_tokens:
-            yield _shard(lang, number, first, pending)
+            yield spool.add(lang, number, first, pending)
             number, first, size, pending = number + 1, first + len(pending), 0, []
         pending.append(text)
         size += len(text[1])
     if pending:
-        yield _shard(lang, number, first, pending)
-
-
-def _shard(lang: str, number: int, first: int, texts: list[tuple[str, npt.NDArray[np.int32], bool]]) -> PlannedShard:
-    text_ids, token_ids, truncated = zip(*texts, strict=True)
-    seqs = np.arange(first, first + len(texts), dtype=np.int32)
-    return PlannedShard(lang, number, seqs, text_ids, np.array(truncated), token_ids)
+        yield spool.add(lang, number, first, pending)
