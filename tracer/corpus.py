@@ -49,9 +49,10 @@ class Corpus:
             if not isinstance(text.text, str) or not text.text.strip():
                 raise MoetraceError(f"{self.source}: text '{text.id}' of {lang} is empty; remove the row or fill it in")
             ids.add(text.id)
-            self._refuse_repeat(lang, ids.repeated_so_far())
+            if ids.time_to_look():
+                self._refuse_repeats(lang, ids)
             yield text
-        self._refuse_repeat(lang, ids.repeated())
+        self._refuse_repeats(lang, ids)
         if not len(ids):
             raise MoetraceError(f"{self.source}: language {lang} has no texts; remove it or fill it")
 
@@ -79,12 +80,14 @@ class Corpus:
         selection = {**self.selection, "sample": count, "sample_seed": seed}
         return replace(self, texts=lambda lang: chosen.of(self.texts(lang)), selection=selection)
 
-    def _refuse_repeat(self, lang: str, index: int | None) -> None:
-        if index is not None:
-            text = next(islice(self.texts(lang), index, None))
-            raise MoetraceError(
-                f"{self.source}: id '{text.id}' stands twice in {lang}; ids must be unique within a language"
-            )
+    def _refuse_repeats(self, lang: str, ids: UniqueIds) -> None:
+        for first, again in ids.repeats():
+            # Only digests are remembered: the texts are read again to compare, and to name, the ids themselves.
+            one, other = (next(islice(self.texts(lang), index, None)).id for index in (first, again))
+            if one == other:
+                raise MoetraceError(
+                    f"{self.source}: id '{one}' stands twice in {lang}; ids must be unique within a language"
+                )
 
 
 def open_corpus(spec: str, *, text_template: str | None = None, id_template: str | None = None) -> Corpus:

@@ -20,38 +20,39 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The ids of a sample, as digests: S16 [ids], sorted."""
+    """The ids of a sample, as digests: uint64 [ids], sorted."""
 
-    digests: npt.NDArray[np.bytes_]
+    digests: npt.NDArray[np.uint64]
     seed: int
 
     def of(self, texts: Iterable[Text]) -> Iterator[Text]:
         """Yield the texts that were chosen, in the order in which they come."""
         ids = IdDigests(self.seed)
-        last = self.digests[-1:].tobytes()
+        last = int(self.digests[-1])
         for text in texts:
             digest = ids.digest(text.id)
-            if digest <= last and self._holds(digest):
+            if digest <= last and self._has(digest):
                 yield text
 
-    def _holds(self, digest: bytes) -> bool:
-        wanted = np.frombuffer(digest, dtype=self.digests.dtype)
+    def _has(self, digest: int) -> bool:
+        wanted = np.uint64(digest)  # a plain int would be compared as float64, which is not exact
         return bool(self.digests[np.searchsorted(self.digests, wanted)] == wanted)
 
 
 def draw(source: str, languages: Mapping[str, Callable[[], Iterator[Text]]], count: int, seed: int) -> Chosen:
     """Draw `count` of the ids that all languages have: those whose digests under the seed come first.
 
-    Holds 16 bytes an id of what the languages share so far. Raises MoetraceError where they share fewer ids.
+    Holds some eight bytes an id for what the languages share and for one language.
+    Raises MoetraceError where they share fewer ids.
     """
-    common: npt.NDArray[np.bytes_] | None = None
+    common: npt.NDArray[np.uint64] | None = None
     sizes: dict[str, int] = {}
     for lang in languages:
         ids = IdDigests(seed)
         for text in languages[lang]():
             ids.add(text.id)
         sizes[lang] = len(ids)
-        mine = np.sort(ids.array())
+        mine = ids.sorted()
         common = mine if common is None else np.intersect1d(common, mine, assume_unique=True)
     if common is None or len(common) < count:
         shared, fewest = 0 if common is None else len(common), min(sizes, key=lambda lang: (sizes[lang], lang))

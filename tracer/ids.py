@@ -1,62 +1,64 @@
-"""Ids of texts, remembered as digests: 16 bytes an id however long it is, so that a corpus may have any number."""
+"""Ids of texts, remembered as digests: eight bytes an id however long it is, so that a corpus may have any number."""
 
 from __future__ import annotations
 
+from array import array
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
 
-DIGEST_BYTES = 16  # among a billion ids, two share a digest with a probability below 1e-20
 FIRST_LOOK = 1024
 
 
 class IdDigests:
-    """The digests of ids in the order in which they were added; another seed gives other digests."""
+    """The 64-bit digests of ids in the order in which they were added; another seed gives other digests.
+
+    Among ten million ids, two different ones share a digest with a probability of 3e-6.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         self._key = str(seed).encode()
-        self._digests = bytearray()
+        self._digests = array("Q")
 
     def __len__(self) -> int:
-        return len(self._digests) // DIGEST_BYTES
+        return len(self._digests)
 
-    def digest(self, text_id: str) -> bytes:
-        """Return an id's digest, 16 bytes."""
-        return blake2b(text_id.encode(), digest_size=DIGEST_BYTES, key=self._key).digest()
+    def digest(self, text_id: str) -> int:
+        """Return an id's digest, 0 to 2**64 - 1."""
+        return int.from_bytes(blake2b(text_id.encode(), digest_size=8, key=self._key).digest(), "big")
 
     def add(self, text_id: str) -> None:
         """Remember an id."""
-        self._digests += self.digest(text_id)
+        self._digests.append(self.digest(text_id))
 
-    def array(self) -> npt.NDArray[np.bytes_]:
-        """Return the digests in the order in which they were added: S16 [ids]."""
-        return np.frombuffer(bytes(self._digests), dtype=f"S{DIGEST_BYTES}")
+    def sorted(self) -> npt.NDArray[np.uint64]:
+        """Return the digests, sorted: uint64 [ids]."""
+        return np.sort(np.frombuffer(self._digests, dtype=np.uint64))
 
-    def repeated(self) -> int | None:
-        """Return the index, in order of adding, of an id that was added before; None where all ids differ.
-
-        Takes a sort of all digests, 32 bytes an id for as long as it lasts.
-        """
-        digests = self.array()
-        ordered = np.sort(digests)
-        repeats = ordered[1:][ordered[1:] == ordered[:-1]]
-        return int(np.flatnonzero(digests == repeats[0])[1]) if len(repeats) else None
+    def repeats(self) -> Iterator[tuple[int, int]]:
+        """Yield pairs of positions, in order of adding, whose digests are the same: of one id, but for rare chance."""
+        ordered = self.sorted()
+        for digest in np.unique(ordered[1:][ordered[1:] == ordered[:-1]]):
+            positions = np.flatnonzero(np.frombuffer(self._digests, dtype=np.uint64) == digest)
+            yield int(positions[0]), int(positions[1])
 
 
 class UniqueIds(IdDigests):
-    """Ids that should differ: looks for repeats whenever their number has doubled, so that most are found early."""
+    """Ids that should differ: it is time to look for repeats whenever their number has doubled, and at the end."""
 
     def __init__(self) -> None:
         super().__init__()
         self._next_look = FIRST_LOOK
 
-    def repeated_so_far(self) -> int | None:
-        """Return the index of a repeated id where it is time to look and there is one, else None."""
-        if len(self) < self._next_look:
-            return None
-        self._next_look = 2 * len(self)
-        return self.repeated()
+    def time_to_look(self) -> bool:
+        """Tell whether the number of ids has doubled since this was last true."""
+        due = len(self) >= self._next_look
+        if due:
+            self._next_look = 2 * len(self)
+        return due

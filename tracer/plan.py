@@ -116,20 +116,25 @@ def make_plan(
     spool = Spool()
     shards: list[SpooledShard] = []
     counts: dict[str, int] = {}
-    everywhere = IdDigests().array()
+    everywhere = IdDigests().sorted()
     for lang in corpus.languages:
         ids = IdDigests()
         texts = _Encoded(corpus, lang, encode, window=window, on_long=on_long, digest=digest, ids=ids)
         before = len(shards)
         shards.extend(_cut(spool, lang, texts, shard_tokens))
         counts[lang] = len(ids)
-        everywhere = np.union1d(everywhere, ids.array())
+        everywhere = _union(everywhere, ids.sorted())
         if progress:
             progress(lang, sum(shard.tokens for shard in shards[before:]))
     spool.seal()
     missing = {lang: len(everywhere) - count for lang, count in counts.items() if count < len(everywhere)}
     chosen = _pivot(pivot, corpus)
     return Plan(tuple(shards), digest.hexdigest(), corpus.languages, chosen, missing, corpus.selection, spool)
+
+
+def _union(one: npt.NDArray[np.uint64], other: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    # Of parallel texts, mostly the same: then nothing is merged.
+    return one if np.array_equal(one, other) else np.union1d(one, other)
 
 
 def _pivot(asked: str | None, corpus: Corpus) -> str | None:
