@@ -23,3 +23,34 @@ def output(help_text: str, *, required: bool = False) -> Callable[..., Any]:
         required=required,
         help=help_text,
     )
+
+
+SHARD_TOKENS = click.option(
+    "--shard-tokens",
+    type=click.IntRange(min=1),
+    default=32768,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a shard.",
+)
+
+
+def corpus_selection(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which texts of a corpus are taken, and what of a row is a text."""
+    for option in (
+        click.option("--sample-seed", type=int, default=0, show_default=True, metavar="S", help="Seed of --sample."),
+        click.option(
+            "--sample",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="N texts drawn from those that all chosen languages have.",
+        ),
+        click.option(
+            "--id-template", metavar="T", help="Columns that make a text's id, as in '{link}#{question_number}'."
+        ),
+        click.option(
+            "--text-template", metavar="T", help="Columns that make a text, as in '{flores_passage} {question}'."
+        ),
+    ):
+        command = option(command)
+    return command

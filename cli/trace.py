@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from cli.options import SHARD_TOKENS, corpus_selection
+
 BUNDLED = "bundled"
 
 
@@ -19,7 +21,8 @@ BUNDLED = "bundled"
 @click.option("--lang", "languages", multiple=True, metavar="L", help="Only this language; may be repeated.")
 @click.option("--pivot", metavar="L", help="Language to compare with.  [default: English]")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N texts of each language.")
-@click.option("--shard-tokens", type=click.IntRange(min=1), default=32768, show_default=True, metavar="N")
+@corpus_selection
+@SHARD_TOKENS
 @click.option(
     "--on-long",
     type=click.Choice(["truncate", "error"]),
@@ -93,6 +96,10 @@ def trace(
     languages: tuple[str, ...],
     pivot: str | None,
     limit: int | None,
+    text_template: str | None,
+    id_template: str | None,
+    sample: int | None,
+    sample_seed: int,
     shard_tokens: int,
     on_long: str,
     max_model_len: int | None,
@@ -138,6 +145,10 @@ def trace(
         languages=languages,
         pivot=pivot,
         limit=limit,
+        sample=sample,
+        sample_seed=sample_seed,
+        text_template=text_template,
+        id_template=id_template,
         shard_tokens=shard_tokens,
         on_long=on_long,
         weight_precision=weight_precision,

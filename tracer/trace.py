@@ -40,6 +40,10 @@ class TraceSettings:
     languages: tuple[str, ...] = ()
     pivot: str | None = None
     limit: int | None = None
+    sample: int | None = None
+    sample_seed: int = 0
+    text_template: str | None = None
+    id_template: str | None = None
     shard_tokens: int = 32768
     on_long: str = "truncate"
     weight_precision: str = "auto"
@@ -105,17 +109,20 @@ def trace(
     watch = progress or Silent()
     require_engine()
     _check_precision(settings.weight_precision)
-    opened = open_corpus(corpus).only(settings.languages)
+    opened = open_corpus(corpus, text_template=settings.text_template, id_template=settings.id_template)
+    opened = opened.only(settings.languages)
     watch.stage(f"reading {model}")
     facts = read_facts(model, revision)
     name = checked_run(run or _default_run(model, corpus))
     stored = _stored_run(Path(store), name)
 
     watch.stage(f"tokenising {opened.source}")
-    tokenizer = _load_tokenizer(facts)
+    tokenizer = load_tokenizer(facts)
     engine_settings = replace(settings.engine, max_model_len=_model_length(facts, settings.engine))
     settings = replace(settings, engine=engine_settings)
     generation = _generation(settings, facts, tokenizer)
+    if settings.sample is not None:
+        opened = opened.sample(settings.sample, settings.sample_seed)
     plan = make_plan(
         opened,
         encoder(tokenizer, settings.prompt, answered=generation is not None),
@@ -271,7 +278,8 @@ def _stored_run(store: Path, name: str) -> RunRecord | None:
     return Store(store).runs.get(name) if format_file(store).is_file() else None
 
 
-def _load_tokenizer(facts: ModelFacts) -> PreTrainedTokenizerBase:
+def load_tokenizer(facts: ModelFacts) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer; raise MoetraceError where it has none."""
     from transformers import AutoTokenizer  # noqa: PLC0415  seconds to import
     from transformers.utils import logging as transformers_logging  # noqa: PLC0415
 
