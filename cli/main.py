@@ -11,6 +11,7 @@ import click
 
 COMMANDS = {
     "demo": "cli.demo:demo",
+    "inspect": "cli.inspection:inspect",
     "trace": "cli.trace:trace",
     "ls": "cli.ls:ls",
     "sql": "cli.sql:sql",

@@ -38,22 +38,37 @@ class ModelFacts:
     shared_experts: int
 
 
+def read_config(model: str, revision: str | None = None) -> Config:
+    """Read a model's config.json (of a local folder or a hub id); nothing of transformers is imported for it.
+
+    Raises MoetraceError where there is none or it is not JSON.
+    """
+    try:
+        if Path(model).is_dir():
+            path = Path(model) / "config.json"
+            if not path.is_file():
+                raise MoetraceError(f"{model}: no config.json in this folder; it is not a model checkpoint")
+        else:
+            from huggingface_hub import hf_hub_download  # noqa: PLC0415  slow to import: only for a model of the hub
+
+            path = Path(hf_hub_download(model, "config.json", revision=revision))
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise MoetraceError(
+            f"{model}: cannot read a model config there ({first}); give a local folder or a hub id"
+        ) from error
+    if not isinstance(config, dict):
+        raise MoetraceError(f"{model}: its config.json is no JSON object; it is not a model checkpoint")
+    return config
+
+
 def read_facts(model: str, revision: str | None = None) -> ModelFacts:
     """Read a model's config (a local folder or a hub id).
 
     Raises MoetraceError where there is no such model or it is not a Mixture-of-Experts model.
     """
-    from transformers import PretrainedConfig  # noqa: PLC0415  seconds to import: only where a model is read
-
-    if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
-        raise MoetraceError(f"{model}: no config.json in this folder; it is not a model checkpoint")
-    try:
-        config, _ = PretrainedConfig.get_config_dict(model, revision=revision)
-    except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise MoetraceError(
-            f"{model}: cannot read a model config there ({first}); give a local folder or a hub id"
-        ) from error
+    config = read_config(model, revision)
     text = config.get("text_config") or config
     name = str(text.get("model_type", config.get("model_type")))
     num_experts, top_k = (_first(text, keys, model) for keys in (EXPERT_COUNTS, TOP_KS))
