@@ -121,7 +121,7 @@ def _corpus_rows(corpus: dict[str, Any]) -> dict[str, str]:
     }
     for lang in corpus["languages"]:
         lacking = f", {corpus['missing'][lang]:,} texts lacking" if lang in corpus["missing"] else ""
-        counts = [f"{corpus[what][lang]:,} {what}" for what in ("texts", "tokens", "shards")]
+        counts = [_counted(corpus[what][lang], what) for what in ("texts", "tokens", "shards")]
         rows[f"  {lang}"] = ", ".join(counts) + lacking
     sizes = [f"{_size(size)} ({grid} weights)" for grid, size in corpus["store_bytes"].items()]
     rows["store size"] = (
@@ -144,6 +144,10 @@ def _parameters(found: Inspection) -> str:
         return f"{each}; the model's are packed ({size})"
     active = "" if found.active_parameters is None else f", {found.active_parameters:,} active for a token"
     return f"{found.parameters:,}{active}, {each}; {size}"
+
+
+def _counted(count: int, plural: str) -> str:
+    return f"{count:,} {plural if count != 1 else plural.removesuffix('s')}"
 
 
 def _spans(layers: tuple[int, ...]) -> str:
