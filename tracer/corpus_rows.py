@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from datasets import IterableDataset
+
 Row = dict[str, Any]
+
+BATCH_ROWS = 128
 
 LOADERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
 
@@ -39,9 +43,9 @@ def file_rows(path: Path) -> Iterator[Row]:
         # An id such as 007 and a text such as 12 are text.
         options = {"keep_default_na": False, "converters": dict.fromkeys(_header(path), str)}
     try:
-        yield from load_dataset(kind, data_files=str(path), split="train", streaming=True, **options)
+        yield from _rows(load_dataset(kind, data_files=str(path), split="train", streaming=True, **options))
     except (DatasetGenerationError, ValueError, TypeError, OSError) as error:
-        raise MoetraceError(f"{path}: cannot be read as {kind} ({str(error).splitlines()[0]})") from error
+        raise MoetraceError(f"{path}: cannot be read as {kind} ({_reason(error)})") from error
 
 
 @dataclass(frozen=True)
@@ -87,13 +91,24 @@ class Dataset:
             loaded = load_dataset(self.name, config, streaming=True)
             if self.split and self.split not in loaded:
                 raise UnknownNameError.among("split", self.split, loaded, f"{self.spec} {config or ''}".rstrip())
-            yield from loaded[self.split or next(iter(loaded))]
+            yield from _rows(loaded[self.split or next(iter(loaded))])
         except (DatasetGenerationError, DatasetNotFoundError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> MoetraceError:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return MoetraceError(f"corpus {self.spec}: cannot be loaded ({first})")
+        return MoetraceError(f"corpus {self.spec}: cannot be loaded ({_reason(error)})")
+
+
+def _rows(dataset: IterableDataset) -> Iterator[Row]:
+    # By Arrow tables, not by rows: four times as fast. Small ones, because a row may be a whole book.
+    for table in dataset.with_format("arrow").iter(batch_size=BATCH_ROWS):
+        yield from table.to_pylist()
+
+
+def _reason(error: Exception) -> str:
+    """Return an error's first line, and its last where the reason stands there."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join([lines[0], lines[-1]] if lines[-1].startswith("because") else lines[:1])
 
 
 def _header(path: Path) -> list[str]:
