@@ -1,8 +1,10 @@
 """Putting a token's experts in rank order, a whole layer at a time.
 
-Weight and expert make one unsigned integer that sorts by descending weight, ties by ascending expert id: non-negative
-floats sort like their bits. The k keys of all tokens are sorted by one sorting network of whole-array minima and
-maxima, which is several times faster than sorting millions of rows of k.
+Weight and expert make one unsigned integer: the bits of the rounded weight (non-negative floats sort like their bits)
+and, in the bits that rounding leaves free, the complement of the expert id. Such keys fall by weight, ties by rising
+expert id. The k keys of all tokens are sorted by one sorting network of whole-array minima and maxima, which is several
+times faster than sorting millions of rows of k, and only then brought into the order of the file: one gather of keys
+instead of two, of experts and of weights.
 """
 
 from __future__ import annotations
@@ -13,35 +15,62 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from store.weights import dropped_bits, round_weights
+from store.weights import dropped_bits
 
 
-def rank_layer(
-    experts: npt.NDArray[np.unsignedinteger[Any]], weights: npt.NDArray[np.float32], precision: str
-) -> tuple[npt.NDArray[np.unsignedinteger[Any]], npt.NDArray[np.float32]]:
-    """Return experts and weights [k, T] of one layer, each column by descending weight, ties by lower expert id.
+class LayerRanking:
+    """Ranks layers of T tokens one after another, in arrays it uses again: fresh memory costs more than the sorting.
 
-    experts: uint8 | uint16 [k, T]; weights: float32 [k, T], not negative. The weights that are returned, and by which
-    ranks are decided, are rounded to the grid of `precision`.
+    Holds 13 bytes a token and rank where ids fit into the bits that the grid leaves free, else 25.
     """
-    drop = dropped_bits(precision)
-    # 31 bits of a float without its sign, less those that rounding leaves zero, and the bits of an expert id.
-    bits, id_bits = 31 - drop, 8 * experts.itemsize
-    kind = np.dtype(np.uint32 if bits + id_bits <= 32 else np.uint64).type
-    key = round_weights(weights, precision).view(np.uint32).astype(kind, copy=False)
-    key = ((kind((1 << bits) - 1) - (key >> kind(drop))) << kind(id_bits)) | experts
-    _sort_columns(key)
-    ranked = (kind((1 << bits) - 1) - (key >> kind(id_bits))) << kind(drop)
-    return (key & kind((1 << id_bits) - 1)).astype(experts.dtype), ranked.astype(np.uint32, copy=False).view(np.float32)
 
+    def __init__(self, tokens: int, top_k: int, num_experts: int, precision: str) -> None:
+        shape = (top_k, tokens)
+        drop, id_bits = dropped_bits(precision), (num_experts - 1).bit_length()
+        self._shift = max(0, id_bits - drop)  # what the weight's bits make room by, where rounding frees too few
+        kind = np.dtype(np.uint64 if self._shift else np.uint32).type
+        self._id_mask = kind((1 << id_bits) - 1)
+        self._weight_mask = kind((1 << 31) - (1 << drop))
+        self._key, self._gathered = np.empty(shape, dtype=kind), np.empty(shape, dtype=kind)
+        self._spare = np.empty(tokens, dtype=kind)
+        self._experts = np.empty(shape, dtype=np.uint8 if num_experts <= 256 else np.uint16)
+        self._weights = np.empty(shape, dtype=np.float32)
 
-def _sort_columns(rows: npt.NDArray[Any]) -> None:
-    """Sort every column of [k, T] in place, ascending."""
-    smaller = np.empty_like(rows[0])
-    for low, high in _network(len(rows)):
-        np.minimum(rows[low], rows[high], out=smaller)
-        np.maximum(rows[low], rows[high], out=rows[high])
-        rows[low] = smaller
+    def rank(
+        self,
+        experts: npt.NDArray[np.unsignedinteger[Any]],
+        weights: npt.NDArray[np.float32],
+        order: npt.NDArray[np.intp],
+    ) -> tuple[npt.NDArray[np.unsignedinteger[Any]], npt.NDArray[np.float32]]:
+        """Return experts and weights [k, T] of one layer, each column by descending weight, ties by lower expert id.
+
+        experts: uint8 | uint16 [k, T], below the number of experts; weights: float32 [k, T], rounded to the grid;
+        order: the columns of the result, which is overwritten by the next call.
+        """
+        key, gathered = self._key, self._gathered
+        bits: npt.NDArray[np.unsignedinteger[Any]] = weights.view(np.uint32)
+        if self._shift:
+            bits = np.left_shift(bits, key.dtype.type(self._shift), out=key)
+        np.bitwise_or(bits, self._id_mask, out=key)
+        np.subtract(key, experts, out=key)
+        self._sort_columns()
+        # mode: the default checks the indices by writing to a copy first.
+        np.take(key, order, axis=1, out=gathered, mode="clip")
+        np.invert(gathered, out=key)
+        np.bitwise_and(key, self._id_mask, out=key)
+        np.copyto(self._experts, key, casting="unsafe")
+        if self._shift:
+            np.right_shift(gathered, key.dtype.type(self._shift), out=gathered)
+        np.bitwise_and(gathered, self._weight_mask, out=self._weights.view(np.uint32), casting="unsafe")
+        return self._experts, self._weights
+
+    def _sort_columns(self) -> None:
+        """Sort every column of the keys in place, descending."""
+        key, smaller = self._key, self._spare
+        for high, low in _network(len(key)):
+            np.minimum(key[high], key[low], out=smaller)
+            np.maximum(key[high], key[low], out=key[high])
+            key[low] = smaller
 
 
 @cache

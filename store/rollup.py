@@ -18,34 +18,39 @@ if TYPE_CHECKING:
 
 
 class UsageRollup:
-    """Adds up one layer after another; every sum is float64, every count int64."""
+    """Adds up one layer after another; every sum is float64, every count int64.
+
+    Its arrays are used again for every layer: `bincount` would convert ids and weights to fresh ones each time.
+    """
 
     def __init__(self, shard: Shard, record: RunRecord) -> None:
         self._record = record
         self._profiles = shard.profiles
         self._lengths = shard.lengths.astype(np.float64)
-        self._token_share = np.repeat(1.0 / (self._lengths * record.top_k), shard.lengths)
+        token_share = np.repeat(1.0 / (self._lengths * record.top_k), shard.lengths)
+        self._share = np.tile(token_share, record.top_k)
+        self._experts = np.empty(len(self._share), dtype=np.intp)
+        self._weights = np.empty(len(self._share), dtype=np.float64)
         self._layers: list[dict[str, npt.NDArray[np.generic]]] = []
 
-    def add_layer(
-        self,
-        experts: npt.NDArray[np.unsignedinteger],
-        weights: npt.NDArray[np.float32],
-        order: npt.NDArray[np.intp],
-    ) -> None:
-        """Add the next MoE layer: experts and (rounded) weights, [k, T], columns in `order` of the shard's tokens."""
+    def add_layer(self, experts: npt.NDArray[np.unsignedinteger], weights: npt.NDArray[np.float32]) -> None:
+        """Add the next MoE layer: experts and (rounded) weights, [k, T] in the order of the texts, ranks in any order.
+
+        In that order equal experts seldom stand together: adding to one bin again and again waits for itself.
+        """
         size, index = self._record.num_experts, len(self._layers)
-        flat = experts.ravel().astype(np.intp)
-        share = np.tile(self._token_share[order], len(experts))
+        np.copyto(self._experts.reshape(experts.shape), experts)
+        np.copyto(self._weights.reshape(weights.shape), weights)
         columns: dict[str, npt.NDArray[np.generic]] = {
-            "count": np.bincount(flat, minlength=size),
-            "weight_sum": np.bincount(flat, weights=weights.ravel(), minlength=size),
-            "sequence_share_sum": np.bincount(flat, weights=share, minlength=size),
+            "count": np.bincount(self._experts, minlength=size),
+            "weight_sum": np.bincount(self._experts, weights=self._weights, minlength=size),
+            "sequence_share_sum": np.bincount(self._experts, weights=self._share, minlength=size),
         }
         if self._profiles is not None:
             profiles = self._profiles[:, index].astype(np.float64)
-            columns["probability_sum"] = self._lengths @ profiles
             columns["sequence_probability_sum"] = profiles.sum(axis=0)
+            profiles *= self._lengths[:, None]  # not a matrix product: BLAS would wake threads that the model needs
+            columns["probability_sum"] = profiles.sum(axis=0)
         self._layers.append(columns)
 
     def table(self) -> Iterator[pa.Table]:

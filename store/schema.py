@@ -6,7 +6,7 @@ list columns are left out on purpose (DuckDB cannot read FLOAT16 with BYTE_STREA
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -32,7 +32,6 @@ class Table:
     byte_stream_split: tuple[str, ...] = ()
     delta: tuple[str, ...] = ()
     statistics: tuple[str, ...] = ()
-    dictionary: tuple[str, ...] = field(default=())
 
     @property
     def encodings(self) -> dict[str, str]:
@@ -102,9 +101,9 @@ def routes(num_experts: int) -> Table:
                 column("weight", pa.float32(), "gate weight as the layer applies it, routed scaling factor included"),
             ]
         ),
-        byte_stream_split=("expert", "weight"),
-        delta=("layer", "token", "rank"),
-        statistics=("layer", "token", "rank"),
+        # layer and rank are long runs: plain and zstd make them as small as any encoding, at a third of the time.
+        byte_stream_split=("token", "expert", "weight"),
+        statistics=("layer",),  # every row group has all tokens and ranks: their bounds tell nothing
     )
 
 
@@ -120,10 +119,8 @@ def profiles(num_experts: int) -> Table:
                 column("probability", pa.float32(), "mean over the text's tokens of the full router probability"),
             ]
         ),
-        byte_stream_split=("probability",),
-        delta=("seq",),
+        byte_stream_split=("seq", "probability"),
         statistics=("layer", "seq"),
-        dictionary=("layer", "expert"),
     )
 
 

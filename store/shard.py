@@ -77,14 +77,24 @@ class Shard:
         return self.positions() >= np.repeat(self.lengths - self.generated, self.lengths)
 
 
-def token_order(shard: Shard) -> npt.NDArray[np.intp]:
-    """Return the order in which tokens are numbered: by token id, then by the first layer's experts.
+def token_order(
+    token_ids: npt.NDArray[np.int32], experts: npt.NDArray[np.unsignedinteger], num_experts: int
+) -> npt.NDArray[np.intp]:
+    """Return the order in which tokens are numbered: by token id, then by the experts of the first layer.
 
-    Equal tokens stand together, so the ids of shallow layers, which follow the token closely, compress.
+    token_ids: [T]; experts: [k, T], in rank order. Equal tokens stand together, so the ids of shallow layers, which
+    follow the token closely, compress. One sort of 64-bit numbers: token id, as many ranks as there is room for, and
+    the token's index, which makes the order the same on every machine.
     """
-    first = np.sort(shard.experts[:, 0, :], axis=1)
-    order: npt.NDArray[np.intp] = np.lexsort((*first.T[::-1], shard.token_ids))
-    return order
+    index_bits = (len(token_ids) - 1).bit_length()
+    id_bits = max(1, (num_experts - 1).bit_length())
+    room = 64 - index_bits - int(token_ids.max()).bit_length()
+    key = token_ids.astype(np.uint64)
+    for ranked in experts[: room // id_bits]:
+        key = key << np.uint64(id_bits) | ranked
+    key = key << np.uint64(index_bits) | np.arange(len(key), dtype=np.uint64)
+    key.sort()
+    return (key & np.uint64((1 << index_bits) - 1)).astype(np.intp)
 
 
 def check_shard(shard: Shard, record: RunRecord) -> None:

@@ -14,21 +14,32 @@ from store.errors import MoetraceError
 MANTISSA_BITS = {"bf16": 7, "f16": 10, "f32": 23}
 
 
-def round_weights(weights: npt.NDArray[np.float32], precision: str) -> npt.NDArray[np.float32]:
-    """Return non-negative `weights` rounded to the nearest value of the grid, halves to even, same shape."""
+def round_weights(
+    weights: npt.NDArray[np.float32], precision: str, out: npt.NDArray[np.float32] | None = None
+) -> npt.NDArray[np.float32]:
+    """Return non-negative `weights` rounded to the nearest value of the grid, halves to even, same shape; -0 is 0.
+
+    Written to `out` where it is given.
+    """
     drop = dropped_bits(precision)
-    if drop == 0:
-        return weights
     bits = np.ascontiguousarray(weights, dtype=np.float32).view(np.uint32)
-    half = np.uint32((1 << (drop - 1)) - 1)
-    rounded = bits + (half + ((bits >> np.uint32(drop)) & np.uint32(1)))
-    return (rounded & ~np.uint32((1 << drop) - 1)).view(np.float32)
+    result = np.empty(bits.shape, dtype=np.float32) if out is None else out
+    rounded = result.view(np.uint32)
+    if drop == 0:
+        np.copyto(rounded, bits)
+    else:
+        np.right_shift(bits, np.uint32(drop), out=rounded)
+        np.bitwise_and(rounded, np.uint32(1), out=rounded)
+        np.add(rounded, np.uint32((1 << (drop - 1)) - 1), out=rounded)
+        np.add(rounded, bits, out=rounded)
+    np.bitwise_and(rounded, np.uint32((1 << 31) - (1 << drop)), out=rounded)
+    return result
 
 
 def lies_on(weights: npt.NDArray[np.float32], precision: str) -> bool:
     """Tell whether rounding to the grid would change nothing."""
-    drop = dropped_bits(precision)
-    return not np.any(np.ascontiguousarray(weights).view(np.uint32) & np.uint32((1 << drop) - 1))
+    bits = np.ascontiguousarray(weights).view(np.uint32)
+    return not np.bitwise_or.reduce(bits, axis=None) & np.uint32((1 << dropped_bits(precision)) - 1)
 
 
 def lossless_precision(weights: npt.NDArray[np.float32]) -> str:

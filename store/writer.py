@@ -5,28 +5,28 @@ A shard is in the store when its commit record is; whatever happens before that 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from store import layout
 from store.errors import CaptureError, StoreError
-from store.ranking import rank_layer
+from store.files import PAGE_ROWS, HashedFile, sync_folder, write_durably, write_parquet
+from store.ranking import LayerRanking
 from store.reader import Store, read_format
 from store.records import CommitRecord, FileRecord, RunRecord
 from store.rollup import UsageRollup
 from store.schema import FORMAT_VERSION, Table, tables
 from store.shard import Shard, check_shard, token_order
-from store.weights import lies_on
+from store.weights import lies_on, round_weights
 
 PROFILE_ROWS = 1 << 17  # of a row group
 
@@ -68,7 +68,9 @@ class StoreWriter:
         """
         check_shard(shard, self.record)
         precision = self.record.settings["weight_precision"]
-        if self.record.settings.get("weight_precision_exact") and not lies_on(shard.weights, precision):
+        if self.record.settings.get("weight_precision_exact") and not all(
+            lies_on(shard.weights[:, index].T, precision) for index in range(len(self.record.moe_layers))
+        ):
             raise CaptureError(
                 f"{shard.lang} shard {shard.number}: weights do not lie on the {precision} grid that the run record "
                 "promises; trace into a new run with --weight-precision f16"
@@ -80,9 +82,9 @@ class StoreWriter:
         staging = layout.staging_folder(self.root) / f"{os.getpid()}-{uuid.uuid4().hex}"
         staging.mkdir(parents=True)
         try:
-            files = [self._stage(staging, shard, table, groups) for table, groups in self._contents(shard)]
+            files = self._stage(staging, shard)
             for file in files:
-                self._publish(staging / f"{file.table}.parquet", self.root / file.path)
+                _publish(staging / f"{file.table}.parquet", self.root / file.path)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         commit = CommitRecord(
@@ -98,48 +100,66 @@ class StoreWriter:
         write_durably(layout.commit_file(self.root, commit.run, commit.lang, commit.shard), commit.to_json().encode())
         return commit
 
+    def _stage(self, staging: Path, shard: Shard) -> list[FileRecord]:
+        """Write every table of the shard, then wait for the disk once for all of them."""
+        # Ranks differ in their weights: whole ranks to a page compress best, one a page where it has enough rows.
+        page_rows = shard.tokens * -(-PAGE_ROWS // shard.tokens)
+        with ExitStack() as opened:
+            written, files = [], []
+            for table, groups in self._contents(shard):
+                file = opened.enter_context(HashedFile(staging / f"{table.name}.parquet"))
+                rows = write_parquet(file, table, groups, page_rows)
+                digest = file.finish()
+                name = layout.data_path(table.name, self.record.run, shard.lang, shard.number)
+                written.append(file)
+                files.append(FileRecord(name, table.name, rows, file.bytes, digest))
+            for file in written:
+                file.sync()
+        return files
+
     def _contents(self, shard: Shard) -> Iterator[tuple[Table, RowGroups]]:
         """Yield each table of the run with its row groups; usage comes last, added up while routes are written."""
-        schemas = tables(self.record.num_experts)
-        order = token_order(shard)
-        rollup = UsageRollup(shard, self.record)
+        record = self.record
+        schemas = tables(record.num_experts)
+        precision = record.settings["weight_precision"]
+        ranking = LayerRanking(shard.tokens, record.top_k, record.num_experts, precision)
+        first = round_weights(shard.weights[:, 0].T, precision)
+        ranked, _ = ranking.rank(shard.experts[:, 0].T, first, np.arange(shard.tokens))
+        order = token_order(shard.token_ids, ranked, record.num_experts)
+        rollup = UsageRollup(shard, record)
         makers: dict[str, Callable[[], RowGroups]] = {
             "sequences": lambda: _sequence_rows(shard, schemas["sequences"]),
             "tokens": lambda: _token_rows(shard, order, schemas["tokens"]),
-            "routes": lambda: self._route_rows(shard, order, schemas["routes"], rollup),
+            "routes": lambda: self._route_rows(shard, order, schemas["routes"], ranking, rollup),
             "profiles": lambda: self._profile_rows(shard, schemas["profiles"]),
             "usage": rollup.table,
         }
-        wanted = self.record.tables
-        if "routes" not in wanted:
+        if "routes" not in record.tables:
             for _ in makers["routes"]():
                 pass
         for name, rows in makers.items():
-            if name in wanted:
+            if name in record.tables:
                 yield schemas[name], rows()
 
-    def _route_rows(self, shard: Shard, order: np.ndarray, table: Table, rollup: UsageRollup) -> RowGroups:
-        """Yield one row group a layer, sorted by rank, then token, and add each layer to the roll-up."""
+    def _route_rows(
+        self, shard: Shard, order: npt.NDArray[np.intp], table: Table, ranking: LayerRanking, rollup: UsageRollup
+    ) -> RowGroups:
+        """Yield one row group a layer, sorted by rank, then token, and add each layer to the roll-up.
+
+        A row group is to be written before the next is asked for: they share their memory.
+        """
         count, top_k = shard.tokens, self.record.top_k
-        token = pa.array(np.tile(np.arange(count, dtype=np.int32), top_k))
-        rank = pa.array(np.repeat(np.arange(top_k, dtype=np.uint8), count))
-        expert_type = table.schema.field("expert").type
-        precision = self.record.settings["weight_precision"]
+        layer_of = np.empty(count * top_k, dtype=np.uint16)
+        token = np.tile(np.arange(count, dtype=np.int32), top_k)
+        rank = np.repeat(np.arange(top_k, dtype=np.uint8), count)
+        rounded = np.empty((top_k, count), dtype=np.float32)
         for index, layer in enumerate(self.record.moe_layers):
-            experts, weights = rank_layer(
-                shard.experts[:, index].T.take(order, axis=1), shard.weights[:, index].T.take(order, axis=1), precision
-            )
-            rollup.add_layer(experts, weights, order)
-            yield pa.Table.from_arrays(
-                [
-                    pa.array(np.full(count * top_k, layer, dtype=np.uint16)),
-                    token,
-                    rank,
-                    pa.array(experts.ravel(), expert_type),
-                    pa.array(weights.ravel()),
-                ],
-                schema=table.schema,
-            )
+            captured = shard.experts[:, index].T
+            round_weights(shard.weights[:, index].T, self.record.settings["weight_precision"], out=rounded)
+            rollup.add_layer(captured, rounded)
+            experts, weights = ranking.rank(captured, rounded, order)
+            layer_of.fill(layer)
+            yield _table(table, [layer_of, token, rank, experts.ravel(), weights.ravel()])
 
     def _profile_rows(self, shard: Shard, table: Table) -> RowGroups:
         """Yield rows by layer, sequence, expert; a row group has as many layers as are worth its overhead."""
@@ -162,55 +182,6 @@ class StoreWriter:
                 probability,
             ]
             yield _table(table, columns)
-
-    def _stage(self, staging: Path, shard: Shard, table: Table, groups: RowGroups) -> FileRecord:
-        path = staging / f"{table.name}.parquet"
-        rows = write_parquet(path, table, groups)
-        with path.open("rb") as handle:
-            os.fsync(handle.fileno())
-            digest = hashlib.file_digest(handle, "sha256").hexdigest()
-        name = layout.data_path(table.name, self.record.run, shard.lang, shard.number)
-        return FileRecord(name, table.name, rows, path.stat().st_size, digest)
-
-    def _publish(self, staged: Path, final: Path) -> None:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        staged.replace(final)
-        _sync_folder(final.parent)
-
-
-def write_parquet(path: Path, table: Table, groups: RowGroups) -> int:
-    """Write row groups with the table's encodings and page checksums; return the number of rows."""
-    rows = 0
-    with pq.ParquetWriter(
-        path,
-        table.schema,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=list(table.dictionary),
-        column_encoding=table.encodings,
-        write_statistics=list(table.statistics),
-        write_page_checksum=True,
-        version="2.6",
-    ) as writer:
-        for group in groups:
-            writer.write_table(group, row_group_size=max(group.num_rows, 1))
-            rows += group.num_rows
-    return rows
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a small file so that it is either whole or absent, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with staged.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
-    _sync_folder(path.parent)
 
 
 @contextmanager
@@ -257,9 +228,7 @@ def _open_or_create(root: Path) -> None:
     write_durably(layout.format_file(root), f'{{"format": "moetrace-store", "version": {FORMAT_VERSION}}}\n'.encode())
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _publish(staged: Path, final: Path) -> None:
+    final.parent.mkdir(parents=True, exist_ok=True)
+    staged.replace(final)
+    sync_folder(final.parent)

@@ -1,0 +1,127 @@
+"""Files that are whole or absent: Parquet hashed while it is written, small files staged, synced and renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from typing import TYPE_CHECKING, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+    from store.schema import Table
+
+    RowGroups = Iterator[pa.Table]
+
+PAGE_ROWS = 1 << 14
+WRITE_BYTES = 1 << 19  # Arrow writes every page and every page header by itself
+
+
+class HashedFile:
+    """A new file whose size and SHA-256 are known when the last byte is written; it is not read back."""
+
+    def __init__(self, path: Path) -> None:
+        self._handle = path.open("wb", buffering=0)
+        self._digest = hashlib.sha256()
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self.bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether the file was closed."""
+        return self._handle.closed
+
+    def write(self, content: bytes) -> int:
+        """Append all of `content`."""
+        self._waiting.append(content)
+        self._waiting_bytes += len(content)
+        if self._waiting_bytes >= WRITE_BYTES:
+            self.flush()
+        return len(content)
+
+    def flush(self) -> None:
+        """Hand what was written to the operating system."""
+        content = b"".join(self._waiting)
+        self._waiting, self._waiting_bytes = [], 0
+        self._digest.update(content)
+        self.bytes += len(content)
+        rest = memoryview(content)
+        while rest:
+            rest = rest[self._handle.write(rest) :]
+
+    def finish(self) -> str:
+        """Return the SHA-256 of the whole file, in hexadecimal."""
+        self.flush()
+        return self._digest.hexdigest()
+
+    def sync(self) -> None:
+        """Return when the file is on the disk."""
+        os.fsync(self._handle.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._handle.close()
+
+
+def write_parquet(sink: Path | HashedFile, table: Table, groups: RowGroups, page_rows: int = PAGE_ROWS) -> int:
+    """Write row groups with the table's encodings and page checksums; return the number of rows.
+
+    Pages of `page_rows` are compressed each by itself.
+    """
+    rows = 0
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=False,
+        write_batch_size=page_rows,
+        max_rows_per_page=page_rows,
+        column_encoding=table.encodings,
+        write_statistics=list(table.statistics),
+        write_page_checksum=True,
+        version="2.6",
+    ) as writer:
+        for group in groups:
+            writer.write_table(group, row_group_size=max(group.num_rows, 1))
+            rows += group.num_rows
+    return rows
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write a small file so that it is either whole or absent, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with staged.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in the folder are on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
