@@ -1,0 +1,331 @@
+"""Tiny random checkpoints, one per model family, with the routing that the family's real configs ask for.
+
+Weights are drawn wide enough that every part of a layer moves the next router's logits, and routers wide enough that
+routing is decisive: at transformers' own initialisation nearly every token would be a tie.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+VOCABULARY = 256
+EXPERTS = 16
+WIDTH = 0.12  # standard deviation of a matrix of 64 inputs: activations keep their size
+ROUTER_WIDTH = 0.25  # logits with a standard deviation of 2
+BIAS_WIDTH = 0.15  # selection biases that change about one token's experts in two
+
+COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+MLA = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 512,  # vLLM's kernels for multi-head latent attention have DeepSeek's own sizes built in
+    "q_lora_rank": 48,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "head_dim": 64,
+    "max_position_embeddings": 163840,
+}
+
+
+def yarn(mscale: float) -> dict[str, Any]:
+    """The rotary embedding of DeepSeek-V2 (mscale 0.707) and V3 (1.0)."""
+    return {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 40.0,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "mscale": mscale,
+        "mscale_all_dim": mscale,
+    }
+
+
+@dataclass(frozen=True)
+class TinyFamily:
+    """How a family's checkpoint is made.
+
+    - config: the name of transformers' config class, and what its config says beside `COMMON`
+    - written: what config.json says that the class does not know, as the hub's own files do
+    - moe_layers, shared_experts: what must be read off its config
+    """
+
+    config: str
+    options: dict[str, Any]
+    moe_layers: tuple[int, ...] = (0, 1, 2, 3)
+    shared_experts: int = 0
+    written: dict[str, Any] = field(default_factory=dict)
+
+
+TINY = {
+    "mixtral": TinyFamily("MixtralConfig", {"num_local_experts": 8, "num_experts_per_tok": 2}),
+    "olmoe": TinyFamily("OlmoeConfig", {"num_experts": EXPERTS, "num_experts_per_tok": 4, "norm_topk_prob": False}),
+    "flex_olmo": TinyFamily(
+        "FlexOlmoConfig", {"num_experts": 7, "num_experts_per_tok": 5, "norm_topk_prob": False}
+    ),
+    "qwen2_moe": TinyFamily(
+        "Qwen2MoeConfig",
+        {
+            "num_experts": EXPERTS,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 64,
+            "norm_topk_prob": False,
+            "mlp_only_layers": [0],
+        },
+        moe_layers=(1, 2, 3),
+        shared_experts=1,
+    ),
+    "qwen3_moe": TinyFamily(
+        "Qwen3MoeConfig",
+        {
+            "num_experts": EXPERTS,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 32,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 2,
+        },
+        moe_layers=(1, 3),
+    ),
+    "qwen3_next": TinyFamily(
+        "Qwen3NextConfig",
+        {
+            "num_experts": EXPERTS,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 32,
+            "norm_topk_prob": True,
+            "linear_key_head_dim": 32,
+            "linear_value_head_dim": 32,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+        },
+        shared_experts=1,
+    ),
+    "phimoe": TinyFamily(
+        "PhimoeConfig",
+        {"num_local_experts": EXPERTS, "num_experts_per_tok": 2, "router_jitter_noise": 0.01},
+        written={"architectures": ["PhiMoEForCausalLM"]},
+    ),
+    "granitemoe": TinyFamily(
+        "GraniteMoeConfig",
+        {
+            "num_local_experts": EXPERTS,
+            "num_experts_per_tok": 4,
+            "attention_multiplier": 0.125,
+            "embedding_multiplier": 12.0,
+            "logits_scaling": 6.0,
+            "residual_multiplier": 0.22,
+        },
+    ),
+    "gpt_oss": TinyFamily(
+        "GptOssConfig",
+        {
+            "num_local_experts": EXPERTS,
+            "num_experts_per_tok": 4,
+            "sliding_window": 32,
+            "max_position_embeddings": 131072,
+        },
+    ),
+    "glm4_moe": TinyFamily(
+        "Glm4MoeConfig",
+        {
+            "n_routed_experts": EXPERTS,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 32,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 1,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 1.5,
+            "n_group": 1,
+            "topk_group": 1,
+            "use_qk_norm": True,
+        },
+        moe_layers=(1, 2, 3),
+        shared_experts=1,
+    ),
+    "dots1": TinyFamily(
+        "Dots1Config",
+        {
+            "n_routed_experts": EXPERTS,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 32,
+            "n_shared_experts": 2,
+            "first_k_dense_replace": 1,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5,
+            "n_group": 1,
+            "topk_group": 1,
+        },
+        moe_layers=(1, 2, 3),
+        shared_experts=2,
+        written={"scoring_func": "noaux_tc"},
+    ),
+    "deepseek_v2": TinyFamily(
+        "DeepseekV2Config",
+        {
+            **MLA,
+            "n_routed_experts": EXPERTS,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 32,
+            "n_shared_experts": 2,
+            "first_k_dense_replace": 1,
+            "norm_topk_prob": False,
+            "routed_scaling_factor": 16.0,
+            "rope_parameters": yarn(0.707),
+            "topk_method": "group_limited_greedy",
+            "n_group": 4,
+            "topk_group": 2,
+        },
+        moe_layers=(1, 2, 3),
+        shared_experts=2,
+        written={"scoring_func": "softmax", "moe_layer_freq": 1},
+    ),
+    "deepseek_v3": TinyFamily(
+        "DeepseekV3Config",
+        {
+            **MLA,
+            "rope_parameters": yarn(1.0),
+            "n_routed_experts": EXPERTS,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 32,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 1,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5,
+            "n_group": 4,
+            "topk_group": 2,
+        },
+        moe_layers=(1, 2, 3),
+        shared_experts=1,
+        written={"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1},
+    ),
+    "llama4_text": TinyFamily(
+        "Llama4TextConfig",
+        {
+            "num_local_experts": EXPERTS,
+            "num_experts_per_tok": 1,
+            "interleave_moe_layer_step": 2,
+            "intermediate_size_mlp": 96,
+            "intermediate_size": 32,
+            "attention_chunk_size": 128,
+        },
+        moe_layers=(1, 3),
+        shared_experts=1,
+    ),
+    "hunyuan_v1_moe": TinyFamily(
+        "HunYuanMoEV1Config", {"num_experts": EXPERTS, "moe_topk": [4, 4, 4, 4]}, shared_experts=1
+    ),
+    "ernie4_5_moe": TinyFamily(
+        "Ernie4_5_MoeConfig",
+        {
+            "moe_num_experts": EXPERTS,
+            "moe_k": 4,
+            "moe_intermediate_size": 32,
+            "moe_num_shared_experts": 2,
+            "moe_layer_start_index": 1,
+            "moe_layer_end_index": 3,
+            "moe_layer_interval": 1,
+        },
+        moe_layers=(1, 2, 3),
+        shared_experts=2,
+    ),
+    "minimax_m2": TinyFamily(
+        "MiniMaxM2Config",
+        {"num_local_experts": EXPERTS, "num_experts_per_tok": 4},
+        written={"scoring_func": "sigmoid", "use_routing_bias": True},
+    ),
+    "jamba": TinyFamily(
+        "JambaConfig",
+        {
+            "num_experts": EXPERTS,
+            "num_experts_per_tok": 2,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "mamba_dt_rank": 4,
+            "use_mamba_kernels": False,
+        },
+        moe_layers=(1, 3),
+    ),
+    "lfm2_moe": TinyFamily(
+        "Lfm2MoeConfig",
+        {
+            "num_experts": EXPERTS,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 32,
+            "num_dense_layers": 2,
+            "use_expert_bias": True,
+            "norm_topk_prob": True,
+            "layer_types": ["conv", "conv", "full_attention", "conv"],
+        },
+        moe_layers=(2, 3),
+    ),
+}
+
+
+def make_checkpoint(name: str, folder: Path, *, dtype: str = "float32", seed: int = 0) -> torch.nn.Module:
+    """Write the family's checkpoint to `folder` and return the transformers model that it was written from."""
+    import torch
+    import transformers
+
+    tiny = TINY[name]
+    torch.manual_seed(seed)
+    config = getattr(transformers, tiny.config)(**{**COMMON, **tiny.options})
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
+    with torch.no_grad():
+        for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+            draw(path, tensor)
+    model.save_pretrained(folder)
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **tiny.written}, indent=1))
+    return model
+
+
+def draw(path: str, tensor: torch.Tensor) -> None:
+    """Fill a parameter or buffer by what it is; leave alone what state-space layers and rotary embeddings need."""
+    if any(part in path for part in ("inv_freq", "A_log", "dt_", "conv1d", ".D")):
+        return
+    if is_selection_bias(path):
+        tensor.normal_(0, BIAS_WIDTH if "moe_statics" not in path else BIAS_WIDTH / 3)
+    elif tensor.ndim == 1 and path.endswith("weight"):
+        tensor.add_(tensor.clone().normal_(0, 0.1))  # norms: about one, or about zero where they add one themselves
+    elif tensor.ndim == 1 or path.endswith("bias"):
+        tensor.normal_(0, 0.1)
+    elif "embed_tokens" in path:
+        tensor.normal_(0, 1)
+    elif is_router(path):
+        tensor.normal_(0, ROUTER_WIDTH)
+    else:
+        tensor.normal_(0, WIDTH)
+
+
+def is_selection_bias(path: str) -> bool:
+    """Tell whether a parameter is the bias that experts are selected with."""
+    return any(part in path for part in ("e_score_correction_bias", "moe_statics", "expert_bias"))
+
+
+def is_router(path: str) -> bool:
+    """Tell whether a parameter is a router's matrix."""
+    return path.endswith((".gate.weight", ".router.weight", ".gate.wg.weight"))

@@ -1,0 +1,178 @@
+"""Runs one family's tiny checkpoint through the traced engine and through transformers, and says how they compare.
+
+    python -m tests.family_run OUT FAMILY...     writes OUT/FAMILY.json
+
+In a process of its own, so that an engine that crashes takes no test with it, and the engines of a few families in one,
+because importing vLLM takes longer than starting one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from store import MoetraceError
+from tests.families import TINY, VOCABULARY, is_router, make_checkpoint
+
+if TYPE_CHECKING:
+    import torch
+
+    from store import Shard
+    from tracer.plan import PlannedShard
+
+TIE = 1e-6
+OPTIONS = {"attention_backend": "CPU_MLA", "compilation_config": {"custom_ops": ["all", "-rotary_embedding"]}}
+LENGTHS = (1, 3, 20, 61, 96, 128)
+KEPT_ENGINES = []  # engines of a process share vLLM's process groups: when one is collected, the others die
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What became of a family: `error` where it was refused, else how far engine and transformers are apart.
+
+    - moe_layers: the engine's; sets_equal: the share of (token, layer) with the same expert set; ties: how many of the
+      others have the last chosen and the first unchosen expert less than 1e-6 apart
+    - weight_error, profile_error: largest absolute difference; weights are compared where the sets are equal
+    """
+
+    family: str
+    dtype: str
+    error: str | None = None
+    moe_layers: tuple[int, ...] = ()
+    sets_equal: float | None = None
+    ties: int = 0
+    weight_error: float | None = None
+    profile_error: float | None = None
+
+
+class Reference:
+    """A transformers model whose routers are listened to, one text at a time."""
+
+    def __init__(self, model: torch.nn.Module, family: str) -> None:
+        self.model, self.family = model, family
+        self.top_k = 0
+        self._routed: dict[int, list[Any]] = {}
+        for path, module in model.named_modules():
+            if is_router(f"{path}.weight") and not path.endswith("wg"):
+                layer = int(re.search(r"layers\.(\d+)\.", path)[1])
+                module.register_forward_hook(self._listener(layer))
+            elif path.endswith("gate.wg"):
+                layer = int(re.search(r"layers\.(\d+)\.", path)[1])
+                model.get_submodule(path.removesuffix(".wg")).register_forward_hook(self._listener(layer))
+
+    def _listener(self, layer: int) -> Any:
+        def listen(_module: object, _args: object, output: Any) -> None:
+            self._routed[layer] = [tensor.float().numpy() for tensor in self._in_order(output)]
+
+        return listen
+
+    def _in_order(self, output: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return a router's logits [n, E], weights and experts [n, k]."""
+        if self.family == "granitemoe":
+            experts, weights, logits = output
+        elif self.family == "llama4_text":
+            scores, logits = output
+            weights, experts = scores.topk(self.top_k, dim=-1)
+        elif self.family == "jamba":
+            logits = output
+            weights, experts = logits.softmax(-1).topk(self.top_k, dim=-1)
+        else:
+            logits, weights, experts = output
+        return logits, weights, experts
+
+    def route(self, token_ids: np.ndarray) -> list[np.ndarray]:
+        """Return logits [T, L, E], weights and experts [T, L, k] of a text of T tokens."""
+        import torch
+
+        self._routed.clear()
+        with torch.no_grad():
+            self.model(input_ids=torch.tensor(token_ids.astype(np.int64))[None])
+        layers = [self._routed[layer] for layer in sorted(self._routed)]
+        return [np.stack(arrays, axis=1) for arrays in zip(*layers, strict=True)]
+
+
+def texts(lengths: tuple[int, ...] = LENGTHS) -> PlannedShard:
+    """A shard of random texts."""
+    from tracer.plan import PlannedShard
+
+    rng = np.random.default_rng(7)
+    ids = tuple(rng.integers(3, VOCABULARY, length).astype(np.int32) for length in lengths)
+    count = len(lengths)
+    names = tuple(str(number) for number in range(count))
+    return PlannedShard("x", 0, np.arange(count, dtype=np.int32), names, np.zeros(count, dtype=bool), ids)
+
+
+def compare(family: str, shard: Shard, reference: Reference, scoring: str, dtype: str, layers: list[int]) -> Comparison:
+    """Compare a traced shard with transformers' routers, text by text."""
+    starts = np.cumsum(shard.lengths) - shard.lengths
+    equal = total = ties = 0
+    weight_error = profile_error = 0.0
+    for index, (start, length) in enumerate(zip(starts, shard.lengths, strict=True)):
+        rows = slice(start, start + length)
+        logits, want_weights, want_experts = reference.route(shard.token_ids[rows])
+        experts, weights = by_expert(shard.experts[rows].astype(np.int64), shard.weights[rows])
+        want_experts, want_weights = by_expert(want_experts.astype(np.int64), want_weights)
+        same = (experts == want_experts).all(-1)
+        equal, total = equal + int(same.sum()), total + same.size
+        probabilities = router_probabilities(logits, scoring)
+        ties += int((gap(probabilities[~same], shard.experts.shape[-1]) < TIE).sum())
+        weight_error = max(weight_error, float(np.abs(weights - want_weights)[same].max(initial=0)))
+        difference = shard.profiles[index] - probabilities.mean(axis=0)
+        profile_error = max(profile_error, float(np.abs(difference).max()))
+    return Comparison(family, dtype, None, tuple(layers), equal / total, ties, weight_error, profile_error)
+
+
+def by_expert(experts: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Order the experts of each token, and their weights with them, by expert id."""
+    order = np.argsort(experts, axis=-1)
+    return np.take_along_axis(experts, order, -1), np.take_along_axis(weights, order, -1)
+
+
+def router_probabilities(logits: np.ndarray, scoring: str) -> np.ndarray:
+    """The full router probabilities [..., E] as the contract defines them."""
+    scores = 1 / (1 + np.exp(-logits)) if scoring == "sigmoid" else np.exp(logits - logits.max(-1, keepdims=True))
+    return scores / scores.sum(-1, keepdims=True)
+
+
+def gap(probabilities: np.ndarray, top_k: int) -> np.ndarray:
+    """How far the last chosen expert is above the first that is not."""
+    ordered = -np.sort(-probabilities, axis=-1)
+    return ordered[..., top_k - 1] - ordered[..., top_k]
+
+
+def run(family: str, folder: Path, dtype: str = "float32") -> Comparison:
+    """Make the checkpoint, trace it and compare; a refusal is a result, any other exception is not caught."""
+    from tracer.engine import EngineSettings, TracedEngine
+    from tracer.families import read_facts
+
+    model = make_checkpoint(family, folder, dtype=dtype)
+    facts = read_facts(str(folder))
+    try:
+        engine = TracedEngine(facts, EngineSettings(dtype=dtype, max_model_len=160, kv_cache_gib=0.05, options=OPTIONS))
+        KEPT_ENGINES.append(engine)
+        (shard,) = engine.trace([texts()])
+    except MoetraceError as error:
+        return Comparison(family, dtype, error=str(error).replace(str(folder), family))
+    reference = Reference(model, family)
+    reference.top_k = facts.top_k
+    return compare(family, shard, reference, facts.rule.scoring, dtype, engine.moe_layers)
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    for name in sys.argv[2:]:
+        family, _, dtype = name.partition(":")
+        found = run(family, out / name.replace(":", "-"), dtype or "float32")
+        (out / f"{name.replace(':', '-')}.json").write_text(json.dumps(asdict(found), indent=1))
+        print(json.dumps(asdict(found)), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    assert all(name.partition(":")[0] in TINY for name in sys.argv[2:])
+    main()
