@@ -80,9 +80,7 @@ class TinyFamily:
 TINY = {
     "mixtral": TinyFamily("MixtralConfig", {"num_local_experts": 8, "num_experts_per_tok": 2}),
     "olmoe": TinyFamily("OlmoeConfig", {"num_experts": EXPERTS, "num_experts_per_tok": 4, "norm_topk_prob": False}),
-    "flex_olmo": TinyFamily(
-        "FlexOlmoConfig", {"num_experts": 7, "num_experts_per_tok": 5, "norm_topk_prob": False}
-    ),
+    "flex_olmo": TinyFamily("FlexOlmoConfig", {"num_experts": 7, "num_experts_per_tok": 5, "norm_topk_prob": False}),
     "qwen2_moe": TinyFamily(
         "Qwen2MoeConfig",
         {
@@ -124,7 +122,13 @@ TINY = {
     ),
     "phimoe": TinyFamily(
         "PhimoeConfig",
-        {"num_local_experts": EXPERTS, "num_experts_per_tok": 2, "router_jitter_noise": 0.01},
+        {
+            "num_local_experts": EXPERTS,
+            "num_experts_per_tok": 2,
+            "router_jitter_noise": 0.01,
+            "attention_bias": True,
+            "lm_head_bias": True,
+        },
         written={"architectures": ["PhiMoEForCausalLM"]},
     ),
     "granitemoe": TinyFamily(
@@ -253,7 +257,7 @@ TINY = {
     "minimax_m2": TinyFamily(
         "MiniMaxM2Config",
         {"num_local_experts": EXPERTS, "num_experts_per_tok": 4},
-        written={"scoring_func": "sigmoid", "use_routing_bias": True},
+        written={"scoring_func": "sigmoid", "use_routing_bias": True, "rotary_dim": 32},
     ),
     "jamba": TinyFamily(
         "JambaConfig",

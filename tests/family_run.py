@@ -36,7 +36,7 @@ KEPT_ENGINES = []  # engines of a process share vLLM's process groups: when one 
 class Comparison:
     """What became of a family: `error` where it was refused, else how far engine and transformers are apart.
 
-    - moe_layers: the engine's; sets_equal: the share of (token, layer) with the same expert set; ties: how many of the
+    - sets_equal: the share of (token, layer) with the same expert set; ties: how many of the
       others have the last chosen and the first unchosen expert less than 1e-6 apart
     - weight_error, profile_error: largest absolute difference; weights are compared where the sets are equal
     """
@@ -44,7 +44,6 @@ class Comparison:
     family: str
     dtype: str
     error: str | None = None
-    moe_layers: tuple[int, ...] = ()
     sets_equal: float | None = None
     ties: int = 0
     weight_error: float | None = None
@@ -54,9 +53,8 @@ class Comparison:
 class Reference:
     """A transformers model whose routers are listened to, one text at a time."""
 
-    def __init__(self, model: torch.nn.Module, family: str) -> None:
-        self.model, self.family = model, family
-        self.top_k = 0
+    def __init__(self, model: torch.nn.Module, family: str, top_k: int) -> None:
+        self.model, self.family, self.top_k = model, family, top_k
         self._routed: dict[int, list[Any]] = {}
         for path, module in model.named_modules():
             if is_router(f"{path}.weight") and not path.endswith("wg"):
@@ -108,24 +106,25 @@ def texts(lengths: tuple[int, ...] = LENGTHS) -> PlannedShard:
     return PlannedShard("x", 0, np.arange(count, dtype=np.int32), names, np.zeros(count, dtype=bool), ids)
 
 
-def compare(family: str, shard: Shard, reference: Reference, scoring: str, dtype: str, layers: list[int]) -> Comparison:
-    """Compare a traced shard with transformers' routers, text by text."""
+def compare(family: str, shard: Shard, routed: list[list[np.ndarray]], scoring: str, dtype: str) -> Comparison:
+    """Compare a traced shard with what transformers' routers did, text by text (`Reference.route`)."""
     starts = np.cumsum(shard.lengths) - shard.lengths
     equal = total = ties = 0
-    weight_error = profile_error = 0.0
+    weight_errors, profile_errors = [], []
     for index, (start, length) in enumerate(zip(starts, shard.lengths, strict=True)):
         rows = slice(start, start + length)
-        logits, want_weights, want_experts = reference.route(shard.token_ids[rows])
+        logits, want_weights, want_experts = routed[index]
         experts, weights = by_expert(shard.experts[rows].astype(np.int64), shard.weights[rows])
         want_experts, want_weights = by_expert(want_experts.astype(np.int64), want_weights)
         same = (experts == want_experts).all(-1)
         equal, total = equal + int(same.sum()), total + same.size
         probabilities = router_probabilities(logits, scoring)
         ties += int((gap(probabilities[~same], shard.experts.shape[-1]) < TIE).sum())
-        weight_error = max(weight_error, float(np.abs(weights - want_weights)[same].max(initial=0)))
-        difference = shard.profiles[index] - probabilities.mean(axis=0)
-        profile_error = max(profile_error, float(np.abs(difference).max()))
-    return Comparison(family, dtype, None, tuple(layers), equal / total, ties, weight_error, profile_error)
+        weight_errors.append(np.abs(weights - want_weights)[same].max(initial=0))
+        profile_errors.append(np.abs(shard.profiles[index] - probabilities.mean(axis=0)).max())
+    return Comparison(
+        family, dtype, None, equal / total, ties, float(np.max(weight_errors)), float(np.max(profile_errors))
+    )
 
 
 def by_expert(experts: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -153,15 +152,18 @@ def run(family: str, folder: Path, dtype: str = "float32") -> Comparison:
 
     model = make_checkpoint(family, folder, dtype=dtype)
     facts = read_facts(str(folder))
+    planned = texts()
+    # Before the engine starts: vLLM changes classes of transformers for models that it runs by their code.
+    reference = Reference(model, family, facts.top_k)
+    routed = [reference.route(ids) for ids in planned.token_ids]
     try:
         engine = TracedEngine(facts, EngineSettings(dtype=dtype, max_model_len=160, kv_cache_gib=0.05, options=OPTIONS))
         KEPT_ENGINES.append(engine)
-        (shard,) = engine.trace([texts()])
+        (shard,) = engine.trace([planned])
     except MoetraceError as error:
         return Comparison(family, dtype, error=str(error).replace(str(folder), family))
-    reference = Reference(model, family)
-    reference.top_k = facts.top_k
-    return compare(family, shard, reference, facts.rule.scoring, dtype, engine.moe_layers)
+    assert tuple(engine.moe_layers) == facts.moe_layers
+    return compare(family, shard, routed, facts.rule.scoring, dtype)
 
 
 def main() -> None:
