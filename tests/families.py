@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 VOCABULARY = 256
@@ -68,6 +69,7 @@ class TinyFamily:
     - config: the name of transformers' config class, and what its config says beside `COMMON`
     - written: what config.json says that the class does not know, as the hub's own files do
     - moe_layers, shared_experts: what must be read off its config
+    - quantize: experts are kept in float8, a scale for each block of 128 x 128, as hub checkpoints named FP8 are
     """
 
     config: str
@@ -75,6 +77,7 @@ class TinyFamily:
     moe_layers: tuple[int, ...] = (0, 1, 2, 3)
     shared_experts: int = 0
     written: dict[str, Any] = field(default_factory=dict)
+    quantize: bool = False
 
 
 TINY = {
@@ -105,6 +108,28 @@ TINY = {
         },
         moe_layers=(1, 3),
     ),
+    "qwen3_moe-fp8": TinyFamily(
+        "Qwen3MoeConfig",
+        {
+            "num_experts": EXPERTS,
+            "num_experts_per_tok": 4,
+            "hidden_size": 128,  # a block of the quantisation
+            "moe_intermediate_size": 128,
+            "norm_topk_prob": True,
+        },
+        written={
+            "quantization_config": {
+                "quant_method": "fp8",
+                "fmt": "e4m3",
+                "activation_scheme": "dynamic",
+                "weight_block_size": [128, 128],
+                "modules_to_not_convert": [
+                    f"model.layers.{layer}.self_attn.{name}_proj" for layer in range(4) for name in "qkvo"
+                ],
+            }
+        },
+        quantize=True,
+    ),
     "qwen3_next": TinyFamily(
         "Qwen3NextConfig",
         {
@@ -113,8 +138,8 @@ TINY = {
             "moe_intermediate_size": 32,
             "shared_expert_intermediate_size": 32,
             "norm_topk_prob": True,
-            "linear_key_head_dim": 32,
-            "linear_value_head_dim": 32,
+            "linear_key_head_dim": 128,
+            "linear_value_head_dim": 128,
             "linear_num_key_heads": 2,
             "linear_num_value_heads": 4,
         },
@@ -302,8 +327,34 @@ def make_checkpoint(name: str, folder: Path, *, dtype: str = "float32", seed: in
         for path, tensor in (*model.named_parameters(), *model.named_buffers()):
             draw(path, tensor)
     model.save_pretrained(folder)
+    if tiny.quantize:
+        model = quantize_experts(folder)
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **tiny.written}, indent=1))
+    return model
+
+
+def quantize_experts(folder: Path) -> torch.nn.Module:
+    """Rewrite a checkpoint's experts in float8; return the transformers model that has what is left of them."""
+    import torch
+    import transformers
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    for name in [name for name in tensors if ".experts." in name]:
+        weight = tensors[name].float()
+        assert max(weight.shape) <= 128, "one block a matrix"
+        scale = weight.abs().max() / torch.finfo(torch.float8_e4m3fn).max
+        tensors[name] = (weight / scale).to(torch.float8_e4m3fn)
+        tensors[f"{name}_scale_inv"] = scale.view(1, 1)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith("_scale_inv")}
+    for name, tensor in kept.items():
+        if f"{name}_scale_inv" in tensors:
+            kept[name] = (tensor.float() * tensors[f"{name}_scale_inv"]).to(torch.bfloat16)
+    save_file(kept, file, metadata={"format": "pt"})
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    save_file(tensors, file, metadata={"format": "pt"})
     return model
 
 

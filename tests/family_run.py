@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from tracer.plan import PlannedShard
 
 TIE = 1e-6
-OPTIONS = {"attention_backend": "CPU_MLA", "compilation_config": {"custom_ops": ["all", "-rotary_embedding"]}}
 LENGTHS = (1, 3, 20, 61, 96, 128)
 KEPT_ENGINES = []  # engines of a process share vLLM's process groups: when one is collected, the others die
 
@@ -157,7 +156,7 @@ def run(family: str, folder: Path, dtype: str = "float32") -> Comparison:
     reference = Reference(model, family, facts.top_k)
     routed = [reference.route(ids) for ids in planned.token_ids]
     try:
-        engine = TracedEngine(facts, EngineSettings(dtype=dtype, max_model_len=160, kv_cache_gib=0.05, options=OPTIONS))
+        engine = TracedEngine(facts, EngineSettings(dtype=dtype, max_model_len=160, kv_cache_gib=0.05))
         KEPT_ENGINES.append(engine)
         (shard,) = engine.trace([planned])
     except MoetraceError as error:

@@ -7,15 +7,18 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import traceback
 import warnings
 from dataclasses import asdict, dataclass, field
 from itertools import repeat
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from store import CaptureError, MoetraceError, Shard
 from tracer.capture import CapturedShard
+from tracer.cpu_options import cpu_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROBE_TOKENS = 64
+# What vLLM raises, as far as seen, where it does not have, or cannot run, what a model needs on this machine.
+ENGINE_ERRORS = (AssertionError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -109,13 +114,15 @@ class TracedEngine:
         self._requests = 0
         try:
             self.llm = _start(facts, settings)
-        except (AssertionError, OSError, RuntimeError, ValueError) as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise MoetraceError(f"{facts.id}: vLLM could not start it ({lines[0]}); moetrace -v shows more") from error
+        except ENGINE_ERRORS as error:
+            raise MoetraceError(f"{facts.id}: vLLM could not start it ({_first_line(error)})") from error
         try:
             self.moe_layers = self._check_layout()
             self.dtype = str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
             self.probe = self._probe()
+        except ENGINE_ERRORS as error:
+            self.close()
+            raise MoetraceError(f"{facts.id}: vLLM started it, but cannot run it ({_first_line(error)})") from error
         except BaseException:
             self.close()
             raise
@@ -379,6 +386,15 @@ def _text_seed(seed: int, shard: PlannedShard, index: int) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
 
 
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error of the engine; of one without words, the code that raised it."""
+    lines = str(error).strip().splitlines()
+    if not lines:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        lines = [f"{type(error).__name__} in {Path(last.filename).name}: {last.line}"]
+    return f"{lines[0]}; moetrace -v shows more"
+
+
 def _start(facts: ModelFacts, settings: EngineSettings) -> LLM:
     from vllm import LLM  # noqa: PLC0415  ten seconds to import: only where a model is run
     from vllm.platforms import current_platform  # noqa: PLC0415
@@ -411,4 +427,6 @@ def _start(facts: ModelFacts, settings: EngineSettings) -> LLM:
         "disable_log_stats": True,
         "seed": 0,
     }
+    if current_platform.is_cpu() and settings.eager:
+        options |= cpu_options(facts, settings.dtype)
     return LLM(**{**options, **settings.options})

@@ -22,6 +22,7 @@ class ModelFacts:
     - moe_layers: the decoder layers that are MoE, ascending; the engine's own are what a run record keeps
     - shared_experts: experts of a MoE layer that every token goes through; they are not routed to and not counted
     - parameters_per_expert: of one routed expert
+    - latent_attention: keys and values are kept compressed (DeepSeek's multi-head latent attention)
     """
 
     id: str
@@ -36,6 +37,7 @@ class ModelFacts:
     parameters_per_expert: int
     moe_layers: tuple[int, ...]
     shared_experts: int
+    latent_attention: bool
 
 
 def read_config(model: str, revision: str | None = None) -> Config:
@@ -91,6 +93,7 @@ def read_facts(model: str, revision: str | None = None) -> ModelFacts:
         parameters_per_expert=_expert_parameters(text, model, biases=family.biases),
         moe_layers=tuple(layer for layer in range(num_layers) if family.is_moe_layer(text, layer)),
         shared_experts=family.shared_experts(text),
+        latent_attention=bool(text.get("kv_lora_rank")),
     )
 
 

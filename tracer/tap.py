@@ -437,6 +437,10 @@ def _require_tappable(runner: Any) -> None:
     layer, router = runner.layer_id, runner.router
     if runner.is_monolithic:
         raise MoetraceError(f"layer {layer}: a monolithic kernel routes inside; choose a modular MoE backend")
+    if type(runner).__name__ == "TransformersMoERunner":  # vLLM hands it the weights in place of the logits
+        raise MoetraceError(
+            f"layer {layer}: vLLM runs this family by transformers' code, which routes where the tap cannot see it"
+        )
     if not isinstance(router, BaseRouter):
         raise MoetraceError(f"layer {layer}: a router of type {type(router).__name__} cannot be tapped")
     if getattr(router, "num_fused_shared_experts", 0):
