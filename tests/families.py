@@ -69,6 +69,8 @@ class TinyFamily:
     - config: the name of transformers' config class, and what its config says beside `COMMON`
     - written: what config.json says that the class does not know, as the hub's own files do
     - moe_layers, shared_experts: what must be read off its config
+    - dtypes: what it is run in; refused: what an engine on a CPU says in float32 where it cannot be traced there
+    - note: what a reader of the table of results should know
     - quantize: experts are kept in float8, a scale for each block of 128 x 128, as hub checkpoints named FP8 are
     """
 
@@ -78,12 +80,26 @@ class TinyFamily:
     shared_experts: int = 0
     written: dict[str, Any] = field(default_factory=dict)
     quantize: bool = False
+    dtypes: tuple[str, ...] = ("float32",)
+    refused: str = ""
+    note: str = ""
+
+    @property
+    def model_type(self) -> str:
+        """The family's name in configs."""
+        import transformers
+
+        return getattr(transformers, self.config).model_type
 
 
 TINY = {
     "mixtral": TinyFamily("MixtralConfig", {"num_local_experts": 8, "num_experts_per_tok": 2}),
     "olmoe": TinyFamily("OlmoeConfig", {"num_experts": EXPERTS, "num_experts_per_tok": 4, "norm_topk_prob": False}),
-    "flex_olmo": TinyFamily("FlexOlmoConfig", {"num_experts": 7, "num_experts_per_tok": 5, "norm_topk_prob": False}),
+    "flex_olmo": TinyFamily(
+        "FlexOlmoConfig",
+        {"num_experts": 7, "num_experts_per_tok": 5, "norm_topk_prob": False},
+        note="vLLM runs it by transformers' code and routes itself",
+    ),
     "qwen2_moe": TinyFamily(
         "Qwen2MoeConfig",
         {
@@ -124,11 +140,18 @@ TINY = {
                 "activation_scheme": "dynamic",
                 "weight_block_size": [128, 128],
                 "modules_to_not_convert": [
-                    f"model.layers.{layer}.self_attn.{name}_proj" for layer in range(4) for name in "qkvo"
+                    "lm_head",
+                    *(
+                        f"model.layers.{layer}.{name}"
+                        for layer in range(4)
+                        for name in ("mlp.gate", *(f"self_attn.{part}_proj" for part in "qkvo"))
+                    ),
                 ],
             }
         },
         quantize=True,
+        dtypes=("bfloat16",),
+        note="experts in float8, on CPUs with AMX",
     ),
     "qwen3_next": TinyFamily(
         "Qwen3NextConfig",
@@ -144,6 +167,9 @@ TINY = {
             "linear_num_value_heads": 4,
         },
         shared_experts=1,
+        dtypes=("bfloat16", "float32"),
+        refused="CPU GDN attention requires BF16",
+        note="its linear attention takes bfloat16 only on a CPU",
     ),
     "phimoe": TinyFamily(
         "PhimoeConfig",
@@ -155,6 +181,7 @@ TINY = {
             "lm_head_bias": True,
         },
         written={"architectures": ["PhiMoEForCausalLM"]},
+        note="SparseMixer: a token's two weights sum to between 1 and 2",
     ),
     "granitemoe": TinyFamily(
         "GraniteMoeConfig",
@@ -209,6 +236,7 @@ TINY = {
         moe_layers=(1, 2, 3),
         shared_experts=2,
         written={"scoring_func": "noaux_tc"},
+        note="vLLM runs it by transformers' code and routes itself",
     ),
     "deepseek_v2": TinyFamily(
         "DeepseekV2Config",
@@ -229,6 +257,8 @@ TINY = {
         moe_layers=(1, 2, 3),
         shared_experts=2,
         written={"scoring_func": "softmax", "moe_layer_freq": 1},
+        dtypes=("float32", "bfloat16"),
+        note="rotates by PyTorch operations on a CPU: see `tracer/cpu_options.py`",
     ),
     "deepseek_v3": TinyFamily(
         "DeepseekV3Config",
@@ -248,6 +278,8 @@ TINY = {
         moe_layers=(1, 2, 3),
         shared_experts=1,
         written={"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1},
+        dtypes=("float32", "bfloat16"),
+        note="rotates by PyTorch operations on a CPU: see `tracer/cpu_options.py`",
     ),
     "llama4_text": TinyFamily(
         "Llama4TextConfig",
@@ -261,9 +293,14 @@ TINY = {
         },
         moe_layers=(1, 3),
         shared_experts=1,
+        note="the weight multiplies an expert's input",
     ),
     "hunyuan_v1_moe": TinyFamily(
-        "HunYuanMoEV1Config", {"num_experts": EXPERTS, "moe_topk": [4, 4, 4, 4]}, shared_experts=1
+        "HunYuanMoEV1Config",
+        {"num_experts": EXPERTS, "moe_topk": [4, 4, 4, 4]},
+        shared_experts=1,
+        refused="layer 0: vLLM runs this family by transformers' code",
+        note="vLLM runs it by transformers' code and never sees the router's logits",
     ),
     "ernie4_5_moe": TinyFamily(
         "Ernie4_5_MoeConfig",
@@ -278,11 +315,15 @@ TINY = {
         },
         moe_layers=(1, 2, 3),
         shared_experts=2,
+        refused="layer 1: .* leaves out the selection bias",
+        note="vLLM's CPU router leaves out the selection bias: the self-check refuses it",
     ),
     "minimax_m2": TinyFamily(
         "MiniMaxM2Config",
         {"num_local_experts": EXPERTS, "num_experts_per_tok": 4},
         written={"scoring_func": "sigmoid", "use_routing_bias": True, "rotary_dim": 32},
+        refused='assert self.scoring_func == "softmax"',
+        note="vLLM's CPU router has no sigmoid without expert groups",
     ),
     "jamba": TinyFamily(
         "JambaConfig",
@@ -297,6 +338,8 @@ TINY = {
             "use_mamba_kernels": False,
         },
         moe_layers=(1, 3),
+        refused="no attribute 'selective_scan_fwd'",
+        note="vLLM has no kernel of its state-space layers for a CPU",
     ),
     "lfm2_moe": TinyFamily(
         "Lfm2MoeConfig",
@@ -306,10 +349,12 @@ TINY = {
             "moe_intermediate_size": 32,
             "num_dense_layers": 2,
             "use_expert_bias": True,
+            "routed_scaling_factor": 2.0,
             "norm_topk_prob": True,
             "layer_types": ["conv", "conv", "full_attention", "conv"],
         },
         moe_layers=(2, 3),
+        note="rotates by PyTorch operations on a CPU: see `tracer/cpu_options.py`",
     ),
 }
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from store import Shard
+    from tracer.families import RoutingRule
     from tracer.plan import PlannedShard
 
 TIE = 1e-6
@@ -35,18 +36,23 @@ KEPT_ENGINES = []  # engines of a process share vLLM's process groups: when one 
 class Comparison:
     """What became of a family: `error` where it was refused, else how far engine and transformers are apart.
 
-    - sets_equal: the share of (token, layer) with the same expert set; ties: how many of the
-      others have the last chosen and the first unchosen expert less than 1e-6 apart
-    - weight_error, profile_error: largest absolute difference; weights are compared where the sets are equal
+    - moe_layers: the engine's
+    - sets_equal: the share of (token, layer) with the same expert set, or with another where the last chosen and the
+      first unchosen expert are less than 1e-6 apart; ties: how many have such another
+    - noise: in bfloat16, the share that transformers in bfloat16 and in float32 agree on, with the same weights
+    - weight_error, profile_error: largest absolute difference, weights divided by the family's scale and compared where
+      the sets are equal
     """
 
     family: str
     dtype: str
     error: str | None = None
+    moe_layers: tuple[int, ...] = ()
     sets_equal: float | None = None
     ties: int = 0
     weight_error: float | None = None
     profile_error: float | None = None
+    noise: float | None = None
 
 
 class Reference:
@@ -105,7 +111,7 @@ def texts(lengths: tuple[int, ...] = LENGTHS) -> PlannedShard:
     return PlannedShard("x", 0, np.arange(count, dtype=np.int32), names, np.zeros(count, dtype=bool), ids)
 
 
-def compare(family: str, shard: Shard, routed: list[list[np.ndarray]], scoring: str, dtype: str) -> Comparison:
+def compare(shard: Shard, routed: list[list[np.ndarray]], rule: RoutingRule) -> dict[str, Any]:
     """Compare a traced shard with what transformers' routers did, text by text (`Reference.route`)."""
     starts = np.cumsum(shard.lengths) - shard.lengths
     equal = total = ties = 0
@@ -116,14 +122,17 @@ def compare(family: str, shard: Shard, routed: list[list[np.ndarray]], scoring: 
         experts, weights = by_expert(shard.experts[rows].astype(np.int64), shard.weights[rows])
         want_experts, want_weights = by_expert(want_experts.astype(np.int64), want_weights)
         same = (experts == want_experts).all(-1)
-        equal, total = equal + int(same.sum()), total + same.size
-        probabilities = router_probabilities(logits, scoring)
-        ties += int((gap(probabilities[~same], shard.experts.shape[-1]) < TIE).sum())
+        probabilities = router_probabilities(logits, rule.scoring)
+        tied = int((gap(probabilities[~same], shard.experts.shape[-1]) < TIE).sum())
+        equal, ties, total = equal + int(same.sum()) + tied, ties + tied, total + same.size
         weight_errors.append(np.abs(weights - want_weights)[same].max(initial=0))
         profile_errors.append(np.abs(shard.profiles[index] - probabilities.mean(axis=0)).max())
-    return Comparison(
-        family, dtype, None, equal / total, ties, float(np.max(weight_errors)), float(np.max(profile_errors))
-    )
+    return {
+        "sets_equal": equal / total,
+        "ties": ties,
+        "weight_error": float(np.max(weight_errors)) / rule.scale,
+        "profile_error": float(np.max(profile_errors)),
+    }
 
 
 def by_expert(experts: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -161,8 +170,21 @@ def run(family: str, folder: Path, dtype: str = "float32") -> Comparison:
         (shard,) = engine.trace([planned])
     except MoetraceError as error:
         return Comparison(family, dtype, error=str(error).replace(str(folder), family))
-    assert tuple(engine.moe_layers) == facts.moe_layers
-    return compare(family, shard, routed, facts.rule.scoring, dtype)
+    found = compare(shard, routed, facts.rule)
+    noise = None if dtype == "float32" else rounding_noise(model, routed, reference, planned)
+    return Comparison(family, dtype, moe_layers=tuple(engine.moe_layers), noise=noise, **found)
+
+
+def rounding_noise(
+    model: torch.nn.Module, routed: list[list[np.ndarray]], reference: Reference, planned: PlannedShard
+) -> float:
+    """The share of (token, layer) whose expert set a model keeps when it computes in float32; `routed` is before."""
+    model.float()
+    same = [
+        np.sort(before[2], axis=-1) == np.sort(reference.route(ids)[2], axis=-1)
+        for before, ids in zip(routed, planned.token_ids, strict=True)
+    ]
+    return float(np.concatenate(same).all(axis=-1).mean())
 
 
 def main() -> None:
