@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 VOCABULARY = 256
 EXPERTS = 16
-WIDTH = 0.12  # standard deviation of a matrix of 64 inputs: activations keep their size
 ROUTER_WIDTH = 0.25  # logits with a standard deviation of 2
 BIAS_WIDTH = 0.15  # selection biases that change about one token's experts in two
 
@@ -418,7 +417,7 @@ def draw(path: str, tensor: torch.Tensor) -> None:
     elif is_router(path):
         tensor.normal_(0, ROUTER_WIDTH)
     else:
-        tensor.normal_(0, WIDTH)
+        tensor.normal_(0, tensor.shape[-1] ** -0.5)  # activations keep their size
 
 
 def is_selection_bias(path: str) -> bool:

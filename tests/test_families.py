@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RUNS = [(name, dtype) for name, tiny in TINY.items() for dtype in tiny.dtypes]
 FILE = RESULTS / "families.json"
 TOLERANCE = 1e-5
-NOISE_MARGIN = 0.03  # of the expert sets, of some hundred: bfloat16 rounds otherwise in another order of sums
+NOISE_MARGIN = 0.04  # of the expert sets, of some hundred: bfloat16 rounds otherwise in another order of sums
 NEED_AMX = {("qwen3_moe-fp8", "bfloat16")}
 WRITE = bool(os.environ.get("MOETRACE_WRITE_RESULTS"))
 
