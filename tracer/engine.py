@@ -23,6 +23,7 @@ from tracer.cpu_options import cpu_options
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    import numpy.typing as npt
     from vllm import LLM
 
     from tracer.budget import MemoryBudget
@@ -184,17 +185,16 @@ class TracedEngine:
         return [layer for layout in stages for layer in layout["moe_layers"]]
 
     def _probe(self) -> Shard:
-        """Trace a few tokens, which shows that the tap works, and check how they were routed."""
-        from tracer.plan import PlannedShard  # noqa: PLC0415  the plan's reader is not needed before
-
-        vocabulary = self.llm.llm_engine.model_config.get_vocab_size()
-        tokens = np.random.default_rng(0).integers(0, vocabulary, PROBE_TOKENS).astype(np.int32)
-        tokens = tokens[: min(PROBE_TOKENS, self.llm.llm_engine.model_config.max_model_len - 1)]
+        """Trace two short texts, which shows that the tap works, and check how they were routed."""
+        model = self.llm.llm_engine.model_config
+        drawn = np.random.default_rng(0).integers(0, model.get_vocab_size(), PROBE_TOKENS).astype(np.int32)
+        texts = [text[: model.max_model_len - 1] for text in np.split(drawn, [PROBE_TOKENS // 4])]
         self._tell("probe")
-        planned = PlannedShard("probe", 0, np.zeros(1, np.int32), ("probe",), np.zeros(1, bool), (tokens,))
-        (shard,) = self.trace([planned])
+        (shard,) = self.trace([_probe_shard(texts)])
         if self.settings.self_check:
             self._check_routing()
+            (again,) = self.trace([_probe_shard(texts[::-1])])
+            _check_rows(shard, again)
         return shard
 
     def _check_routing(self) -> None:
@@ -380,6 +380,28 @@ def _stacked(parts: list[CapturedShard]) -> CapturedShard:
     )
 
 
+def _probe_shard(texts: list[npt.NDArray[np.int32]]) -> PlannedShard:
+    from tracer.plan import PlannedShard  # noqa: PLC0415  the plan's reader is not needed before
+
+    numbers = np.arange(len(texts), dtype=np.int32)
+    return PlannedShard("probe", 0, numbers, ("a", "b"), np.zeros(len(texts), dtype=bool), tuple(texts))
+
+
+def _check_rows(one: Shard, other: Shard) -> None:
+    """Raise CaptureError where the same two texts, in the other order in a batch, were routed differently.
+
+    A tap that repeats or shifts rows gives positions the routing of others. Float noise changes a layer here and there;
+    a row that most layers route differently is another row.
+    """
+    swapped = np.roll(np.sort(other.experts, axis=-1), int(one.lengths[0]), axis=0)
+    differs = (swapped != np.sort(one.experts, axis=-1)).any(axis=-1).mean(axis=1) > 0.5
+    if differs.any():
+        raise CaptureError(
+            f"{int(differs.sum())} of {len(differs)} rows were routed differently when their texts changed places in a "
+            f"batch (the first: row {int(differs.argmax())}): the tap mixes up rows"
+        )
+
+
 def _text_seed(seed: int, shard: PlannedShard, index: int) -> int:
     """Return a seed that depends on the text and not on what runs beside it."""
     name = f"{seed}\0{shard.lang}\0{shard.text_ids[index]}"
@@ -406,6 +428,8 @@ def _start(facts: ModelFacts, settings: EngineSettings) -> LLM:
             f"{engine_versions().get('vllm', 'vLLM')} is not supported: it lacks {', '.join(missing)}; "
             "install the version that the README names"
         )
+    if current_platform.is_cpu():
+        _spread_over_cores(settings)
     # On a CPU vLLM reserves most of the memory by default; prefill of a few thousand tokens needs little.
     kv_cache_gib = settings.kv_cache_gib or (1.0 if current_platform.is_cpu() else None)
     options: dict[str, Any] = {
@@ -429,4 +453,26 @@ def _start(facts: ModelFacts, settings: EngineSettings) -> LLM:
     }
     if current_platform.is_cpu() and settings.eager:
         options |= cpu_options(facts, settings.dtype)
-    return LLM(**{**options, **settings.options})
+    options |= settings.options
+    if int(options.get("data_parallel_size", 1)) > 1:
+        raise MoetraceError(
+            "cannot trace with data parallelism inside one engine: run one engine a device on the same store instead"
+        )
+    return LLM(**options)
+
+
+def _spread_over_cores(settings: EngineSettings) -> None:
+    """Give each worker its share of the cores; raise MoetraceError for what vLLM's CPU backend cannot do.
+
+    vLLM binds a worker to a NUMA node by itself, and refuses more workers than nodes.
+    """
+    if settings.expert_parallel:
+        raise MoetraceError(
+            "--expert-parallel: vLLM's MoE kernel for CPUs ignores which experts are local and crashes; leave it out"
+        )
+    workers = settings.tensor_parallel_size * settings.pipeline_parallel_size
+    if workers > 1:
+        cores = sorted(os.sched_getaffinity(0))
+        shares = [cores[rank::workers] or [cores[rank % len(cores)]] for rank in range(workers)]
+        bound = "|".join(",".join(map(str, share)) for share in shares)
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", bound)

@@ -229,7 +229,7 @@ class LiveRecorder:
         mine = np.flatnonzero(rank[held.owners] >= 0)
         order = mine[np.lexsort((mine, held.positions[mine], rank[held.owners[mine]]))]
         owner, position = rank[held.owners[order]], held.positions[order]
-        last = np.append((owner[1:] != owner[:-1]) | (position[1:] != position[:-1]), True)  # noqa: FBT003
+        last = np.append((owner[1:] != owner[:-1]) | (position[1:] != position[:-1]), True)
         done = np.array([text.done for text in texts])
         order = order[last & (position < done[owner])]
         chunk = held.only(order)

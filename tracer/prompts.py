@@ -42,7 +42,9 @@ def encoder(tokenizer: PreTrainedTokenizerBase, settings: PromptSettings, *, ans
             raise MoetraceError("--system and --chat-template say what stands around a chat message: add --chat")
         return lambda texts: tokenizer(texts)["input_ids"]
     if settings.chat_template is None and not getattr(tokenizer, "chat_template", None):
-        raise MoetraceError("this model's tokenizer has no chat template: give one with --chat-template FILE, or no --chat")
+        raise MoetraceError(
+            "this model's tokenizer has no chat template: give one with --chat-template FILE, or no --chat"
+        )
     system = [] if settings.system is None else [{"role": "system", "content": settings.system}]
 
     def encode(texts: list[str]) -> list[list[int]]:

@@ -310,7 +310,9 @@ class WorkerTap:
         self._owners.clear()
         self._failure = None
         live = self._options.get("live")
-        self._sink = LiveRecorder(self.layout(), live) if live else _Planned(self.tap, profiles=self._options["profiles"])
+        self._sink = (
+            LiveRecorder(self.layout(), live) if live else _Planned(self.tap, profiles=self._options["profiles"])
+        )
 
     def probe(self) -> None:
         """Keep the router logits of the next step."""
@@ -395,6 +397,8 @@ class TracedWorker(_Worker):  # type: ignore[misc]
     def load_model(self, **kwargs: Any) -> None:
         """Load the model and install the tap."""
         super().load_model(**kwargs)
+        if self.device.type == "cpu":
+            _make_stage_inputs(self.model_runner)
         install(self, self.vllm_config.additional_config[TAG])
 
     def shutdown(self) -> None:
@@ -403,6 +407,19 @@ class TracedWorker(_Worker):  # type: ignore[misc]
         if tap is not None and tap._options.get("live"):  # noqa: SLF001
             tap.stop_recording()
         super().shutdown()
+
+
+def _make_stage_inputs(runner: Any) -> None:
+    """Give a later pipeline stage the buffers for its inputs.
+
+    vLLM 0.32 makes them in the warm-up, which it leaves out on a CPU for an eager model with a given KV cache size.
+    """
+    from vllm.distributed.parallel_state import get_pp_group  # noqa: PLC0415  exists once workers are set up
+
+    if not get_pp_group().is_first_rank and getattr(runner, "intermediate_tensors", runner) is None:
+        runner.intermediate_tensors = runner.get_model().make_empty_intermediate_tensors(
+            batch_size=runner.max_num_tokens, dtype=runner.model_config.dtype, device=runner.device
+        )
 
 
 def is_compiled(config: VllmConfig) -> bool:

@@ -186,9 +186,7 @@ def write_all(
                 watch.committed(future.result())
 
 
-def _generation(
-    settings: TraceSettings, facts: ModelFacts, tokenizer: PreTrainedTokenizerBase
-) -> Generation | None:
+def _generation(settings: TraceSettings, facts: ModelFacts, tokenizer: PreTrainedTokenizerBase) -> Generation | None:
     if not settings.max_new_tokens:
         return None
     return Generation(
