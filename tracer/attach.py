@@ -171,9 +171,10 @@ def _label_requests(llm: LLM, trace: Trace) -> Callable[[], None]:
         if trace.text_id is not None:
             labels[TEXT_KEY] = trace.text_id(request_id)
         params.extra_args = {**labels, **(params.extra_args or {})}
-        return add_request(request_id, prompt, params, *args, **kwargs)
+        added: str = add_request(request_id, prompt, params, *args, **kwargs)
+        return added
 
-    engine.add_request = add_labelled  # type: ignore[method-assign]
+    engine.add_request = add_labelled
 
     def undo() -> None:
         del engine.add_request  # the class's own method is back

@@ -129,11 +129,11 @@ class CudaStreams:
     pinned = True
 
     def __init__(self) -> None:
-        self._side = torch.cuda.Stream()
+        self._side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def event(self) -> Any:
         """Return a new event."""
-        return torch.cuda.Event()
+        return torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def record_main(self, event: Any) -> None:
         """Record an event after what the main stream has been given so far."""

@@ -147,7 +147,7 @@ class ShardAssembler:
         first = np.cumsum(rows.counts) - rows.counts
         for key, numbers in members.items():
             texts = np.array([rows.owners[number][1] for number in numbers])
-            mine = StepRows(texts, rows.starts[numbers], rows.counts[numbers])
+            mine = StepRows(texts.tolist(), rows.starts[numbers], rows.counts[numbers])
             sums = None if step.probability_sums is None else step.probability_sums[:, numbers]
             self._add_rows(key, step, mine, first[numbers], sums)
         self._hand_over_complete(members)
@@ -160,7 +160,7 @@ class ShardAssembler:
         first: npt.NDArray[np.int64],
         sums: npt.NDArray[np.float32] | None,
     ) -> None:
-        """Add the rows of one shard; `rows.owners` are indices of its texts, `first` says where a request's rows are."""
+        """Add the rows of one shard; `rows.owners` are indices of its texts, `first` is where a request's rows are."""
         shard = self._open.get(key)
         if shard is None:
             raise CaptureError(f"{key}: rows of a shard that is not open")

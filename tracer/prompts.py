@@ -57,7 +57,8 @@ def encoder(tokenizer: PreTrainedTokenizerBase, settings: PromptSettings, *, ans
             if type(error).__module__.partition(".")[0] != "jinja2":
                 raise
             raise MoetraceError(f"the chat template refuses the messages ({error})") from error
-        return tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        encoded: list[list[int]] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        return encoded
 
     return encode
 
