@@ -356,7 +356,7 @@ class WorkerTap:
 
     def remove(self) -> None:
         """Leave the worker as it was; only where nothing was compiled with the tap in it."""
-        self._worker.execute_model = self._forward
+        del self._worker.execute_model  # the class's own method is back
         self.tap.remove()
 
 
