@@ -87,8 +87,7 @@ def write_parquet(sink: Path | HashedFile, table: Table, groups: RowGroups, page
     with pq.ParquetWriter(
         sink,
         table.schema,
-        compression="zstd",
-        compression_level=1,
+        **table.compression,
         use_dictionary=False,
         write_batch_size=page_rows,
         max_rows_per_page=page_rows,
@@ -113,8 +112,9 @@ def write_durably(path: Path, content: bytes) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         staged.replace(path)
-    finally:
+    except OSError:
         staged.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -21,7 +21,10 @@ from store.weights import dropped_bits
 class LayerRanking:
     """Ranks layers of T tokens one after another, in arrays it uses again: fresh memory costs more than the sorting.
 
-    Holds 13 bytes a token and rank where ids fit into the bits that the grid leaves free, else 25.
+    - experts: uint8 | uint16 [k, T]; weights: float32 [k, T]: the layer ranked last, each column by descending weight,
+      ties by lower expert id
+
+    Holds 13 bytes a token and rank where ids fit into the bits that the grid leaves free, else 21.
     """
 
     def __init__(self, tokens: int, top_k: int, num_experts: int, precision: str) -> None:
@@ -33,19 +36,18 @@ class LayerRanking:
         self._weight_mask = kind((1 << 31) - (1 << drop))
         self._key, self._gathered = np.empty(shape, dtype=kind), np.empty(shape, dtype=kind)
         self._spare = np.empty(tokens, dtype=kind)
-        self._experts = np.empty(shape, dtype=np.uint8 if num_experts <= 256 else np.uint16)
-        self._weights = np.empty(shape, dtype=np.float32)
+        self.experts = np.empty(shape, dtype=np.uint8 if num_experts <= 256 else np.uint16)
+        self.weights = np.empty(shape, dtype=np.float32)
 
     def rank(
         self,
         experts: npt.NDArray[np.unsignedinteger[Any]],
         weights: npt.NDArray[np.float32],
         order: npt.NDArray[np.intp],
-    ) -> tuple[npt.NDArray[np.unsignedinteger[Any]], npt.NDArray[np.float32]]:
-        """Return experts and weights [k, T] of one layer, each column by descending weight, ties by lower expert id.
+    ) -> None:
+        """Rank one layer, its columns in `order`.
 
-        experts: uint8 | uint16 [k, T], below the number of experts; weights: float32 [k, T], rounded to the grid;
-        order: the columns of the result, which is overwritten by the next call.
+        experts: uint8 | uint16 [k, T], below the number of experts; weights: float32 [k, T], rounded to the grid.
         """
         key, gathered = self._key, self._gathered
         bits: npt.NDArray[np.unsignedinteger[Any]] = weights.view(np.uint32)
@@ -58,11 +60,10 @@ class LayerRanking:
         np.take(key, order, axis=1, out=gathered, mode="clip")
         np.invert(gathered, out=key)
         np.bitwise_and(key, self._id_mask, out=key)
-        np.copyto(self._experts, key, casting="unsafe")
+        np.copyto(self.experts, key, casting="unsafe")
         if self._shift:
             np.right_shift(gathered, key.dtype.type(self._shift), out=gathered)
-        np.bitwise_and(gathered, self._weight_mask, out=self._weights.view(np.uint32), casting="unsafe")
-        return self._experts, self._weights
+        np.bitwise_and(gathered, self._weight_mask, out=self.weights.view(np.uint32), casting="unsafe")
 
     def _sort_columns(self) -> None:
         """Sort every column of the keys in place, descending."""

@@ -20,17 +20,21 @@ if TYPE_CHECKING:
 class UsageRollup:
     """Adds up one layer after another; every sum is float64, every count int64.
 
-    Its arrays are used again for every layer: `bincount` would convert ids and weights to fresh ones each time.
+    Decisions are counted by expert and length of text, of which a shard of T tokens has at most sqrt(2 T) different
+    ones: counts and shares of texts then come from one pass. Arrays are used again for every layer: `bincount` would
+    convert ids and weights to fresh ones each time.
     """
 
     def __init__(self, shard: Shard, record: RunRecord) -> None:
         self._record = record
         self._profiles = shard.profiles
         self._lengths = shard.lengths.astype(np.float64)
-        token_share = np.repeat(1.0 / (self._lengths * record.top_k), shard.lengths)
-        self._share = np.tile(token_share, record.top_k)
-        self._experts = np.empty(len(self._share), dtype=np.intp)
-        self._weights = np.empty(len(self._share), dtype=np.float64)
+        kinds, kind = np.unique(shard.lengths, return_inverse=True)
+        self._text_share = 1.0 / (kinds * float(record.top_k))
+        self._bins = (len(kinds), record.num_experts)
+        self._first_bin = np.repeat(kind.astype(np.intp) * record.num_experts, shard.lengths)
+        self._bin = np.empty((record.top_k, shard.tokens), dtype=np.intp)
+        self._weights = np.empty((record.top_k, shard.tokens), dtype=np.float64)
         self._layers: list[dict[str, npt.NDArray[np.generic]]] = []
 
     def add_layer(self, experts: npt.NDArray[np.unsignedinteger], weights: npt.NDArray[np.float32]) -> None:
@@ -38,13 +42,16 @@ class UsageRollup:
 
         In that order equal experts seldom stand together: adding to one bin again and again waits for itself.
         """
-        size, index = self._record.num_experts, len(self._layers)
-        np.copyto(self._experts.reshape(experts.shape), experts)
-        np.copyto(self._weights.reshape(weights.shape), weights)
+        size, index = self._bins[0] * self._bins[1], len(self._layers)
+        np.add(self._first_bin, experts, out=self._bin)
+        np.copyto(self._weights, weights)
+        flat = self._bin.ravel()
+        counts = np.bincount(flat, minlength=size).reshape(self._bins)
+        weight_sums = np.bincount(flat, weights=self._weights.ravel(), minlength=size).reshape(self._bins)
         columns: dict[str, npt.NDArray[np.generic]] = {
-            "count": np.bincount(self._experts, minlength=size),
-            "weight_sum": np.bincount(self._experts, weights=self._weights, minlength=size),
-            "sequence_share_sum": np.bincount(self._experts, weights=self._share, minlength=size),
+            "count": counts.sum(axis=0),
+            "weight_sum": weight_sums.sum(axis=0),
+            "sequence_share_sum": (counts * self._text_share[:, None]).sum(axis=0),
         }
         if self._profiles is not None:
             profiles = self._profiles[:, index].astype(np.float64)

@@ -6,9 +6,14 @@ list columns are left out on purpose (DuckDB cannot read FLOAT16 with BYTE_STREA
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FORMAT_VERSION = 2
 
@@ -25,13 +30,28 @@ def column(name: str, kind: pa.DataType, description: str, *, nullable: bool = F
 
 @dataclass(frozen=True)
 class Table:
-    """One table: its columns in order and the encodings that are not Parquet's default."""
+    """One table: its columns in order, the encodings that are not Parquet's default, and how columns are compressed.
+
+    `levels` are the zstd levels of columns for which it is not 1.
+    """
 
     name: str
     schema: pa.Schema
     byte_stream_split: tuple[str, ...] = ()
     delta: tuple[str, ...] = ()
     statistics: tuple[str, ...] = ()
+    codec: str = "zstd"
+    levels: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def compression(self) -> dict[str, Any]:
+        """Return the writer's options for the codec and its level."""
+        if self.codec != "zstd":
+            return {"compression": self.codec}
+        return {
+            "compression": "zstd",
+            "compression_level": {name: self.levels.get(name, 1) for name in self.schema.names},
+        }
 
     @property
     def encodings(self) -> dict[str, str]:
@@ -66,6 +86,7 @@ def sequences() -> Table:
         ),
         delta=("seq", "tokens", "generated"),
         statistics=("seq",),
+        codec="lz4",  # the table is small: starting zstd would take longer than compressing
     )
 
 
@@ -104,6 +125,7 @@ def routes(num_experts: int) -> Table:
         # layer and rank are long runs: plain and zstd make them as small as any encoding, at a third of the time.
         byte_stream_split=("token", "expert", "weight"),
         statistics=("layer",),  # every row group has all tokens and ranks: their bounds tell nothing
+        levels={"layer": -1, "rank": -1},
     )
 
 
@@ -154,9 +176,11 @@ def usage(num_experts: int) -> Table:
                 ),
             ]
         ),
+        codec="lz4",
     )
 
 
+@cache
 def tables(num_experts: int) -> dict[str, Table]:
     """Return every table of a run with `num_experts` experts a layer, by name."""
     made = (sequences(), tokens(), routes(num_experts), profiles(num_experts), usage(num_experts))

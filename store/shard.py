@@ -143,15 +143,15 @@ def _check_layer(
     ids, gates = np.ascontiguousarray(experts.T), np.ascontiguousarray(weights.T)
     if int(ids.max()) >= record.num_experts:
         raise CaptureError(f"{where}: expert id {int(ids.max())}, but the layer has {record.num_experts} experts")
-    if any(np.any(one == other) for one, other in combinations(ids, 2)):
+    if any((one == other).any() for one, other in combinations(ids, 2)):
         raise CaptureError(f"{where}: the same expert twice in one token; the capture did not see this layer")
     if not 0 <= float(gates.min()) <= float(gates.max()) < np.inf:  # a NaN compares as false
         raise CaptureError(f"{where}: a gate weight is NaN, infinite or negative")
     sums = gates.sum(axis=0)
-    if float(sums.max()) <= 0:
+    least, most = float(sums.min()), float(sums.max())
+    if most <= 0:
         raise CaptureError(f"{where}: every gate weight is zero; the capture did not see this layer")
-    if record.routing["normalized"] and float(np.abs(sums - scale).max()) > SUM_TOLERANCE * scale:
+    if record.routing["normalized"] and max(most - scale, scale - least) > SUM_TOLERANCE * scale:
         raise CaptureError(
-            f"{where}: gate weights of a token sum to {float(sums.min()):.4f} to {float(sums.max()):.4f}, "
-            f"the run record says {scale:g}"
+            f"{where}: gate weights of a token sum to {least:.4f} to {most:.4f}, the run record says {scale:g}"
         )

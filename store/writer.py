@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -124,8 +125,8 @@ class StoreWriter:
         precision = record.settings["weight_precision"]
         ranking = LayerRanking(shard.tokens, record.top_k, record.num_experts, precision)
         first = round_weights(shard.weights[:, 0].T, precision)
-        ranked, _ = ranking.rank(shard.experts[:, 0].T, first, np.arange(shard.tokens))
-        order = token_order(shard.token_ids, ranked, record.num_experts)
+        ranking.rank(shard.experts[:, 0].T, first, np.arange(shard.tokens))
+        order = token_order(shard.token_ids, ranking.experts, record.num_experts)
         rollup = UsageRollup(shard, record)
         makers: dict[str, Callable[[], RowGroups]] = {
             "sequences": lambda: _sequence_rows(shard, schemas["sequences"]),
@@ -146,20 +147,28 @@ class StoreWriter:
     ) -> RowGroups:
         """Yield one row group a layer, sorted by rank, then token, and add each layer to the roll-up.
 
-        A row group is to be written before the next is asked for: they share their memory.
+        Every row group is the same table, a view of memory that the next layer overwrites: write it before asking on.
         """
         count, top_k = shard.tokens, self.record.top_k
         layer_of = np.empty(count * top_k, dtype=np.uint16)
         token = np.tile(np.arange(count, dtype=np.int32), top_k)
         rank = np.repeat(np.arange(top_k, dtype=np.uint8), count)
         rounded = np.empty((top_k, count), dtype=np.float32)
+        columns: list[npt.NDArray[Any]] = [layer_of, token, rank, ranking.experts.ravel(), ranking.weights.ravel()]
+        rows = pa.Table.from_arrays(
+            [
+                pa.Array.from_buffers(field.type, len(values), [None, pa.py_buffer(values)])
+                for field, values in zip(table.schema, columns, strict=True)
+            ],
+            schema=table.schema,
+        )
         for index, layer in enumerate(self.record.moe_layers):
             captured = shard.experts[:, index].T
             round_weights(shard.weights[:, index].T, self.record.settings["weight_precision"], out=rounded)
             rollup.add_layer(captured, rounded)
-            experts, weights = ranking.rank(captured, rounded, order)
+            ranking.rank(captured, rounded, order)
             layer_of.fill(layer)
-            yield _table(table, [layer_of, token, rank, experts.ravel(), weights.ravel()])
+            yield rows
 
     def _profile_rows(self, shard: Shard, table: Table) -> RowGroups:
         """Yield rows by layer, sequence, expert; a row group has as many layers as are worth its overhead."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import resource
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
@@ -15,8 +18,11 @@ from hypothesis import strategies as st
 
 from analytics.connection import connect
 from store import CaptureError, RunMismatchError, Shard, Store, StoreError, StoreWriter
+from store.files import PAGE_ROWS
 from store.layout import checked_language, checked_run
+from store.ranking import LayerRanking
 from store.schema import ADDED_COLUMNS
+from store.shard import token_order
 from store.weights import MANTISSA_BITS, lies_on, lossless_precision, round_weights
 from tests.stores import make_record
 
@@ -134,6 +140,98 @@ def test_columns_carry_their_meaning_and_layers_are_row_groups(tmp_path: Path) -
             layers = [parquet.metadata.row_group(i).column(0).statistics.min for i in range(LAYERS)]
             assert layers == [1, 2, 5]
             assert not any(field.nullable for field in parquet.schema_arrow)
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([(1, 1), (2, 2), (5, 3), (8, 8), (256, 4), (257, 4), (9000, 2)]),
+    st.integers(1, 40),
+    st.sampled_from(list(MANTISSA_BITS)),
+)
+@settings(max_examples=60, deadline=None)
+def test_ranks_fall_by_rounded_weight_and_rise_by_expert_where_weights_are_equal(
+    seed: int, shape: tuple[int, int], tokens: int, precision: str
+) -> None:
+    size, top_k = shape
+    rng = np.random.default_rng(seed)
+    kind = np.uint8 if size <= 256 else np.uint16
+    experts = np.stack([rng.choice(size, top_k, replace=False) for _ in range(tokens)], axis=1).astype(kind)
+    weights = rng.choice([0, 1e-30, 0.2, 0.2001, 0.5, 3], (top_k, tokens)).astype(np.float32)
+    rounded = round_weights(weights, precision)
+    columns = rng.permutation(tokens)
+    ranking = LayerRanking(tokens, top_k, size, precision)
+    for _ in range(2):  # what one layer leaves behind does not change the next
+        ranking.rank(experts, rounded, columns)
+        order = np.lexsort((experts[:, columns], -rounded[:, columns]), axis=0)
+        assert np.array_equal(ranking.experts, np.take_along_axis(experts[:, columns], order, axis=0))
+        assert np.array_equal(ranking.weights, np.take_along_axis(rounded[:, columns], order, axis=0))
+
+
+@given(st.integers(0, 1000), st.integers(1, 200), st.sampled_from([(2, 1), (64, 8), (70_000, 12)]))
+@settings(max_examples=25, deadline=None)
+def test_tokens_are_numbered_by_id_then_by_ranked_experts(seed: int, tokens: int, shape: tuple[int, int]) -> None:
+    size, top_k = shape
+    rng = np.random.default_rng(seed)
+    token_ids = rng.integers(0, 5, tokens).astype(np.int32)
+    experts = rng.integers(0, min(size, 65536), (top_k, tokens)).astype(np.uint16)
+    order = token_order(token_ids, experts, size)
+    assert sorted(order) == list(range(tokens))
+    keys = list(zip(token_ids[order].tolist(), experts[0][order].tolist(), strict=True))
+    assert keys == sorted(keys)
+
+
+@pytest.mark.parametrize("tokens", [(1,), (PAGE_ROWS - 1, 3), (2 * PAGE_ROWS + 1,)])
+def test_shards_of_one_page_and_of_many_are_read_back_by_duckdb(tmp_path: Path, tokens: tuple[int, ...]) -> None:
+    shard = make_shard(5, tokens)
+    StoreWriter(tmp_path, record_with()).write(shard)
+    (file,) = Store(tmp_path).files("routes")
+    found = duckdb.sql(
+        f"select layer, count(*), sum(token), sum(rank), sum(expert), sum(weight) from '{file.path}' group by layer "
+        "order by layer"
+    ).fetchall()
+    total = shard.tokens
+    for index, (layer, *sums) in enumerate(found):
+        assert layer == (1, 2, 5)[index]
+        expected = [
+            total * TOP_K,
+            TOP_K * total * (total - 1) // 2,
+            total,  # ranks 0 and 1
+            int(shard.experts[:, index].sum(dtype=np.int64)),
+            float(shard.weights[:, index].sum(dtype=np.float64)),
+        ]
+        assert sums == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_disk_that_fills_up_while_routes_are_written_is_one_line_and_commits_nothing(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path, record_with())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"cannot be written \(File too large\); what was committed is safe"):
+            writer.write(make_shard(6, (20_000,)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert Store(tmp_path).commits == []
+    assert not list(tmp_path.rglob("*.parquet"))
+    assert writer.write(make_shard(6, (20_000,))).tokens == 20_000
+
+
+def test_commit_records_hold_the_size_and_checksum_of_what_is_on_disk(tmp_path: Path) -> None:
+    commit = StoreWriter(tmp_path, record_with()).write(make_shard(7, (60_000,)))
+    for file in commit.files:
+        content = (tmp_path / file.path).read_bytes()
+        assert file.bytes == len(content)
+        assert file.sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_a_flipped_byte_is_noticed_by_page_checksums(tmp_path: Path) -> None:
+    StoreWriter(tmp_path, record_with()).write(make_shard(8, (5_000,)))
+    (file,) = Store(tmp_path).files("routes")
+    content = bytearray(file.path.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.path.write_bytes(content)
+    with pytest.raises(OSError, match="CRC checksum verification failed"):
+        pq.read_table(file.path, page_checksum_verification=True, partitioning=None)
 
 
 @given(st.lists(st.floats(2.0**-100, 4, width=32), min_size=1, max_size=50), st.sampled_from(list(MANTISSA_BITS)))
