@@ -28,7 +28,8 @@ def ls(store: Path) -> None:
         table = Table(title=f"{record.run}: {record.model['id']}", title_justify="left", box=None, pad_edge=False)
         for heading in ("language", "shards", "texts", "tokens", "MB", "bytes/decision"):
             table.add_column(heading, justify="left" if heading == "language" else "right")
-        for lang in [*record.corpus["languages"], None]:
+        found = {commit.lang for commit in commits}  # requests of a server may be of languages nobody planned
+        for lang in [*sorted({*record.corpus["languages"], *found}), None]:
             mine = [commit for commit in commits if lang in (None, commit.lang)]
             tokens = sum(commit.tokens for commit in mine)
             size = sum(file.bytes for commit in mine for file in commit.files)

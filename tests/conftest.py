@@ -70,8 +70,10 @@ def plan_of() -> Callable[..., Plan]:
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
 
-    def plan(folder: Path = CORPUS, languages: tuple[str, ...] = (), shard_tokens: int = 4096) -> Plan:
+    def plan(
+        folder: Path = CORPUS, languages: tuple[str, ...] = (), shard_tokens: int = 4096, window: int = 1023
+    ) -> Plan:
         corpus = open_corpus(str(folder)).only(languages)
-        return make_plan(corpus, lambda texts: tokenizer(texts)["input_ids"], shard_tokens=shard_tokens, window=1023)
+        return make_plan(corpus, lambda texts: tokenizer(texts)["input_ids"], shard_tokens=shard_tokens, window=window)
 
     return plan

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from tracer.engine import TracedEngine
+    from tracer.engine import Generation, TracedEngine
     from tracer.plan import Plan
 
 pytestmark = pytest.mark.engine
@@ -88,22 +89,26 @@ def in_rank_order(shard: Shard) -> tuple[np.ndarray, np.ndarray]:
 
 
 def assert_same_routing(shards: Iterable[Shard], plan: Plan, reference: Reference) -> None:
+    """Compare every token of a plan, and of what was generated after its texts."""
     planned = {(shard.lang, shard.number): shard for shard in plan.shards}
     ties = 0
     for shard in shards:
         expected = planned.pop((shard.lang, shard.number))
-        assert shard.token_ids.tolist() == np.concatenate(expected.token_ids).tolist()
         experts, weights = in_rank_order(shard)
         start = 0
-        for index, token_ids in enumerate(expected.token_ids):
-            rows = slice(start, start + len(token_ids))
-            start += len(token_ids)
+        for index, prompt in enumerate(expected.token_ids):
+            rows = slice(start, start + int(shard.lengths[index]))
+            start = rows.stop
+            token_ids = shard.token_ids[rows]
+            assert token_ids[: len(prompt)].tolist() == prompt.tolist()
+            assert len(token_ids) == len(prompt) + (0 if shard.generated is None else shard.generated[index])
             (probabilities, want_weights, want_experts), found = reference.route(token_ids, experts[rows])
             ties += found
             where = f"{shard.lang} {expected.text_ids[index]}"
             assert np.array_equal(np.sort(experts[rows], -1), np.sort(want_experts, -1)), where
             assert np.abs(weights[rows] + np.sort(-want_weights, -1)).max() < TOLERANCE, where
             assert np.abs(shard.profiles[index] - probabilities.mean(axis=0)).max() < TOLERANCE, where
+        assert start == shard.tokens
     assert not planned, "shards that were planned and never came"
     assert ties <= 1e-5 * plan.tokens * experts.shape[1], f"{ties} ties are more than chance"
 
@@ -140,12 +145,84 @@ def test_chunked_prefill_prefix_caching_and_preemption_change_nothing(
     assert_same_routing(stressed.trace(plan.shards), plan, reference)
 
 
+def generation(new_tokens: int, temperature: float = 0.0) -> Generation:
+    from transformers import AutoTokenizer
+
+    from tracer.engine import Generation
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    return Generation(new_tokens, tokenizer.decode, (tokenizer.eos_token_id,), temperature, seed=7)
+
+
+def test_generated_tokens_are_routed_as_in_transformers_chunked_and_preempted_too(
+    engine: TracedEngine, stressed: TracedEngine, plan_of: Callable[..., Plan], reference: Reference
+) -> None:
+    plan = plan_of(CORPUS, languages=("eng_Latn", "swh_Latn"), window=24)
+    greedy = generation(12)
+    shards = list(engine.trace(plan.shards, generation=greedy))
+    assert_same_routing(shards, plan, reference)
+    generated = np.concatenate([shard.generated for shard in shards])
+    assert generated.max() == 12
+    assert generated.min() < 12, "no text ended by itself: stopping was not tested"
+    again = {shard.key: shard for shard in stressed.trace(plan.shards, generation=greedy)}
+    for shard in shards:
+        assert np.array_equal(again[shard.key].token_ids, shard.token_ids)
+        assert np.array_equal(in_rank_order(again[shard.key])[0], in_rank_order(shard)[0])
+        assert np.abs(again[shard.key].profiles - shard.profiles).max() < TOLERANCE
+
+
+def test_sampling_depends_on_the_text_and_the_seed_and_nothing_else(
+    engine: TracedEngine, plan_of: Callable[..., Plan]
+) -> None:
+    plan = plan_of(CORPUS, languages=("eng_Latn",), shard_tokens=300, window=12)
+    sampled = generation(6, temperature=0.9)
+    forward = {shard.key: shard.texts for shard in engine.trace(plan.shards[:3], generation=sampled)}
+    backward = {shard.key: shard.texts for shard in engine.trace(plan.shards[2::-1], generation=sampled)}
+    assert forward == backward
+    other = {shard.key: shard.texts for shard in engine.trace(plan.shards[:3], generation=replace(sampled, seed=8))}
+    assert other != forward
+
+
+def test_a_step_that_the_tap_misses_fails_the_trace(
+    stressed: TracedEngine, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfer = worker_of(stressed).moetrace_tap._transfer
+    send, steps = transfer.send, iter(range(10**6))
+    shards = plan_of(CORPUS, languages=("eng_Latn",)).shards
+    with monkeypatch.context() as patched:
+        patched.setattr(transfer, "send", lambda *step: send(*step) if next(steps) != 2 else None)
+        with pytest.raises(CaptureError, match=r"positions \d+ to \d+ were never computed|without computing"):
+            list(stressed.trace(shards))
+    assert [shard.number for shard in stressed.trace(shards)] == [0], "a failed trace spoils the next"
+
+
+def test_a_tap_that_repeats_a_row_is_noticed_at_start_up(engine: TracedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffers = worker_of(engine).moetrace_tap.tap.buffers
+    transfer = worker_of(engine).moetrace_tap._transfer
+    send = transfer.send
+
+    def repeating(*step: object) -> None:
+        for tensor in (buffers.ids, buffers.weights, buffers.logits):
+            tensor[:, 5:40] = tensor[:, 4:39].clone()
+        send(*step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(transfer, "send", repeating)
+        with pytest.raises(CaptureError, match="the tap mixes up rows"):
+            engine._probe()
+    engine._probe()
+
+
+def worker_of(engine: TracedEngine) -> Any:
+    return engine.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+
+
 def test_a_layer_that_the_tap_does_not_see_fails_the_trace(
     engine: TracedEngine, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 
-    model = engine.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner.get_model()
+    model = worker_of(engine).model_runner.get_model()
     router = [module for module in model.modules() if isinstance(module, MoERunner)][3].router
     shards = plan_of(CORPUS, languages=("eng_Latn",)).shards
     with monkeypatch.context() as patched:
