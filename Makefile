@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint format bench-trace model clean
+.PHONY: install demo test lint format bench-trace bench-plan model clean
 
 install: $(INSTALLED)
 
@@ -38,6 +38,9 @@ format: install
 bench-trace: install
 	$(BIN)/python -m tests.benchmarks.bench_trace micro
 	$(BIN)/python -m tests.benchmarks.bench_trace wide --languages 3
+
+bench-plan: install
+	$(BIN)/python -m tests.benchmarks.bench_plan --megabytes 20 100 400
 
 model: install
 	$(BIN)/python -m tracer.bundled.make_model --ui-strings $(SHARED)/data/ui-strings --udhr $(SHARED)/data/udhr
