@@ -57,6 +57,9 @@ bench-trace: install
 bench-store: install
 	$(BIN)/python -m tests.benchmarks.bench_store
 
+bench-plan: install
+	$(BIN)/python -m tests.benchmarks.bench_plan --megabytes 20 100 400
+
 model: install
 	$(BIN)/python -m tracer.bundled.make_model --ui-strings $(SHARED)/data/ui-strings --udhr $(SHARED)/data/udhr
 

@@ -138,7 +138,7 @@ def _corpus_rows(corpus: dict[str, Any]) -> dict[str, str]:
 def _parameters(found: Inspection) -> str:
     each = f"{found.facts.parameters_per_expert:,} an expert"
     if found.checkpoint is None:
-        return f"{each}; the model's are not known (no safetensors files here)"
+        return f"{each}; the model's are not known (no safetensors files that can be read)"
     size = f"{_size(found.checkpoint.bytes)} of weights"
     if found.parameters is None:
         return f"{each}; the model's are packed ({size})"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from store import MoetraceError
+
+log = logging.getLogger(__name__)
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
@@ -22,19 +25,41 @@ class Checkpoint:
     bytes: int
 
 
-def read_checkpoint(model: str) -> Checkpoint | None:
-    """Read the headers of a local folder's safetensors files; None where there are none, as for a hub id.
+def read_checkpoint(model: str, revision: str | None = None) -> Checkpoint | None:
+    """Read the headers of a model's safetensors files: of a local folder, or of the hub, where nothing else is fetched.
 
-    Raises MoetraceError where a file is not whole.
+    None where there are none or the hub cannot be reached. Raises MoetraceError where a local file is not whole.
     """
-    files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
-    tensors = [tensor for file in files for tensor in _tensors(file)]
+    if not Path(model).is_dir():
+        return _checkpoint(_hub_tensors(model, revision))
+    return _checkpoint([tensor for file in sorted(Path(model).glob("*.safetensors")) for tensor in _tensors(file)])
+
+
+def _checkpoint(tensors: list[dict[str, Any]]) -> Checkpoint | None:
     if not tensors:
         return None
     packed = any(tensor["dtype"] not in FLOATS and len(tensor["shape"]) > 1 for tensor in tensors)
     parameters = sum(math.prod(tensor["shape"]) for tensor in tensors if tensor["dtype"] in FLOATS)
     sizes = (end - start for start, end in (tensor["data_offsets"] for tensor in tensors))
     return Checkpoint(None if packed else parameters, sum(sizes))
+
+
+def _hub_tensors(model: str, revision: str | None) -> list[dict[str, Any]]:
+    from huggingface_hub import get_safetensors_metadata  # noqa: PLC0415  slow to import: only for a model of the hub
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # noqa: PLC0415
+        HTTPError,  # of the HTTP library that the hub's client uses: it has changed from version to version
+        NotASafetensorsRepoError,
+        SafetensorsParsingError,
+    )
+    from huggingface_hub.utils.tqdm import disable_progress_bars  # noqa: PLC0415
+
+    disable_progress_bars()
+    try:
+        files = get_safetensors_metadata(model, revision=revision).files_metadata.values()
+    except (HTTPError, NotASafetensorsRepoError, SafetensorsParsingError, OSError) as error:
+        log.info("%s: its safetensors headers cannot be read (%s)", model, error)
+        return []
+    return [asdict(tensor) for file in files for tensor in file.tensors.values()]
 
 
 def _tensors(file: Path) -> list[dict[str, Any]]:

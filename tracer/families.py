@@ -76,6 +76,9 @@ def read_facts(model: str, revision: str | None = None) -> ModelFacts:
     num_experts, top_k = (_first(text, keys, model) for keys in (EXPERT_COUNTS, TOP_KS))
     if not num_experts or not top_k:
         raise MoetraceError(f"{model}: not a Mixture-of-Experts model (its config, family {name}, names no experts)")
+    for key in ("num_hidden_layers", "hidden_size"):
+        if not text.get(key):
+            raise MoetraceError(f"{model}: its config has no {key}; it is not the config of a whole model")
     family = FAMILIES.get(name, UNKNOWN)
     num_layers = int(text["num_hidden_layers"])
     return ModelFacts(

@@ -80,7 +80,8 @@ class Plan:
             "shards": shards,
             "truncated": self.truncated,
         }
-        return {**record, "selection": dict(self.selection)} if self.selection else record
+        # First, because a refused run names the first fields that differ: those that a person chose.
+        return {"selection": dict(self.selection), **record} if self.selection else record
 
     def close(self) -> None:
         """Give back the disk space of the spool; this also happens when the plan is collected or the process ends."""
