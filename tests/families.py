@@ -180,7 +180,7 @@ TINY = {
             "lm_head_bias": True,
         },
         written={"architectures": ["PhiMoEForCausalLM"]},
-        note="SparseMixer: a token's two weights sum to between 1 and 2",
+        note="SparseMixer: a token's two weights do not sum to 1",
     ),
     "granitemoe": TinyFamily(
         "GraniteMoeConfig",
