@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from tracer.families import ModelFacts
 
 
-def cpu_options(facts: ModelFacts, dtype: str) -> dict[str, Any]:
-    """Return the arguments of vllm.LLM that an eager engine of this model needs on a CPU."""
-    options: dict[str, Any] = {"compilation_config": {"custom_ops": ["all", "-rotary_embedding"]}}
+def cpu_options(facts: ModelFacts, dtype: str, *, eager: bool) -> dict[str, Any]:
+    """Return the arguments of vllm.LLM that an engine of this model needs on a CPU."""
+    options: dict[str, Any] = {}
+    if eager:
+        options["compilation_config"] = {"custom_ops": ["all", "-rotary_embedding"]}
     if facts.latent_attention and dtype != "bfloat16":
         options["attention_backend"] = "CPU_MLA"
     return options
