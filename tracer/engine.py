@@ -18,7 +18,7 @@ import numpy as np
 
 from store import CaptureError, MoetraceError, Shard
 from tracer.capture import CapturedShard
-from tracer.cpu_options import cpu_options
+from tracer.cpu import cpu_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

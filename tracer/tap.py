@@ -17,6 +17,7 @@ from vllm.platforms import current_platform
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from store import CaptureError, MoetraceError
+from tracer import cpu
 from tracer.buffers import StepBuffers, make_transfer
 from tracer.capture import CapturedShard, ShardAssembler, Step, StepRows
 from tracer.live import LiveRecorder
@@ -399,6 +400,7 @@ class TracedWorker(_Worker):  # type: ignore[misc]
         super().load_model(**kwargs)
         if self.device.type == "cpu":
             _make_stage_inputs(self.model_runner)
+            cpu.set_right(m.router for m in self.model_runner.get_model().modules() if isinstance(m, MoERunner))
         install(self, self.vllm_config.additional_config[TAG])
 
     def shutdown(self) -> None:
