@@ -13,14 +13,16 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from store import MoetraceError
+from store.shard import check_shard
 from tests.families import VOCABULARY, is_router, make_checkpoint
+from tests.stores import make_record
 
 if TYPE_CHECKING:
     import torch
@@ -156,7 +158,10 @@ def gap(probabilities: np.ndarray, top_k: int) -> np.ndarray:
 
 
 def run(family: str, folder: Path, dtype: str) -> Comparison:
-    """Make the checkpoint, trace it and compare; a refusal is a result, any other exception is not caught."""
+    """Make the checkpoint, trace it, check that a store would take it, and compare.
+
+    A refusal by the engine is a result; any other exception is not caught.
+    """
     from tracer.engine import EngineSettings, TracedEngine
     from tracer.families import read_facts
 
@@ -172,6 +177,8 @@ def run(family: str, folder: Path, dtype: str) -> Comparison:
         (shard,) = engine.trace([planned])
     except MoetraceError as error:
         return Comparison(family, dtype, error=str(error).replace(str(folder), family))
+    record = make_record(moe_layers=engine.moe_layers, num_experts=facts.num_experts, top_k=facts.top_k)
+    check_shard(shard, replace(record, routing=asdict(facts.rule)))
     found = compare(shard, routed, facts.rule)
     noise = None if dtype == "float32" else rounding_noise(model, routed, reference, planned)
     return Comparison(family, dtype, moe_layers=tuple(engine.moe_layers), noise=noise, **found)
