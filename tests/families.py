@@ -20,6 +20,10 @@ EXPERTS = 16
 ROUTER_WIDTH = 0.25  # logits with a standard deviation of 2
 BIAS_WIDTH = 0.15  # selection biases that change about one token's experts in two
 
+ROUTER_SET_RIGHT = "vLLM's CPU router set right by `tracer/cpu.py`"
+ROTARY_SET_RIGHT = "vLLM's CPU rotary embedding set right by `tracer/cpu.py`"
+TRANSFORMERS_CODE = "vLLM runs it by transformers' code, and routes itself"
+
 COMMON = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
@@ -69,6 +73,7 @@ class TinyFamily:
     - written: what config.json says that the class does not know, as the hub's own files do
     - moe_layers, shared_experts: what must be read off its config
     - dtypes: what it is run in; refused: what an engine on a CPU says in float32 where it cannot be traced there
+    - as_is: what an engine on a CPU says in float32 where vLLM is left as it is (without `tracer/cpu.py`)
     - note: what a reader of the table of results should know
     - quantize: experts are kept in float8, a scale for each block of 128 x 128, as hub checkpoints named FP8 are
     """
@@ -81,6 +86,7 @@ class TinyFamily:
     quantize: bool = False
     dtypes: tuple[str, ...] = ("float32",)
     refused: str = ""
+    as_is: str = ""
     note: str = ""
 
     @property
@@ -97,7 +103,7 @@ TINY = {
     "flex_olmo": TinyFamily(
         "FlexOlmoConfig",
         {"num_experts": 7, "num_experts_per_tok": 5, "norm_topk_prob": False},
-        note="vLLM runs it by transformers' code and routes itself",
+        note=TRANSFORMERS_CODE,
     ),
     "qwen2_moe": TinyFamily(
         "Qwen2MoeConfig",
@@ -180,7 +186,7 @@ TINY = {
             "lm_head_bias": True,
         },
         written={"architectures": ["PhiMoEForCausalLM"]},
-        note="SparseMixer: a token's two weights sum to between 1 and 2",
+        note="SparseMixer: a token's two weights do not sum to 1",
     ),
     "granitemoe": TinyFamily(
         "GraniteMoeConfig",
@@ -235,7 +241,7 @@ TINY = {
         moe_layers=(1, 2, 3),
         shared_experts=2,
         written={"scoring_func": "noaux_tc"},
-        note="vLLM runs it by transformers' code and routes itself",
+        note=TRANSFORMERS_CODE,
     ),
     "deepseek_v2": TinyFamily(
         "DeepseekV2Config",
@@ -257,7 +263,7 @@ TINY = {
         shared_experts=2,
         written={"scoring_func": "softmax", "moe_layer_freq": 1},
         dtypes=("float32", "bfloat16"),
-        note="rotates by PyTorch operations on a CPU: see `tracer/cpu_options.py`",
+        note=ROTARY_SET_RIGHT,
     ),
     "deepseek_v3": TinyFamily(
         "DeepseekV3Config",
@@ -278,7 +284,7 @@ TINY = {
         shared_experts=1,
         written={"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1},
         dtypes=("float32", "bfloat16"),
-        note="rotates by PyTorch operations on a CPU: see `tracer/cpu_options.py`",
+        note=ROTARY_SET_RIGHT,
     ),
     "llama4_text": TinyFamily(
         "Llama4TextConfig",
@@ -298,8 +304,7 @@ TINY = {
         "HunYuanMoEV1Config",
         {"num_experts": EXPERTS, "moe_topk": [4, 4, 4, 4]},
         shared_experts=1,
-        refused="layer 0: vLLM runs this family by transformers' code",
-        note="vLLM runs it by transformers' code and never sees the router's logits",
+        note="vLLM runs it by transformers' code, and leaves it to route",
     ),
     "ernie4_5_moe": TinyFamily(
         "Ernie4_5_MoeConfig",
@@ -314,15 +319,15 @@ TINY = {
         },
         moe_layers=(1, 2, 3),
         shared_experts=2,
-        refused="layer 1: .* leaves out the selection bias",
-        note="vLLM's CPU router leaves out the selection bias: the self-check refuses it",
+        as_is="layer 1: .* leaves out the selection bias",
+        note=ROUTER_SET_RIGHT,
     ),
     "minimax_m2": TinyFamily(
         "MiniMaxM2Config",
         {"num_local_experts": EXPERTS, "num_experts_per_tok": 4},
         written={"scoring_func": "sigmoid", "use_routing_bias": True, "rotary_dim": 32},
-        refused='assert self.scoring_func == "softmax"',
-        note="vLLM's CPU router has no sigmoid without expert groups",
+        as_is='assert self.scoring_func == "softmax"',
+        note=ROUTER_SET_RIGHT,
     ),
     "jamba": TinyFamily(
         "JambaConfig",
@@ -353,7 +358,7 @@ TINY = {
             "layer_types": ["conv", "conv", "full_attention", "conv"],
         },
         moe_layers=(2, 3),
-        note="rotates by PyTorch operations on a CPU: see `tracer/cpu_options.py`",
+        note=ROTARY_SET_RIGHT,
     ),
 }
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from store import CaptureError, MoetraceError, Shard
 from tracer.capture import CapturedShard
-from tracer.cpu_options import cpu_options
+from tracer.cpu import cpu_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -451,8 +451,8 @@ def _start(facts: ModelFacts, settings: EngineSettings) -> LLM:
         "disable_log_stats": True,
         "seed": 0,
     }
-    if current_platform.is_cpu() and settings.eager:
-        options |= cpu_options(facts, settings.dtype)
+    if current_platform.is_cpu():
+        options |= cpu_options(facts, settings.dtype, eager=settings.eager)
     options |= settings.options
     if int(options.get("data_parallel_size", 1)) > 1:
         raise MoetraceError(

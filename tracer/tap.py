@@ -17,9 +17,11 @@ from vllm.platforms import current_platform
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from store import CaptureError, MoetraceError
+from tracer import cpu
 from tracer.buffers import StepBuffers, make_transfer
 from tracer.capture import CapturedShard, ShardAssembler, Step, StepRows
 from tracer.live import LiveRecorder
+from tracer.outside import OutsideLogits, is_routed_outside, outside_logits
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as _Worker
@@ -128,7 +130,7 @@ class RouterTap:
     ) -> None:
         runners = sorted((m for m in model.modules() if isinstance(m, MoERunner)), key=lambda runner: runner.layer_id)
         for runner in runners:
-            _require_tappable(runner)
+            _require_tappable(runner, compiled=compiled)
         self.recording = True
         self._compiled = compiled
         self.layers = [int(runner.layer_id) for runner in runners]
@@ -145,10 +147,11 @@ class RouterTap:
             scoring=options["scoring"],
             profiles=options["profiles"],
         )
-        for index, router in enumerate(self.routers):
-            self._install(router, index)
+        outside = outside_logits(model, self.num_experts)
+        for index, (runner, router) in enumerate(zip(runners, self.routers, strict=True)):
+            self._install(router, index, outside.get(runner))
 
-    def _install(self, router: Any, index: int) -> None:
+    def _install(self, router: Any, index: int, outside: OutsideLogits | None) -> None:
         routing: Callable[..., tuple[torch.Tensor, torch.Tensor]] = router._compute_routing  # noqa: SLF001
         buffers = (self.buffers.ids[index], self.buffers.weights[index], self.buffers.logits[index])
         record = torch.ops.vllm.moetrace_record
@@ -166,7 +169,7 @@ class RouterTap:
         ) -> tuple[torch.Tensor, torch.Tensor]:
             weights, ids = routing(hidden_states, router_logits, *args, **kwargs)
             if self.recording:
-                _record(ids, weights, router_logits, *buffers)
+                _record(ids, weights, outside.logits if outside else router_logits, *buffers)
             return weights, ids
 
         router._compute_routing = tapped_graph if self._compiled else tapped_eager  # noqa: SLF001
@@ -399,6 +402,7 @@ class TracedWorker(_Worker):  # type: ignore[misc]
         super().load_model(**kwargs)
         if self.device.type == "cpu":
             _make_stage_inputs(self.model_runner)
+            cpu.set_right(m.router for m in self.model_runner.get_model().modules() if isinstance(m, MoERunner))
         install(self, self.vllm_config.additional_config[TAG])
 
     def shutdown(self) -> None:
@@ -449,14 +453,15 @@ def _require_mode(config: VllmConfig) -> None:
             raise MoetraceError(f"cannot trace with {reason}")
 
 
-def _require_tappable(runner: Any) -> None:
+def _require_tappable(runner: Any, *, compiled: bool) -> None:
     """Raise MoetraceError, naming the layer, where a router cannot be seen."""
     layer, router = runner.layer_id, runner.router
     if runner.is_monolithic:
         raise MoetraceError(f"layer {layer}: a monolithic kernel routes inside; choose a modular MoE backend")
-    if type(runner).__name__ == "TransformersMoERunner":  # vLLM hands it the weights in place of the logits
+    if compiled and is_routed_outside(runner):
         raise MoetraceError(
-            f"layer {layer}: vLLM runs this family by transformers' code, which routes where the tap cannot see it"
+            f"layer {layer}: vLLM runs this family by transformers' code, whose router can be seen uncompiled only; "
+            "leave out --compile"
         )
     if not isinstance(router, BaseRouter):
         raise MoetraceError(f"layer {layer}: a router of type {type(router).__name__} cannot be tapped")
