@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -246,6 +246,22 @@ def test_somebodys_own_engine_is_recorded_inside_the_block_and_only_there(
         token_ids, experts = routing_of(trace.store, text)
         assert token_ids == [*output.prompt_token_ids, *output.outputs[0].token_ids[:-1]]
         assert_routed_like(engine, token_ids, experts)
+
+
+@pytest.mark.engine
+def test_an_engine_that_routes_by_another_rule_than_the_models_is_not_recorded(
+    someones_llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm import SamplingParams
+
+    from tracer import attach
+
+    facts = attach.read_facts(str(MODEL))
+    wrong = replace(facts, rule=replace(facts.rule, normalized=False))
+    monkeypatch.setattr(attach, "read_facts", lambda *_: wrong)
+    params = SamplingParams(max_tokens=1, temperature=0.0)
+    with pytest.raises(CaptureError, match="layer 0: the engine does not route as"), attach.traced(someones_llm):
+        someones_llm.generate(["the weather is fine today and tomorrow"], params, use_tqdm=False)
 
 
 @pytest.mark.engine

@@ -53,6 +53,7 @@ def traced(
     profiles: bool = True,
     weight_precision: str = "f16",
     shard_tokens: int = 32768,
+    self_check: bool = True,
 ) -> Iterator[Trace]:
     """Record the routing of every request that `llm` runs inside the block into a run of a store.
 
@@ -63,14 +64,19 @@ def traced(
     An engine that compiles or captures graphs must have been made with `worker_cls="tracer.tap.TracedWorker"` and
     `additional_config=tap_options(model)`: a tap that comes later would see nothing, and is refused.
 
-    Raises MoetraceError where the engine cannot be tapped, CaptureError where anything was not captured.
+    Raises MoetraceError where the engine cannot be tapped; CaptureError where anything was not captured, or where,
+    unless the self-check is off, the first step was not routed as the model's family says.
     """
     config = llm.llm_engine.vllm_config
     scratch = tempfile.TemporaryDirectory(prefix="moetrace-") if store is None else None
     where = Path(scratch.name if scratch else store or "")
-    record = live_record(config, run, where, profiles=profiles, weight_precision=weight_precision)
+    record = live_record(
+        config, run, where, profiles=profiles, weight_precision=weight_precision, self_check=self_check
+    )
     mine = _install(llm, config, profiles=profiles)
-    live = LiveSettings(str(where), record_fields(record), checked_language(language), shard_tokens)
+    live = LiveSettings(
+        str(where), record_fields(record), checked_language(language), shard_tokens, self_check=self_check
+    )
     _call(llm, "start_recording", asdict(live))
     trace = Trace(where, record.run, language, _scratch=scratch)
     unlabelled = _label_requests(llm, trace)
@@ -92,7 +98,7 @@ def tap_options(model: str, revision: str | None = None, *, profiles: bool = Tru
 
 
 def live_record(
-    config: VllmConfig, run: str | None, store: Path, *, profiles: bool, weight_precision: str
+    config: VllmConfig, run: str | None, store: Path, *, profiles: bool, weight_precision: str, self_check: bool
 ) -> RunRecord:
     """Return the record of a run whose texts nobody knows beforehand; its MoE layers are the tap's to fill in.
 
@@ -116,6 +122,7 @@ def live_record(
                 "max_model_len": model.max_model_len,
                 "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
                 "eager": bool(model.enforce_eager),
+                "self_check": self_check,
             },
             "versions": engine_versions(),
         },

@@ -39,6 +39,7 @@ class LiveSettings:
     - lang: language of requests that name none
     - shard_tokens: finished tokens of a language that make a shard
     - flush_seconds: finished requests are written after at most about that time, also while nothing runs
+    - self_check: the routing of the first step is replayed from its logits, and refused where it does not follow
     """
 
     store: str
@@ -46,6 +47,7 @@ class LiveSettings:
     lang: str = UNDETERMINED
     shard_tokens: int = 32768
     flush_seconds: float = 60.0
+    self_check: bool = True
 
 
 @dataclass(eq=False)

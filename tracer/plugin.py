@@ -58,8 +58,14 @@ def _record_engines() -> None:
         profiles = os.environ.get("MOETRACE_PROFILES", "1") != "0"
         store = Path(os.environ["MOETRACE_STORE"]).absolute()
         precision = os.environ.get("MOETRACE_WEIGHT_PRECISION", "f16")
+        self_check = os.environ.get("MOETRACE_SELF_CHECK", "1") != "0"
         record = live_record(
-            config, os.environ.get("MOETRACE_RUN"), store, profiles=profiles, weight_precision=precision
+            config,
+            os.environ.get("MOETRACE_RUN"),
+            store,
+            profiles=profiles,
+            weight_precision=precision,
+            self_check=self_check,
         )
         live = LiveSettings(
             str(store),
@@ -67,6 +73,7 @@ def _record_engines() -> None:
             os.environ.get("MOETRACE_LANG", UNDETERMINED),
             int(os.environ.get("MOETRACE_SHARD_TOKENS", "32768")),
             float(os.environ.get("MOETRACE_FLUSH_SECONDS", "60")),
+            self_check,
         )
         options = {"scoring": record.routing["scoring"], "profiles": profiles, "live": asdict(live)}
         config.additional_config = {**(config.additional_config or {}), "moetrace": options}

@@ -7,6 +7,7 @@ by that name.
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,8 +21,10 @@ from store import CaptureError, MoetraceError
 from tracer import cpu
 from tracer.buffers import StepBuffers, make_transfer
 from tracer.capture import CapturedShard, ShardAssembler, Step, StepRows
+from tracer.family_table import RoutingRule
 from tracer.live import LiveRecorder
 from tracer.outside import OutsideLogits, is_routed_outside, outside_logits
+from tracer.self_check import RoutingEvidence, check_routing
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as _Worker
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
     from vllm.config import VllmConfig
     from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
+
+log = logging.getLogger("vllm.moetrace")
 
 TAG = "moetrace"  # the key of SamplingParams.extra_args and of additional_config
 PROBE_TOKENS = 64
@@ -276,10 +281,13 @@ class WorkerTap:
             if self._probing:
                 self._evidence = self.tap.evidence(tokens)
                 self._probing = False
+                self._check_live()
             self._receive(wait=False)
         except MoetraceError as error:
             # Handed over with the next `take`: an exception here would kill the engine without its words.
             self._failure = str(error)
+            if self._options.get("live"):
+                log.error("moetrace stopped recording: %s", error)  # noqa: TRY400  the words are enough
         return output
 
     def _rows(self, scheduler_output: SchedulerOutput) -> tuple[StepRows, torch.Tensor]:
@@ -302,6 +310,13 @@ class WorkerTap:
             if self.tap.layers:
                 self._sink.add(step, rows)
 
+    def _check_live(self) -> None:
+        """Check how the first step of a recording was routed; planned traces are checked by who plans them."""
+        live = self._options.get("live")
+        if live and self._evidence:
+            rule = RoutingRule(**live["record"]["routing"])
+            check_routing(rule, [RoutingEvidence(*entry) for entry in self._evidence])
+
     def layout(self) -> dict[str, Any]:
         """Return what was tapped: MoE layers, experts, top-k."""
         return {"moe_layers": self.tap.layers, "num_experts": self.tap.num_experts, "top_k": self.tap.top_k}
@@ -313,6 +328,7 @@ class WorkerTap:
         self._owners.clear()
         self._failure = None
         live = self._options.get("live")
+        self._probing = bool(live and live["self_check"])
         self._sink = (
             LiveRecorder(self.layout(), live) if live else _Planned(self.tap, profiles=self._options["profiles"])
         )
