@@ -63,7 +63,8 @@ class EngineSettings:
 class Generation:
     """What the model is to write after each text: at most `max_new_tokens`, sampled with a seed of the text's own.
 
-    temperature 0 is greedy; `stop` are token ids that end a text; `decode` turns generated ids into text.
+    temperature 0 is greedy; `stop` are token ids that end a text, with `ignore_eos` the model's own do not; `decode`
+    turns generated ids into text.
     """
 
     max_new_tokens: int
@@ -72,6 +73,7 @@ class Generation:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    ignore_eos: bool = False
 
 
 def require_engine() -> None:
@@ -114,7 +116,8 @@ class TracedEngine:
         self.facts, self.settings = facts, settings
         self._requests = 0
         try:
-            self.llm = _start(facts, settings)
+            self.arguments = _arguments(facts, settings)
+            self.llm = _start(self.arguments)
         except ENGINE_ERRORS as error:
             raise MoetraceError(f"{facts.id}: vLLM could not start it ({_first_line(error)})") from error
         try:
@@ -226,6 +229,7 @@ class TracedEngine:
                 "top_p": generation.top_p,
                 "seed": _text_seed(generation.seed, shard, index),
                 "stop_token_ids": list(generation.stop),
+                "ignore_eos": generation.ignore_eos,
             }
         params = SamplingParams(
             **sampling,
@@ -417,9 +421,9 @@ def _first_line(error: Exception) -> str:
     return f"{lines[0]}; moetrace -v shows more"
 
 
-def _start(facts: ModelFacts, settings: EngineSettings) -> LLM:
-    from vllm import LLM  # noqa: PLC0415  ten seconds to import: only where a model is run
-    from vllm.platforms import current_platform  # noqa: PLC0415
+def _arguments(facts: ModelFacts, settings: EngineSettings) -> dict[str, Any]:
+    """Return the arguments of vllm.LLM; raise MoetraceError for what cannot be traced."""
+    from vllm.platforms import current_platform  # noqa: PLC0415  ten seconds to import: only where a model is run
 
     from tracer.tap import missing_contacts  # noqa: PLC0415
 
@@ -458,7 +462,13 @@ def _start(facts: ModelFacts, settings: EngineSettings) -> LLM:
         raise MoetraceError(
             "cannot trace with data parallelism inside one engine: run one engine a device on the same store instead"
         )
-    return LLM(**options)
+    return options
+
+
+def _start(arguments: dict[str, Any]) -> LLM:
+    from vllm import LLM  # noqa: PLC0415
+
+    return LLM(**arguments)
 
 
 def _spread_over_cores(settings: EngineSettings) -> None:

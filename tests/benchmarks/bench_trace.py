@@ -26,6 +26,10 @@ from tracer.plan import PlannedShard
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vllm import LLM
+
+    from tracer.engine import TracedEngine
+
 SHARED = Path(os.environ.get("MOETRACE_SHARED", Path(__file__).parents[3] / "shared"))
 
 
@@ -82,45 +86,59 @@ def wide_model(folder: Path) -> Path:
     return folder / "wide"
 
 
-def traced_way(model: Path, token_ids: dict[str, list[list[int]]], folder: Path) -> Callable[[], None]:
-    from store import StoreWriter
-    from tests.stores import make_record
+def traced_engine(model: Path, *, compiled: bool) -> TracedEngine:
     from tracer.engine import EngineSettings, TracedEngine
     from tracer.families import read_facts
-    from tracer.trace import Silent, write_all
 
-    engine = TracedEngine(read_facts(str(model)), EngineSettings(dtype="float32", max_model_len=1024))
+    return TracedEngine(read_facts(str(model)), EngineSettings(dtype="float32", max_model_len=1024, eager=not compiled))
+
+
+def traced_way(
+    engine: TracedEngine, token_ids: dict[str, list[list[int]]], folder: Path, new_tokens: int
+) -> Callable[[], None]:
+    from store import StoreWriter
+    from tests.stores import make_record
+    from tracer.budget import MemoryBudget
+    from tracer.engine import Generation
+    from tracer.trace import DEFAULT_MEMORY, Silent, write_all
+
     shards = planned(token_ids)
     facts = engine.facts
     record = make_record("bench", tuple(token_ids), engine.moe_layers, facts.num_experts, facts.top_k)
     record.settings["weight_precision"] = "f16"
     count = iter(range(1_000_000))
+    # No stop tokens on either side: both generate the same number.
+    generation = Generation(new_tokens - 1, lambda _: "", ignore_eos=True) if new_tokens > 1 else None
 
     def run() -> None:
         path = folder / f"store-{next(count)}"
-        write_all(StoreWriter(path, record), engine.trace(shards), Silent())
+        budget = MemoryBudget(DEFAULT_MEMORY)
+        write_all(
+            StoreWriter(path, record),
+            engine.trace(shards, generation=generation, budget=budget),
+            Silent(),
+            budget,
+        )
         shutil.rmtree(path)
 
     return run
 
 
-def untraced_way(model: Path, token_ids: dict[str, list[list[int]]]) -> Callable[[], None]:
-    from vllm import LLM, SamplingParams
+def untraced_engine(engine: TracedEngine) -> LLM:
+    """Return vLLM with the same arguments as the traced engine, but for the tap."""
+    from vllm import LLM
 
-    llm = LLM(
-        model=str(model),
-        skip_tokenizer_init=True,
-        dtype="float32",
-        max_model_len=1024,
-        max_num_batched_tokens=4096,
-        enforce_eager=True,
-        enable_prefix_caching=False,
-        kv_cache_memory_bytes=2**30,
-        disable_log_stats=True,
-        use_tqdm_on_load=False,
-    )
+    arguments = {
+        key: value for key, value in engine.arguments.items() if key not in {"worker_cls", "additional_config"}
+    }
+    return LLM(**arguments)
+
+
+def untraced_way(llm: LLM, token_ids: dict[str, list[list[int]]], new_tokens: int) -> Callable[[], None]:
+    from vllm import SamplingParams
+
     prompts = [{"prompt_token_ids": ids} for rows in token_ids.values() for ids in rows]
-    params = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
+    params = SamplingParams(max_tokens=new_tokens, temperature=0.0, detokenize=False, ignore_eos=True)
     return lambda: llm.generate(prompts, params, use_tqdm=False) and None
 
 
@@ -155,38 +173,64 @@ def transformers_way(folder: Path, token_ids: dict[str, list[list[int]]], batch:
 @click.argument("model", type=click.Choice(["micro", "wide"]))
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--languages", default=24, show_default=True, help="Only the first N languages.")
+@click.option("--texts", "per_language", type=int, help="Only the first N texts of each language.")
+@click.option("--compiled", is_flag=True, help="Compile the model in all three vLLM ways.")
+@click.option("--new-tokens", default=1, show_default=True, help="Tokens sampled after each text; 1 is prefill alone.")
+@click.option("--no-loops", is_flag=True, help="Leave the transformers loops out.")
 @click.option("--corpus", type=click.Path(path_type=Path), help="[default: shared UDHR, else the bundled corpus]")
-def main(model: str, rounds: int, languages: int, corpus: Path | None) -> None:
+def main(
+    model: str,
+    rounds: int,
+    languages: int,
+    per_language: int | None,
+    compiled: bool,  # noqa: FBT001  a flag
+    new_tokens: int,
+    no_loops: bool,  # noqa: FBT001
+    corpus: Path | None,
+) -> None:
     """Print the table for the bundled model (micro) or a random one of 24 layers x 64 experts, top-8 (wide)."""
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     require_engine()
     udhr = SHARED / "data" / "udhr"
     source = corpus or (udhr if udhr.is_dir() else CORPUS)
-    token_ids = texts(source, languages)
-    tokens = sum(len(ids) for rows in token_ids.values() for ids in rows)
+    token_ids = {lang: rows[:per_language] for lang, rows in texts(source, languages).items()}
+    count = sum(len(rows) for rows in token_ids.values())
+    tokens = sum(len(ids) for rows in token_ids.values() for ids in rows) + count * (new_tokens - 1)
     with tempfile.TemporaryDirectory() as scratch:
         folder = MODEL if model == "micro" else wide_model(Path(scratch))
+        engine = traced_engine(folder, compiled=compiled)
+        plain = untraced_engine(engine)
         ways = {
-            "vLLM, traced into a store": traced_way(folder, token_ids, Path(scratch)),
-            "vLLM, untraced": untraced_way(folder, token_ids),
-            "transformers loop, batch 1": transformers_way(folder, token_ids, 1),
-            "transformers loop, padded batches of 8": transformers_way(folder, token_ids, 8),
+            "vLLM, traced into a store": traced_way(engine, token_ids, Path(scratch), new_tokens),
+            "vLLM, tap installed and off": untraced_way(engine.llm, token_ids, new_tokens),
+            "vLLM, untraced": untraced_way(plain, token_ids, new_tokens),
         }
-        names = list(ways)
-        for name in names[:2]:  # warm-up of both engines; the loops need none
+        warm = list(ways)  # the loops need no warm-up
+        if not no_loops:
+            ways["transformers loop, batch 1"] = transformers_way(folder, token_ids, 1)
+            ways["transformers loop, padded batches of 8"] = transformers_way(folder, token_ids, 8)
+        for name in warm:
             ways[name]()
         seconds: dict[str, list[float]] = {name: [] for name in ways}
+        names = list(ways)
         for number in range(rounds):
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 start = time.perf_counter()
                 ways[name]()
                 seconds[name].append(time.perf_counter() - start)
+    layers = len(engine.moe_layers)
+    mode = (
+        f"{'compiled' if compiled else 'eager'}, {'prefill' if new_tokens == 1 else f'{new_tokens} new tokens a text'}"
+    )
     print(f"{model} model, {source.name}: {tokens:,} tokens in {len(token_ids)} languages, {rounds} rounds, medians;")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, float32, eager\n")
+    print(f"{platform.machine()}, {os.cpu_count()} cores, float32, {mode}\n")
     print(f"| {'way':<40} | tokens/s | traced vLLM is |\n|{'-' * 42}|---------:|---------------:|")
     for name in names:
         ratio = statistics.median(other / mine for other, mine in zip(seconds[name], seconds[names[0]], strict=True))
         print(f"| {name:<40} | {tokens / statistics.median(seconds[name]):8,.0f} | {ratio:12.2f} x |")
+    pairs = zip(seconds[names[0]], seconds["vLLM, untraced"], strict=True)
+    cost = statistics.median(traced - untraced for traced, untraced in pairs) / tokens / layers
+    print(f"\nTracing costs {cost * 1e6:.2f} microseconds a token and layer.")
 
 
 if __name__ == "__main__":
