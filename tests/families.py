@@ -1,24 +1,12 @@
-"""Tiny random checkpoints, one per model family, with the routing that the family's real configs ask for.
-
-Weights are drawn wide enough that every part of a layer moves the next router's logits, and routers wide enough that
-routing is decisive: at transformers' own initialisation nearly every token would be a tie.
-"""
+"""Tiny models, one or two of each family, with the routing that the family's real configs ask for."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import torch
+from typing import Any
 
 VOCABULARY = 256
 EXPERTS = 16
-ROUTER_WIDTH = 0.25  # logits with a standard deviation of 2
-BIAS_WIDTH = 0.15  # selection biases that change about one token's experts in two
 
 ROUTER_SET_RIGHT = "vLLM's CPU router set right by `tracer/cpu.py`"
 ROTARY_SET_RIGHT = "vLLM's CPU rotary embedding set right by `tracer/cpu.py`"
@@ -73,7 +61,7 @@ class TinyFamily:
     - written: what config.json says that the class does not know, as the hub's own files do
     - moe_layers, shared_experts: what must be read off its config
     - dtypes: what it is run in; refused: what an engine on a CPU says in float32 where it cannot be traced there
-    - as_is: what an engine on a CPU says in float32 where vLLM is left as it is (without `tracer/cpu.py`)
+    - as_is: what the refusal in float32 says where vLLM on a CPU is left as it is, without `tracer/cpu.py`
     - note: what a reader of the table of results should know
     - quantize: experts are kept in float8, a scale for each block of 128 x 128, as hub checkpoints named FP8 are
     """
@@ -88,13 +76,6 @@ class TinyFamily:
     refused: str = ""
     as_is: str = ""
     note: str = ""
-
-    @property
-    def model_type(self) -> str:
-        """The family's name in configs."""
-        import transformers
-
-        return getattr(transformers, self.config).model_type
 
 
 TINY = {
@@ -263,7 +244,7 @@ TINY = {
         shared_experts=2,
         written={"scoring_func": "softmax", "moe_layer_freq": 1},
         dtypes=("float32", "bfloat16"),
-        note=ROTARY_SET_RIGHT,
+        note="YaRN, as its real configs",
     ),
     "deepseek_v3": TinyFamily(
         "DeepseekV3Config",
@@ -284,7 +265,26 @@ TINY = {
         shared_experts=1,
         written={"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1},
         dtypes=("float32", "bfloat16"),
-        note=ROTARY_SET_RIGHT,
+        note="YaRN, as its real configs",
+    ),
+    "deepseek_v3-rope": TinyFamily(
+        "DeepseekV3Config",
+        {
+            **MLA,
+            "n_routed_experts": EXPERTS,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 32,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 1,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5,
+            "n_group": 1,
+            "topk_group": 1,
+        },
+        moe_layers=(1, 2, 3),
+        shared_experts=1,
+        written={"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1},
+        note=f"plain rotary embedding, no YaRN; {ROTARY_SET_RIGHT}",
     ),
     "llama4_text": TinyFamily(
         "Llama4TextConfig",
@@ -358,78 +358,7 @@ TINY = {
             "layer_types": ["conv", "conv", "full_attention", "conv"],
         },
         moe_layers=(2, 3),
+        as_is="rows were routed differently when their texts changed places",
         note=ROTARY_SET_RIGHT,
     ),
 }
-
-
-def make_checkpoint(name: str, folder: Path, *, dtype: str = "float32", seed: int = 0) -> torch.nn.Module:
-    """Write the family's checkpoint to `folder` and return the transformers model that it was written from."""
-    import torch
-    import transformers
-
-    tiny = TINY[name]
-    torch.manual_seed(seed)
-    config = getattr(transformers, tiny.config)(**{**COMMON, **tiny.options})
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
-    with torch.no_grad():
-        for path, tensor in (*model.named_parameters(), *model.named_buffers()):
-            draw(path, tensor)
-    model.save_pretrained(folder)
-    if tiny.quantize:
-        model = quantize_experts(folder)
-    file = folder / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **tiny.written}, indent=1))
-    return model
-
-
-def quantize_experts(folder: Path) -> torch.nn.Module:
-    """Rewrite a checkpoint's experts in float8; return the transformers model that has what is left of them."""
-    import torch
-    import transformers
-    from safetensors.torch import load_file, save_file
-
-    file = folder / "model.safetensors"
-    tensors = load_file(file)
-    for name in [name for name in tensors if ".experts." in name]:
-        weight = tensors[name].float()
-        assert max(weight.shape) <= 128, "one block a matrix"
-        scale = weight.abs().max() / torch.finfo(torch.float8_e4m3fn).max
-        tensors[name] = (weight / scale).to(torch.float8_e4m3fn)
-        tensors[f"{name}_scale_inv"] = scale.view(1, 1)
-    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith("_scale_inv")}
-    for name, tensor in kept.items():
-        if f"{name}_scale_inv" in tensors:
-            kept[name] = (tensor.float() * tensors[f"{name}_scale_inv"]).to(torch.bfloat16)
-    save_file(kept, file, metadata={"format": "pt"})
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
-    save_file(tensors, file, metadata={"format": "pt"})
-    return model
-
-
-def draw(path: str, tensor: torch.Tensor) -> None:
-    """Fill a parameter or buffer by what it is; leave alone what state-space layers and rotary embeddings need."""
-    if any(part in path for part in ("inv_freq", "A_log", "dt_", "conv1d", ".D")):
-        return
-    if is_selection_bias(path):
-        tensor.normal_(0, BIAS_WIDTH if "moe_statics" not in path else BIAS_WIDTH / 3)
-    elif tensor.ndim == 1 and path.endswith("weight"):
-        tensor.add_(tensor.clone().normal_(0, 0.1))  # norms: about one, or about zero where they add one themselves
-    elif tensor.ndim == 1 or path.endswith("bias"):
-        tensor.normal_(0, 0.1)
-    elif "embed_tokens" in path:
-        tensor.normal_(0, 1)
-    elif is_router(path):
-        tensor.normal_(0, ROUTER_WIDTH)
-    else:
-        tensor.normal_(0, tensor.shape[-1] ** -0.5)  # activations keep their size
-
-
-def is_selection_bias(path: str) -> bool:
-    """Tell whether a parameter is the bias that experts are selected with."""
-    return any(part in path for part in ("e_score_correction_bias", "moe_statics", "expert_bias"))
-
-
-def is_router(path: str) -> bool:
-    """Tell whether a parameter is a router's matrix."""
-    return path.endswith((".gate.weight", ".router.weight", ".gate.wg.weight"))

@@ -2,7 +2,7 @@
 
     python -m tests.family_run OUT FAMILY:DTYPE[:as-is]...     writes OUT/FAMILY-DTYPE[-as-is].json
 
-as-is leaves vLLM's CPU routers as they are, without `tracer/cpu.py`.
+as-is leaves vLLM on a CPU as it is, without `tracer/cpu.py`.
 
 In a process of its own, so that an engine that crashes takes no test with it, and the engines of a few families in one,
 because importing vLLM takes longer than starting one.
@@ -21,7 +21,8 @@ import numpy as np
 
 from store import MoetraceError
 from store.shard import check_shard
-from tests.families import VOCABULARY, is_router, make_checkpoint
+from tests.checkpoints import is_router, make_checkpoint
+from tests.families import VOCABULARY
 from tests.stores import make_record
 
 if TYPE_CHECKING:
@@ -197,13 +198,13 @@ def rounding_noise(
 
 
 def main() -> None:
-    from tracer import cpu
+    from tracer import cpu, engine
 
     out = Path(sys.argv[1])
-    mended = cpu.set_right
+    mended = cpu.set_right, engine.cpu_options
     for name in sys.argv[2:]:
         family, dtype, *as_is = name.split(":")
-        cpu.set_right = (lambda _: None) if as_is else mended
+        cpu.set_right, engine.cpu_options = (lambda _: None, lambda *_, **__: {}) if as_is else mended
         found = run(family, out / name.replace(":", "-"), dtype)
         (out / f"{name.replace(':', '-')}.json").write_text(json.dumps(asdict(found), indent=1))
         print(json.dumps(asdict(found)), flush=True)  # noqa: T201

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from store import MoetraceError
+from tests.checkpoints import make_checkpoint
 from tests.conftest import ROOT
-from tests.families import TINY, make_checkpoint
+from tests.families import TINY
 from tests.results.make_table import RESULTS, table
 from tracer.families import read_facts
 from tracer.family_table import FAMILIES, RoutingRule
@@ -31,12 +32,11 @@ FILE = RESULTS / "families.json"
 TOLERANCE = 1e-5
 NOISE_MARGIN = 0.04  # of the expert sets, of some hundred: bfloat16 rounds otherwise in another order of sums
 NEED_AMX = {("qwen3_moe-fp8", "bfloat16")}
-WRITE = bool(os.environ.get("MOETRACE_WRITE_RESULTS"))
-
 SAME = "as transformers"
 SAME_TO_ROUNDING = "as transformers, to rounding"
 REFUSED = "refused"
 DIFFERENT = "different"
+WRITE = bool(os.environ.get("MOETRACE_WRITE_RESULTS"))
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +111,11 @@ def test_each_family_is_routed_as_in_transformers_or_refused_in_one_line(
 
 @pytest.mark.engine
 @pytest.mark.parametrize("name", AS_IS)
-def test_an_engine_with_vllms_own_cpu_router_is_refused(
+def test_what_is_set_right_on_a_cpu_is_refused_where_it_is_not(
     name: str, results: dict[tuple[str, str], dict[str, Any]]
 ) -> None:
     error = results[name, "float32:as-is"]["error"]
-    assert error, "vLLM's CPU router does it right now: leave it alone in tracer/cpu.py"
+    assert error, "vLLM does it right now: take it out of tracer/cpu.py"
     assert re.search(TINY[name].as_is, error), error
 
 

@@ -2,10 +2,10 @@
 
 Each was found by comparing vLLM's layers with transformers'; tests/test_families.py shows that they suffice.
 
-- The CPU kernel of rotary embeddings takes a query of shape [tokens, heads, size] for `tokens` rows of one head: of the
-  flattened [tokens x heads], row i gets position i and rows from `tokens` on get none. Models that pass such queries
-  (DeepSeek-V2 and V3, LFM2) attend wrongly from the second token on, in every dtype. Compiled engines do not use the
-  kernel; eager ones are told to rotate by PyTorch operations.
+- The CPU kernel of plain rotary embeddings takes a query of shape [tokens, heads, size] for `tokens` rows of one head:
+  of the flattened [tokens x heads], row i gets position i and rows from `tokens` on get none. Models that pass such
+  queries (LFM2; DeepSeek-V2 and V3 without YaRN, whose embedding is another) attend wrongly from the second token on,
+  in every dtype. Compiled engines do not use the kernel; eager ones are told to rotate by PyTorch operations.
 - On CPUs with AMX, vLLM picks an attention for multi-head latent attention that takes bfloat16 only.
 - The CPU router applies a selection bias, sigmoid scores and a routed scaling factor only where experts are in groups;
   elsewhere it leaves them out (Ernie 4.5) or stops (MiniMax-M2). One group that is always kept is no group at all.
