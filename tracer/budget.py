@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 from store import MoetraceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class MemoryBudget:
@@ -14,6 +18,7 @@ class MemoryBudget:
         """Allow `limit` bytes."""
         self.limit = limit
         self.peak = 0
+        self.relief: Callable[[], None] | None = None  # called, before any waiting, to write what is being held back
         self._taken: dict[str, int] = {}
         self._freed = threading.Condition()
 
@@ -28,8 +33,12 @@ class MemoryBudget:
                 f"({self.limit / 2**20:.0f} MiB); raise it, or trace into a new run with smaller --shard-tokens"
             )
         with self._freed:
-            if not self._fits(size) and not wait:
+            full = not self._fits(size)
+            if full and not wait:
                 return False
+        if full and self.relief is not None:
+            self.relief()
+        with self._freed:
             self._freed.wait_for(lambda: self._fits(size))
             self._taken[key] = size
             self.peak = max(self.peak, sum(self._taken.values()))

@@ -15,16 +15,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tracer.family_table import FAMILIES
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tracer.families import ModelFacts
 
 
+ROTATES_BY_HEAD = {"deepseek_v2", "deepseek_v3", "lfm2_moe"}
+
+
 def cpu_options(facts: ModelFacts, dtype: str, *, eager: bool) -> dict[str, Any]:
     """Return the arguments of vllm.LLM that an engine of this model needs on a CPU."""
     options: dict[str, Any] = {}
-    if eager:
+    if eager and (facts.family in ROTATES_BY_HEAD or facts.family not in FAMILIES):
         options["compilation_config"] = {"custom_ops": ["all", "-rotary_embedding"]}
     if facts.latent_attention and dtype != "bfloat16":
         options["attention_backend"] = "CPU_MLA"

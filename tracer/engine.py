@@ -164,6 +164,11 @@ class TracedEngine:
         if run.under_way:
             raise CaptureError(f"{', '.join(run.under_way)}: the engine finished without computing every position")
 
+    @property
+    def on_cpu(self) -> bool:
+        """Tell whether the model runs on the cores that writing a shard would use."""
+        return str(self.llm.llm_engine.vllm_config.device_config.device_type) == "cpu"
+
     def close(self) -> None:
         """Shut the engine down and give its memory back."""
         self.llm.llm_engine.engine_core.shutdown()

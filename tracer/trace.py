@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -150,7 +151,8 @@ def trace(
             grid = _captured_grid(engine, settings.weight_precision)
             writer = StoreWriter(store, _with_engine_facts(record, engine.moe_layers, engine.dtype, grid))
             budget = MemoryBudget(settings.max_memory or DEFAULT_MEMORY)
-            write_all(writer, engine.trace(todo, watch.tokens, generation, budget), watch, budget)
+            traced = engine.trace(todo, watch.tokens, generation, budget)
+            write_all(writer, traced, watch, budget, beside=not engine.on_cpu)
         finally:
             engine.close()
     return TraceResult(
@@ -159,12 +161,22 @@ def trace(
 
 
 def write_all(
-    writer: StoreWriter, shards: Iterator[Shard], watch: Progress, budget: MemoryBudget | None = None
+    writer: StoreWriter,
+    shards: Iterator[Shard],
+    watch: Progress,
+    budget: MemoryBudget | None = None,
+    *,
+    beside: bool = True,
 ) -> None:
-    """Write shards in a thread beside the engine; on any error what was handed over before is still written.
+    """Write shards as they come; on any error what was handed over before is still written.
 
+    With `beside` a thread writes while the engine runs. An engine that computes on the CPU would wait, in every one of
+    its parallel loops, for the core that the thread has: there the engine pauses, and all cores write a shard each.
     A shard's bytes go back to the budget once it is committed, which is what lets the engine begin another.
     """
+    threads = 1 if beside else len(os.sched_getaffinity(0))
+    held: list[Shard] = []
+    pending: deque[Future[CommitRecord]] = deque()
 
     def write(shard: Shard) -> CommitRecord:
         try:
@@ -173,17 +185,28 @@ def write_all(
             if budget is not None:
                 budget.give_back(shard.key)
 
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="moetrace-writer") as pool:
-        pending: deque[Future[CommitRecord]] = deque()
+    with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="moetrace-writer") as pool:
+
+        def begin() -> None:
+            pending.extend(pool.submit(write, shard) for shard in held)
+            held.clear()
+
+        def report(*, wait: bool) -> None:
+            while pending and (wait or pending[0].done()):
+                watch.committed(pending.popleft().result())
+
+        if budget is not None:
+            budget.relief = begin
         try:
             for shard in shards:
-                pending.append(pool.submit(write, shard))
+                held.append(shard)
                 del shard
-                while pending and pending[0].done():
-                    watch.committed(pending.popleft().result())
+                if len(held) >= threads:
+                    begin()
+                report(wait=not beside and not held)
         finally:
-            for future in pending:
-                watch.committed(future.result())
+            begin()
+            report(wait=True)
 
 
 def _generation(settings: TraceSettings, facts: ModelFacts, tokenizer: PreTrainedTokenizerBase) -> Generation | None:

@@ -118,6 +118,7 @@ def traced_way(
             engine.trace(shards, generation=generation, budget=budget),
             Silent(),
             budget,
+            beside=not engine.on_cpu,
         )
         shutil.rmtree(path)
 
