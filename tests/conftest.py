@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +59,25 @@ def stressed(engine: TracedEngine) -> TracedEngine:  # noqa: ARG001  the first e
         options={"long_prefill_token_threshold": 64, "scheduler_reserve_full_isl": False},
     )
     return TracedEngine(read_facts(str(MODEL)), settings)
+
+
+@pytest.fixture(scope="session")
+def mode_result() -> Callable[..., None]:
+    """A function that says how a mode of the engine did: the README's table of modes is made of it.
+
+    MOETRACE_WRITE_RESULTS=1 writes it to tests/results/modes.json; else the mode must have done as stands there.
+    """
+    file = Path(__file__).parent / "results" / "modes.json"
+
+    def result(mode: str, status: str, sets_equal: float | None = None, weight_error: float | None = None) -> None:
+        rows = json.loads(file.read_text())
+        if os.environ.get("MOETRACE_WRITE_RESULTS"):
+            rows[mode] |= {"status": status, "sets_equal": sets_equal, "weight_error": weight_error}
+            lines = (f" {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
+            file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        assert (rows[mode]["status"], rows[mode]["sets_equal"]) == (status, sets_equal)
+
+    return result
 
 
 @pytest.fixture(scope="session")

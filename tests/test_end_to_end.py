@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -113,3 +114,31 @@ def test_a_trace_stopped_by_ctrl_c_keeps_its_shards_and_goes_on(demo: tuple[Path
         rows(path, "usage").group_by(keys).agg(pl.col("count").sum()).sort(keys) for path in (store, demo[0] / "store")
     ]
     assert counts[0].equals(counts[1])
+
+
+def peak_memory(command: list[str]) -> int:
+    """Run a command and return its peak resident memory in bytes."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0, said[-2000:]
+    return usage.ru_maxrss * 1024
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    from tracer.corpus import open_corpus
+
+    texts = [text.text for text in open_corpus(str(CORPUS)).read("swh_Latn")]
+    peaks = {}
+    for times in (1, 20):
+        folder = tmp_path / f"corpus-{times}"
+        folder.mkdir()
+        rows = [{"id": f"{n}-{i}", "text": text} for n in range(4 * times) for i, text in enumerate(texts)]
+        (folder / "swh_Latn.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+        limits = ("--shard-tokens", 4096, "--max-memory", 0.004, "--kv-cache-gib", 0.1)
+        store = tmp_path / f"store-{times}"
+        peaks[times] = peak_memory(moetrace("trace", "bundled", "--corpus", folder, "--store", store, *limits))
+    tokens = {n: sum(c.tokens for c in Store(tmp_path / f"store-{n}").commits) for n in peaks}
+    assert tokens[20] == 20 * tokens[1]
+    assert peaks[20] - peaks[1] < 64 * 2**20, f"{peaks} bytes at the peak for {tokens} tokens"

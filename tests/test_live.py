@@ -29,7 +29,7 @@ from tracer.capture import Step, StepRows
 from tracer.live import LiveRecorder, LiveSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tracer.engine import TracedEngine
@@ -366,7 +366,7 @@ def serve(tmp_path: Path) -> Iterator[Any]:
 
 @pytest.mark.engine
 def test_a_server_records_concurrent_requests_and_survives_being_stopped_and_killed(
-    serve: Any, tmp_path: Path, engine: TracedEngine
+    serve: Any, tmp_path: Path, engine: TracedEngine, mode_result: Callable[..., None]
 ) -> None:
     rng = np.random.default_rng(0)
     prompts = [rng.integers(10, 8000, int(rng.integers(3, 60))).tolist() for _ in range(24)]
@@ -391,3 +391,4 @@ def test_a_server_records_concurrent_requests_and_survives_being_stopped_and_kil
     server.stop(signal.SIGTERM)
     found = connect(store).sql("select lang, tokens, generated from sequences where text_id = 'last'").fetchall()
     assert found == [("deu_Latn", len(prompts[0]) + len(answer) - 1, len(answer) - 1)]
+    mode_result("requests of a server", "tested", 1.0)

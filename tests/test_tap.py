@@ -88,8 +88,9 @@ def in_rank_order(shard: Shard) -> tuple[np.ndarray, np.ndarray]:
     return np.take_along_axis(shard.experts, order, -1), np.take_along_axis(shard.weights, order, -1)
 
 
-def assert_same_routing(shards: Iterable[Shard], plan: Plan, reference: Reference) -> None:
-    """Compare every token of a plan, and of what was generated after its texts."""
+def assert_same_routing(shards: Iterable[Shard], plan: Plan, reference: Reference) -> float:
+    """Compare every token of a plan, and of what was generated after its texts; return the largest weight error."""
+    error = 0.0
     planned = {(shard.lang, shard.number): shard for shard in plan.shards}
     ties = 0
     for shard in shards:
@@ -106,18 +107,21 @@ def assert_same_routing(shards: Iterable[Shard], plan: Plan, reference: Referenc
             ties += found
             where = f"{shard.lang} {expected.text_ids[index]}"
             assert np.array_equal(np.sort(experts[rows], -1), np.sort(want_experts, -1)), where
-            assert np.abs(weights[rows] + np.sort(-want_weights, -1)).max() < TOLERANCE, where
+            error = max(error, float(np.abs(weights[rows] + np.sort(-want_weights, -1)).max()))
+            assert error < TOLERANCE, where
             assert np.abs(shard.profiles[index] - probabilities.mean(axis=0)).max() < TOLERANCE, where
         assert start == shard.tokens
     assert not planned, "shards that were planned and never came"
     assert ties <= 1e-5 * plan.tokens * experts.shape[1], f"{ties} ties are more than chance"
+    return error
 
 
 def test_the_bundled_corpus_is_routed_as_in_transformers(
-    engine: TracedEngine, plan_of: Callable[..., Plan], reference: Reference
+    engine: TracedEngine, plan_of: Callable[..., Plan], reference: Reference, mode_result: Callable[..., None]
 ) -> None:
     plan = plan_of(CORPUS)
-    assert_same_routing(engine.trace(plan.shards), plan, reference)
+    error = assert_same_routing(engine.trace(plan.shards), plan, reference)
+    mode_result("eager prefill", "tested", 1.0, error)
 
 
 def test_udhr_is_routed_as_in_transformers(
@@ -128,7 +132,11 @@ def test_udhr_is_routed_as_in_transformers(
 
 
 def test_chunked_prefill_prefix_caching_and_preemption_change_nothing(
-    stressed: TracedEngine, plan_of: Callable[..., Plan], reference: Reference, shared_data: Path
+    stressed: TracedEngine,
+    plan_of: Callable[..., Plan],
+    reference: Reference,
+    shared_data: Path,
+    mode_result: Callable[..., None],
 ) -> None:
     # Long texts, given twice, in 64-token chunks of many texts at once, with a cache of four blocks.
     plan = plan_of(shared_data / "udhr", languages=("eng_Latn", "tam_Taml"))
@@ -142,7 +150,8 @@ def test_chunked_prefill_prefix_caching_and_preemption_change_nothing(
     scheduler._preempt_request = counted
     assert_same_routing(stressed.trace(plan.shards), plan, reference)
     assert preempted, "the cache was large enough: nothing was preempted, nothing was tested"
-    assert_same_routing(stressed.trace(plan.shards), plan, reference)
+    error = assert_same_routing(stressed.trace(plan.shards), plan, reference)
+    mode_result("chunked prefill, prefix caching, preemption", "tested", 1.0, error)
 
 
 def generation(new_tokens: int, temperature: float = 0.0) -> Generation:
@@ -155,12 +164,16 @@ def generation(new_tokens: int, temperature: float = 0.0) -> Generation:
 
 
 def test_generated_tokens_are_routed_as_in_transformers_chunked_and_preempted_too(
-    engine: TracedEngine, stressed: TracedEngine, plan_of: Callable[..., Plan], reference: Reference
+    engine: TracedEngine,
+    stressed: TracedEngine,
+    plan_of: Callable[..., Plan],
+    reference: Reference,
+    mode_result: Callable[..., None],
 ) -> None:
     plan = plan_of(CORPUS, languages=("eng_Latn", "swh_Latn"), window=24)
     greedy = generation(12)
     shards = list(engine.trace(plan.shards, generation=greedy))
-    assert_same_routing(shards, plan, reference)
+    error = assert_same_routing(shards, plan, reference)
     generated = np.concatenate([shard.generated for shard in shards])
     assert generated.max() == 12
     assert generated.min() < 12, "no text ended by itself: stopping was not tested"
@@ -169,6 +182,7 @@ def test_generated_tokens_are_routed_as_in_transformers_chunked_and_preempted_to
         assert np.array_equal(again[shard.key].token_ids, shard.token_ids)
         assert np.array_equal(in_rank_order(again[shard.key])[0], in_rank_order(shard)[0])
         assert np.abs(again[shard.key].profiles - shard.profiles).max() < TOLERANCE
+    mode_result("decoding", "tested", 1.0, error)
 
 
 def test_sampling_depends_on_the_text_and_the_seed_and_nothing_else(
