@@ -53,6 +53,9 @@ format: install
 bench-trace: install
 	$(BIN)/python -m tests.benchmarks.bench_trace micro
 	$(BIN)/python -m tests.benchmarks.bench_trace wide --languages 3
+	$(BIN)/python -m tests.benchmarks.bench_trace micro --no-loops --compiled
+	$(BIN)/python -m tests.benchmarks.bench_trace micro --no-loops --languages 6 --texts 20 --new-tokens 33
+	$(BIN)/python -m tests.benchmarks.bench_trace wide --no-loops --languages 2 --texts 10 --new-tokens 33
 
 bench-store: install
 	$(BIN)/python -m tests.benchmarks.bench_store

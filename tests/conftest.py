@@ -14,6 +14,8 @@ from tracer.bundled import CORPUS, MODEL
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from vllm import LLM
+
     from tracer.engine import TracedEngine
     from tracer.plan import Plan
 
@@ -59,6 +61,21 @@ def stressed(engine: TracedEngine) -> TracedEngine:  # noqa: ARG001  the first e
         options={"long_prefill_token_threshold": 64, "scheduler_reserve_full_isl": False},
     )
     return TracedEngine(read_facts(str(MODEL)), settings)
+
+
+@pytest.fixture(scope="session")
+def someones_llm(engine: TracedEngine) -> LLM:  # noqa: ARG001  the first engine must outlive it
+    """An engine as anybody makes one, prefix cache and all; it lives as long as the others, see `stressed`."""
+    from vllm import LLM
+
+    return LLM(
+        model=str(MODEL),
+        dtype="float32",
+        max_model_len=256,
+        enforce_eager=True,
+        kv_cache_memory_bytes=2**28,
+        disable_log_stats=True,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -170,20 +170,6 @@ def test_a_clients_impossible_language_does_not_stop_the_server(tmp_path: Path) 
 # Engines
 
 
-@pytest.fixture(scope="module")
-def someones_llm(engine: TracedEngine) -> Any:  # noqa: ARG001  engines of a process share process groups
-    from vllm import LLM
-
-    return LLM(
-        model=str(MODEL),
-        dtype="float32",
-        max_model_len=256,
-        enforce_eager=True,
-        kv_cache_memory_bytes=2**28,
-        disable_log_stats=True,
-    )
-
-
 def routing_of(store: Path, text_id: str) -> tuple[list[int], np.ndarray]:
     """Token ids of a recorded text, and its experts [T, L, k], ascending."""
     rows = (

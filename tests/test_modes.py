@@ -85,6 +85,7 @@ def test_expert_parallelism_on_a_cpu_is_refused_before_it_crashes() -> None:
     ("changes", "reason"),
     [
         ({"parallel_config": {"enable_dbo": True}}, "dual-batch overlap"),
+        ({"parallel_config": {"data_parallel_size": 2}}, "data parallelism"),
         ({"parallel_config": {"prefill_context_parallel_size": 2}}, "prefill context parallelism"),
     ],
 )
@@ -99,6 +100,17 @@ def test_modes_that_a_cpu_turns_off_are_refused_by_the_tap(
         for name, value in values.items():
             monkeypatch.setattr(getattr(config, part), name, value)
     with pytest.raises(MoetraceError, match=reason):
+        _require_mode(config)
+
+
+def test_speculative_decoding_in_somebodys_engine_is_refused_by_the_tap(
+    engine: TracedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tracer.tap import _require_mode
+
+    config = engine.llm.llm_engine.vllm_config
+    monkeypatch.setattr(config, "speculative_config", object())
+    with pytest.raises(MoetraceError, match="speculative decoding"):
         _require_mode(config)
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from tracer.engine import Generation, TracedEngine
+    from tracer.engine import TracedEngine
+    from tracer.generation import Generation
     from tracer.plan import Plan
 
 pytestmark = pytest.mark.engine
@@ -157,7 +158,7 @@ def test_chunked_prefill_prefix_caching_and_preemption_change_nothing(
 def generation(new_tokens: int, temperature: float = 0.0) -> Generation:
     from transformers import AutoTokenizer
 
-    from tracer.engine import Generation
+    from tracer.generation import Generation
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     return Generation(new_tokens, tokenizer.decode, (tokenizer.eos_token_id,), temperature, seed=7)
@@ -222,7 +223,7 @@ def test_a_tap_that_repeats_a_row_is_noticed_at_start_up(engine: TracedEngine, m
 
     with monkeypatch.context() as patched:
         patched.setattr(transfer, "send", repeating)
-        with pytest.raises(CaptureError, match="the tap mixes up rows"):
+        with pytest.raises(CaptureError, match="the tap or the engine mixes up rows"):
             engine._probe()
     engine._probe()
 

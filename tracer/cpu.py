@@ -13,13 +13,16 @@ Each was found by comparing vLLM's layers with transformers'; tests/test_familie
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
+from store import MoetraceError
 from tracer.family_table import FAMILIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from tracer.engine import EngineSettings
     from tracer.families import ModelFacts
 
 
@@ -45,3 +48,20 @@ def set_right(routers: Iterable[Any]) -> None:
         plain = router.e_score_correction_bias is None and router.scoring_func == "softmax"
         if not grouped and not plain and router.scoring_func in {"softmax", "sigmoid"}:
             router.use_grouped_topk, router.num_expert_group, router.topk_group = True, 1, 1
+
+
+def spread_over_cores(settings: EngineSettings) -> None:
+    """Give each worker its share of the cores; raise MoetraceError for what vLLM's CPU backend cannot do.
+
+    vLLM binds a worker to a NUMA node by itself, and refuses more workers than nodes.
+    """
+    if settings.expert_parallel:
+        raise MoetraceError(
+            "--expert-parallel: vLLM's MoE kernel for CPUs ignores which experts are local and crashes; leave it out"
+        )
+    workers = settings.tensor_parallel_size * settings.pipeline_parallel_size
+    if workers > 1:
+        cores = sorted(os.sched_getaffinity(0))
+        shares = [cores[rank::workers] or [cores[rank % len(cores)]] for rank in range(workers)]
+        bound = "|".join(",".join(map(str, share)) for share in shares)
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", bound)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import logging
@@ -10,24 +9,25 @@ import os
 import traceback
 import warnings
 from dataclasses import asdict, dataclass, field
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from store import CaptureError, MoetraceError, Shard
-from tracer.capture import CapturedShard
-from tracer.cpu import cpu_options
+from tracer.cpu import cpu_options, spread_over_cores
+from tracer.feed import Feed, Run
+from tracer.generation import text_seed
+from tracer.probe import check_rows, probe_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    import numpy.typing as npt
     from vllm import LLM
 
     from tracer.budget import MemoryBudget
     from tracer.families import ModelFacts
+    from tracer.generation import Generation
     from tracer.plan import PlannedShard
 
 log = logging.getLogger(__name__)
@@ -57,23 +57,6 @@ class EngineSettings:
     def record(self) -> dict[str, Any]:
         """Return what the run record keeps: the settings that can change a number."""
         return {name: value for name, value in asdict(self).items() if name not in {"profiles", "kv_cache_gib"}}
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What the model is to write after each text: at most `max_new_tokens`, sampled with a seed of the text's own.
-
-    temperature 0 is greedy; `stop` are token ids that end a text, with `ignore_eos` the model's own do not; `decode`
-    turns generated ids into text.
-    """
-
-    max_new_tokens: int
-    decode: Callable[[list[int]], str]
-    stop: tuple[int, ...] = ()
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    ignore_eos: bool = False
 
 
 def require_engine() -> None:
@@ -144,8 +127,8 @@ class TracedEngine:
         texts, and no shard is begun that does not fit `budget`, so memory does not grow with the corpus: who writes
         the shards gives their bytes back. Raises CaptureError where anything was not captured.
         """
-        run = _Run(self.facts, len(self.moe_layers), generation, budget)
-        feed = _Feed(iter(shards), run, limit=4 * self.settings.max_num_batched_tokens)
+        run = Run(self.facts, len(self.moe_layers), generation, budget)
+        feed = Feed(iter(shards), run, limit=4 * self.settings.max_num_batched_tokens)
         try:
             while feed.fill(self._open, self._add):
                 ends = []
@@ -198,11 +181,11 @@ class TracedEngine:
         drawn = np.random.default_rng(0).integers(0, model.get_vocab_size(), PROBE_TOKENS).astype(np.int32)
         texts = [text[: model.max_model_len - 1] for text in np.split(drawn, [PROBE_TOKENS // 4])]
         self._tell("probe")
-        (shard,) = self.trace([_probe_shard(texts)])
+        (shard,) = self.trace([probe_shard(texts)])
         if self.settings.self_check:
             self._check_routing()
-            (again,) = self.trace([_probe_shard(texts[::-1])])
-            _check_rows(shard, again)
+            (again,) = self.trace([probe_shard(texts[::-1])])
+            check_rows(shard, again)
         return shard
 
     def _check_routing(self) -> None:
@@ -232,7 +215,7 @@ class TracedEngine:
                 "max_tokens": generation.max_new_tokens + 1,
                 "temperature": generation.temperature,
                 "top_p": generation.top_p,
-                "seed": _text_seed(generation.seed, shard, index),
+                "seed": text_seed(generation.seed, shard, index),
                 "stop_token_ids": list(generation.stop),
                 "ignore_eos": generation.ignore_eos,
             }
@@ -249,7 +232,7 @@ class TracedEngine:
         self.llm.llm_engine.add_request(name, {"prompt_token_ids": shard.token_ids[index].tolist()}, params)
         return name
 
-    def _take(self, run: _Run, ends: list[tuple[str, int, int]]) -> Iterator[Shard]:
+    def _take(self, run: Run, ends: list[tuple[str, int, int]]) -> Iterator[Shard]:
         """Yield the shards that every pipeline stage has completed."""
         for failure, captured in self._tell("take", ends if run.generation else []):
             if failure:
@@ -258,163 +241,6 @@ class TracedEngine:
                 run.parts.setdefault(part.key, []).append(part)
         for key in [key for key, parts in run.parts.items() if len(parts) == self._stages]:
             yield run.shard(key)
-
-
-@dataclass
-class _Text:
-    """A text in the engine."""
-
-    shard: str
-    index: int
-    tokens: int
-
-
-class _Run:
-    """What one call of `trace` has under way: shards, the parts of them that pipeline stages delivered, their bytes."""
-
-    def __init__(
-        self, facts: ModelFacts, layers: int, generation: Generation | None, budget: MemoryBudget | None
-    ) -> None:
-        self.generation = generation
-        self.under_way: dict[str, PlannedShard] = {}
-        self.parts: dict[str, list[CapturedShard]] = {}
-        self.outputs: dict[str, dict[int, list[int]]] = {}
-        self._facts, self._layers, self._budget = facts, layers, budget
-
-    def may_open(self, shard: PlannedShard, *, idle: bool) -> bool:
-        """Tell whether a shard fits into memory now; with nothing under way, wait until it does."""
-        if self._budget is None:
-            return True
-        return self._budget.take(shard.key, self._bytes(shard), wait=idle)
-
-    def _bytes(self, shard: PlannedShard) -> int:
-        new = self.generation.max_new_tokens if self.generation else 0
-        tokens, texts = shard.tokens + new * len(shard.seqs), len(shard.seqs)
-        ids = 1 if self._facts.num_experts <= 256 else 2
-        return self._layers * (tokens * self._facts.top_k * (4 + ids) + texts * self._facts.num_experts * 4)
-
-    def give_back_all(self) -> None:
-        """Give back the bytes of shards that will not be finished."""
-        if self._budget is not None:
-            for key in self.under_way:
-                self._budget.give_back(key)
-
-    def shard(self, key: str) -> Shard:
-        """Return a completed shard; raise CaptureError where the token ids are not the plan's."""
-        planned, parts = self.under_way.pop(key), self.parts.pop(key)
-        outputs = self.outputs.pop(key, {})
-        whole = parts[0] if len(parts) == 1 else _stacked(parts)
-        expected = [
-            np.concatenate([ids, np.asarray(outputs.get(index, ()), dtype=np.int32)])
-            for index, ids in enumerate(planned.token_ids)
-        ]
-        if not np.array_equal(whole.token_ids, np.concatenate(expected)):
-            raise CaptureError(f"{key}: the engine ran other tokens than the plan's")
-        return Shard(
-            lang=planned.lang,
-            number=planned.number,
-            seqs=planned.seqs,
-            text_ids=planned.text_ids,
-            lengths=whole.lengths.astype(np.int32),
-            truncated=planned.truncated,
-            token_ids=whole.token_ids,
-            experts=whole.experts.transpose(2, 0, 1),
-            weights=whole.weights.transpose(2, 0, 1),
-            profiles=None if whole.profiles is None else whole.profiles.transpose(1, 0, 2),
-            generated=(whole.lengths - planned.lengths).astype(np.int32) if self.generation else None,
-            texts=[self.generation.decode(outputs[i]) for i in range(len(planned.seqs))] if self.generation else None,
-        )
-
-
-class _Feed:
-    """Which texts are waiting and which are in the engine: never more than `limit` tokens of them."""
-
-    def __init__(self, shards: Iterator[PlannedShard], run: _Run, limit: int) -> None:
-        self.running: dict[str, _Text] = {}
-        self._shards, self._run, self._limit, self._queued = shards, run, limit, 0
-        self._next: PlannedShard | None = None
-        self._texts: Iterator[tuple[PlannedShard, int]] = iter(())
-
-    def fill(
-        self,
-        open_shard: Callable[[PlannedShard, Generation | None], None],
-        add: Callable[[PlannedShard, int, Generation | None], str],
-    ) -> bool:
-        """Add texts until the limit is reached or none is left; tell whether any text is in the engine."""
-        while self._queued < self._limit or (self._run.generation and len(self.running) < 256):
-            text = next(self._texts, None)
-            if text is None:
-                if not self._open_next(open_shard):
-                    break
-                continue
-            shard, index = text
-            tokens = len(shard.token_ids[index])
-            self.running[add(shard, index, self._run.generation)] = _Text(shard.key, index, tokens)
-            self._queued += tokens
-        return bool(self.running)
-
-    def _open_next(self, open_shard: Callable[[PlannedShard, Generation | None], None]) -> bool:
-        """Begin the next shard; tell whether there was one that fits into memory."""
-        shard = self._next = self._next or next(self._shards, None)
-        if shard is None or not self._run.may_open(shard, idle=not self.running):
-            return False
-        self._next = None
-        self._run.under_way[shard.key] = shard
-        open_shard(shard, self._run.generation)
-        self._texts = zip(repeat(shard), range(len(shard.seqs)), strict=False)
-        return True
-
-    def finish(self, request: str, sampled: list[int]) -> tuple[str, int, int]:
-        """Take a finished text off; return its shard, its index there and its positions."""
-        text = self.running.pop(request)
-        self._queued -= text.tokens
-        if self._run.generation is None:
-            return text.shard, text.index, text.tokens
-        run = list(sampled[:-1])
-        self._run.outputs.setdefault(text.shard, {})[text.index] = run
-        return text.shard, text.index, text.tokens + len(run)
-
-
-def _stacked(parts: list[CapturedShard]) -> CapturedShard:
-    """Return the layers of all pipeline stages as one shard; stages come in order."""
-    first = parts[0]
-    profiles = None if first.profiles is None else np.concatenate([part.profiles for part in parts])
-    return CapturedShard(
-        first.key,
-        first.lengths,
-        np.concatenate([part.experts for part in parts]),
-        np.concatenate([part.weights for part in parts]),
-        profiles,
-        first.token_ids,
-    )
-
-
-def _probe_shard(texts: list[npt.NDArray[np.int32]]) -> PlannedShard:
-    from tracer.plan import PlannedShard  # noqa: PLC0415  the plan's reader is not needed before
-
-    numbers = np.arange(len(texts), dtype=np.int32)
-    return PlannedShard("probe", 0, numbers, ("a", "b"), np.zeros(len(texts), dtype=bool), tuple(texts))
-
-
-def _check_rows(one: Shard, other: Shard) -> None:
-    """Raise CaptureError where the same two texts, in the other order in a batch, were routed differently.
-
-    A tap that repeats or shifts rows gives positions the routing of others. Float noise changes a layer here and there;
-    a row that most layers route differently is another row.
-    """
-    swapped = np.roll(np.sort(other.experts, axis=-1), int(one.lengths[0]), axis=0)
-    differs = (swapped != np.sort(one.experts, axis=-1)).any(axis=-1).mean(axis=1) > 0.5
-    if differs.any():
-        raise CaptureError(
-            f"{int(differs.sum())} of {len(differs)} rows were routed differently when their texts changed places in a "
-            f"batch (the first: row {int(differs.argmax())}): the tap mixes up rows"
-        )
-
-
-def _text_seed(seed: int, shard: PlannedShard, index: int) -> int:
-    """Return a seed that depends on the text and not on what runs beside it."""
-    name = f"{seed}\0{shard.lang}\0{shard.text_ids[index]}"
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
 
 
 def _first_line(error: Exception) -> str:
@@ -438,7 +264,7 @@ def _arguments(facts: ModelFacts, settings: EngineSettings) -> dict[str, Any]:
             "install the version that the README names"
         )
     if current_platform.is_cpu():
-        _spread_over_cores(settings)
+        spread_over_cores(settings)
     # On a CPU vLLM reserves most of the memory by default; prefill of a few thousand tokens needs little.
     kv_cache_gib = settings.kv_cache_gib or (1.0 if current_platform.is_cpu() else None)
     options: dict[str, Any] = {
@@ -467,6 +293,8 @@ def _arguments(facts: ModelFacts, settings: EngineSettings) -> dict[str, Any]:
         raise MoetraceError(
             "cannot trace with data parallelism inside one engine: run one engine a device on the same store instead"
         )
+    if options.get("speculative_config"):
+        raise MoetraceError("cannot trace with speculative decoding: a draft's tokens are routed and then thrown away")
     return options
 
 
@@ -474,20 +302,3 @@ def _start(arguments: dict[str, Any]) -> LLM:
     from vllm import LLM  # noqa: PLC0415
 
     return LLM(**arguments)
-
-
-def _spread_over_cores(settings: EngineSettings) -> None:
-    """Give each worker its share of the cores; raise MoetraceError for what vLLM's CPU backend cannot do.
-
-    vLLM binds a worker to a NUMA node by itself, and refuses more workers than nodes.
-    """
-    if settings.expert_parallel:
-        raise MoetraceError(
-            "--expert-parallel: vLLM's MoE kernel for CPUs ignores which experts are local and crashes; leave it out"
-        )
-    workers = settings.tensor_parallel_size * settings.pipeline_parallel_size
-    if workers > 1:
-        cores = sorted(os.sched_getaffinity(0))
-        shares = [cores[rank::workers] or [cores[rank % len(cores)]] for rank in range(workers)]
-        bound = "|".join(",".join(map(str, share)) for share in shares)
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", bound)

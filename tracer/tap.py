@@ -17,7 +17,7 @@ from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.platforms import current_platform
 from vllm.utils.torch_utils import direct_register_custom_op
 
-from store import CaptureError, MoetraceError
+from store import MoetraceError
 from tracer import cpu
 from tracer.buffers import StepBuffers, make_transfer
 from tracer.capture import CapturedShard, ShardAssembler, Step, StepRows
@@ -260,35 +260,51 @@ class WorkerTap:
 
     def _execute(self, scheduler_output: SchedulerOutput) -> Any:
         """Run one step and put its rows where they belong."""
-        for request in scheduler_output.finished_req_ids:
-            owner = self._owners.pop(request, None)
-            if owner is not None:
-                self._receive(wait=True)
-                self._sink.finished(owner)
-        for request in scheduler_output.scheduled_new_reqs:
-            if request.req_id not in self._owners:
-                owner = self._sink.owner(request)
-                if owner is not None:
-                    self._owners[request.req_id] = owner
+        self._keeping(self._register, scheduler_output)
         tokens = scheduler_output.total_num_scheduled_tokens
         self.tap.recording = bool(self._owners and tokens and self._failure is None)
         if not self.tap.recording:
             return self._forward(scheduler_output)
         self._transfer.before_forward(tokens)
         output = self._forward(scheduler_output)
+        self._keeping(self._collect, scheduler_output)
+        return output
+
+    def _keeping(self, work: Callable[..., None], *arguments: Any, **options: Any) -> None:
+        """Do a part of the capture unless it has failed; keep why it fails.
+
+        That is handed over with the next `take`: an exception in a step would kill the engine without its words.
+        """
+        if self._failure is not None:
+            return
         try:
-            self._transfer.send(*self._rows(scheduler_output))
-            if self._probing:
-                self._evidence = self.tap.evidence(tokens)
-                self._probing = False
-                self._check_live()
-            self._receive(wait=False)
+            work(*arguments, **options)
         except MoetraceError as error:
-            # Handed over with the next `take`: an exception here would kill the engine without its words.
             self._failure = str(error)
             if self._options.get("live"):
                 log.error("moetrace stopped recording: %s", error)  # noqa: TRY400  the words are enough
-        return output
+
+    def _register(self, scheduler_output: SchedulerOutput) -> None:
+        """Learn which requests have ended, which begin, and whose rows are wanted."""
+        for request in scheduler_output.finished_req_ids:
+            owner = self._owners.pop(request, None)
+            if owner is not None:
+                self._receive(wait=True)
+                self._sink.finished(owner)
+        for new in scheduler_output.scheduled_new_reqs:
+            if new.req_id not in self._owners:
+                owner = self._sink.owner(new)
+                if owner is not None:
+                    self._owners[new.req_id] = owner
+
+    def _collect(self, scheduler_output: SchedulerOutput) -> None:
+        """Take over the rows of the step that was just launched."""
+        self._transfer.send(*self._rows(scheduler_output))
+        if self._probing:
+            self._evidence = self.tap.evidence(scheduler_output.total_num_scheduled_tokens)
+            self._probing = False
+            self._check_live()
+        self._receive(wait=False)
 
     def _rows(self, scheduler_output: SchedulerOutput) -> tuple[StepRows, torch.Tensor]:
         """Return whose the rows of the step are, and its token ids on the device."""
@@ -350,12 +366,8 @@ class WorkerTap:
 
         `ends` says of texts with generated tokens where they end: (shard, text, positions).
         """
-        try:
-            self._receive(wait=True)
-            if self._failure is None:
-                self._sink.assembler.finish(ends)
-        except CaptureError as error:
-            self._failure = str(error)
+        self._keeping(self._receive, wait=True)
+        self._keeping(self._sink.assembler.finish, ends)
         return self._failure, self._sink.assembler.take()
 
     def start_recording(self, live: dict[str, Any]) -> None:
@@ -364,8 +376,8 @@ class WorkerTap:
         self.reset()
 
     def stop_recording(self) -> dict[str, Any]:
-        """Write what is left and return what was recorded; raise MoetraceError where anything was lost."""
-        self._receive(wait=True)
+        """Write what is left and return what was recorded, and under `failure` why anything was lost."""
+        self._keeping(self._receive, wait=True)
         self._owners.clear()
         summary: dict[str, Any] = self._sink.close()
         self._options = {**self._options, "live": None}

@@ -18,8 +18,9 @@ from store.schema import TABLE_NAMES
 from store.weights import MANTISSA_BITS, lossless_precision
 from tracer.budget import MemoryBudget
 from tracer.corpus import open_corpus
-from tracer.engine import EngineSettings, Generation, TracedEngine, engine_versions, require_engine
+from tracer.engine import EngineSettings, TracedEngine, engine_versions, require_engine
 from tracer.families import ModelFacts, read_facts
+from tracer.generation import Generation
 from tracer.plan import Plan, make_plan
 from tracer.prompts import PromptSettings, encoder, stop_tokens
 from tracer.record import model_record, provenance

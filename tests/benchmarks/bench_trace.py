@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from vllm import LLM
 
+    from store import CommitRecord
     from tracer.engine import TracedEngine
 
 SHARED = Path(os.environ.get("MOETRACE_SHARED", Path(__file__).parents[3] / "shared"))
@@ -93,14 +94,32 @@ def traced_engine(model: Path, *, compiled: bool) -> TracedEngine:
     return TracedEngine(read_facts(str(model)), EngineSettings(dtype="float32", max_model_len=1024, eager=not compiled))
 
 
+class Written:
+    """What a traced round wrote: seconds until its first shard was committed, bytes of all."""
+
+    def __init__(self) -> None:
+        self.first: list[float] = []
+        self.bytes = 0
+        self._started: float | None = None
+
+    def begin(self) -> None:
+        self._started, self.bytes = time.perf_counter(), 0
+
+    def committed(self, commit: CommitRecord) -> None:
+        if self._started is not None:
+            self.first.append(time.perf_counter() - self._started)
+            self._started = None
+        self.bytes += sum(file.bytes for file in commit.files)
+
+
 def traced_way(
-    engine: TracedEngine, token_ids: dict[str, list[list[int]]], folder: Path, new_tokens: int
+    engine: TracedEngine, token_ids: dict[str, list[list[int]]], folder: Path, new_tokens: int, written: Written
 ) -> Callable[[], None]:
     from store import StoreWriter
     from tests.stores import make_record
     from tracer.budget import MemoryBudget
-    from tracer.engine import Generation
-    from tracer.trace import DEFAULT_MEMORY, Silent, write_all
+    from tracer.generation import Generation
+    from tracer.trace import DEFAULT_MEMORY, write_all
 
     shards = planned(token_ids)
     facts = engine.facts
@@ -113,10 +132,11 @@ def traced_way(
     def run() -> None:
         path = folder / f"store-{next(count)}"
         budget = MemoryBudget(DEFAULT_MEMORY)
+        written.begin()
         write_all(
             StoreWriter(path, record),
             engine.trace(shards, generation=generation, budget=budget),
-            Silent(),
+            written,  # type: ignore[arg-type]  a writer only says what was committed
             budget,
             beside=not engine.on_cpu,
         )
@@ -201,8 +221,9 @@ def main(
         folder = MODEL if model == "micro" else wide_model(Path(scratch))
         engine = traced_engine(folder, compiled=compiled)
         plain = untraced_engine(engine)
+        written = Written()
         ways = {
-            "vLLM, traced into a store": traced_way(engine, token_ids, Path(scratch), new_tokens),
+            "vLLM, traced into a store": traced_way(engine, token_ids, Path(scratch), new_tokens, written),
             "vLLM, tap installed and off": untraced_way(engine.llm, token_ids, new_tokens),
             "vLLM, untraced": untraced_way(plain, token_ids, new_tokens),
         }
@@ -231,7 +252,10 @@ def main(
         print(f"| {name:<40} | {tokens / statistics.median(seconds[name]):8,.0f} | {ratio:12.2f} x |")
     pairs = zip(seconds[names[0]], seconds["vLLM, untraced"], strict=True)
     cost = statistics.median(traced - untraced for traced, untraced in pairs) / tokens / layers
-    print(f"\nTracing costs {cost * 1e6:.2f} microseconds a token and layer.")
+    print(
+        f"\nTracing costs {cost * 1e6:.2f} microseconds a token and layer; {written.bytes / tokens:.1f} bytes a token;"
+    )
+    print(f"the first shard was in the store after {statistics.median(written.first):.2f} s.")
 
 
 if __name__ == "__main__":
