@@ -9,6 +9,8 @@ import pytest
 from store import MoetraceError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tracer.engine import TracedEngine
 
 pytestmark = pytest.mark.engine
@@ -69,3 +71,27 @@ def test_the_plugin_gives_workers_the_command_and_no_more(monkeypatch: pytest.Mo
     found.load()()
     assert "moetrace" in vars(WorkerBase)
     assert EngineArgs.create_engine_config is make_config, "without MOETRACE_STORE engines are made as ever"
+
+
+def test_an_engine_of_our_own_is_not_recorded_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    from tracer import plugin
+    from tracer.bundled import MODEL
+
+    made = EngineArgs.create_engine_config
+    monkeypatch.setattr(EngineArgs, "create_engine_config", made)  # put back at the end
+    monkeypatch.setenv("MOETRACE_STORE", str(tmp_path / "store"))
+    plugin.register()
+    assert EngineArgs.create_engine_config is not made
+    own = {"moetrace": {"scoring": "softmax", "profiles": True}}
+    arguments = EngineArgs(model=str(MODEL), worker_cls=plugin.TRACED_WORKER, additional_config=own)
+    assert arguments.create_engine_config().additional_config == own
+    theirs = EngineArgs(model=str(MODEL)).create_engine_config()
+    assert theirs.parallel_config.worker_cls == plugin.TRACED_WORKER
+    assert theirs.additional_config["moetrace"]["live"]["store"] == str(tmp_path / "store")
+    assert not theirs.cache_config.enable_prefix_caching
+    assert theirs.shutdown_timeout > 0
+    monkeypatch.setenv("MOETRACE_FLUSH_SECONDS", "soon")
+    with pytest.raises(MoetraceError, match="MOETRACE_FLUSH_SECONDS=soon: must be a number above 0"):
+        EngineArgs(model=str(MODEL)).create_engine_config()

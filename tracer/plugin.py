@@ -17,6 +17,7 @@ from typing import Any
 log = logging.getLogger("vllm.moetrace")
 
 SHUTDOWN_SECONDS = 30
+TRACED_WORKER = "tracer.tap.TracedWorker"
 
 
 def register() -> None:
@@ -48,12 +49,14 @@ def _record_engines() -> None:
         from tracer.attach import live_record, record_fields  # noqa: PLC0415
         from tracer.live import UNDETERMINED, LiveSettings  # noqa: PLC0415
 
+        if self.worker_cls == TRACED_WORKER:  # an engine of moetrace's own, or one that says itself what it records
+            return make_config(self, *args, **kwargs)
         if self.enable_prefix_caching is not False:
             log.warning("moetrace: prefix caching is off while requests are recorded")
             self.enable_prefix_caching = False
         # Without it the server kills its workers at once when it is told to stop, and what they hold is lost.
         self.shutdown_timeout = self.shutdown_timeout or SHUTDOWN_SECONDS
-        self.worker_cls = "tracer.tap.TracedWorker"
+        self.worker_cls = TRACED_WORKER
         config = make_config(self, *args, **kwargs)
         profiles = os.environ.get("MOETRACE_PROFILES", "1") != "0"
         store = Path(os.environ["MOETRACE_STORE"]).absolute()
@@ -71,8 +74,8 @@ def _record_engines() -> None:
             str(store),
             record_fields(record),
             os.environ.get("MOETRACE_LANG", UNDETERMINED),
-            int(os.environ.get("MOETRACE_SHARD_TOKENS", "32768")),
-            float(os.environ.get("MOETRACE_FLUSH_SECONDS", "60")),
+            int(_number("MOETRACE_SHARD_TOKENS", 32768)),
+            _number("MOETRACE_FLUSH_SECONDS", 60),
             self_check,
         )
         options = {"scoring": record.routing["scoring"], "profiles": profiles, "live": asdict(live)}
@@ -82,3 +85,17 @@ def _record_engines() -> None:
 
     create_engine_config.moetrace = True  # type: ignore[attr-defined]
     EngineArgs.create_engine_config = create_engine_config
+
+
+def _number(name: str, default: float) -> float:
+    """Return a number of the environment; raise MoetraceError where it is not one above 0."""
+    from store import MoetraceError  # noqa: PLC0415  nothing of moetrace is loaded before it is needed
+
+    said = os.environ.get(name, "")
+    try:
+        number = float(said or default)
+    except ValueError:
+        number = 0
+    if number <= 0:
+        raise MoetraceError(f"{name}={said}: must be a number above 0")
+    return number
