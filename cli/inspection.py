@@ -7,22 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import SHARD_TOKENS, corpus_selection
+from cli.options import BUNDLED, SHARD_TOKENS, corpus_selection
 
 if TYPE_CHECKING:
     from tracer.corpus import Corpus
     from tracer.inspection import Inspection
     from tracer.plan import Plan
 
-BUNDLED = "bundled"
 UNITS = (("days", 86400), ("h", 3600), ("min", 60))
 
 
 @click.command("inspect", short_help="What tracing a model would record, before it runs.")
 @click.argument("model")
 @click.option("--corpus", metavar="SPEC", help="Also tokenise this corpus and count shards, bytes and time.")
-@click.option("--lang", "languages", multiple=True, metavar="L", help="Only this language; may be repeated.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N texts of each language.")
 @corpus_selection
 @SHARD_TOKENS
 @click.option("--revision", metavar="R", help="Revision of the model on its hub.")
@@ -75,12 +72,13 @@ def inspect(
 
 def _plan(found: Inspection, corpus: Corpus, shard_tokens: int, limit: int | None) -> Plan:
     from tracer.plan import make_plan
+    from tracer.prompts import PromptSettings, encoder
     from tracer.trace import load_tokenizer
 
     tokenizer = load_tokenizer(found.facts)
     return make_plan(
         corpus,
-        lambda texts: tokenizer(texts)["input_ids"],
+        encoder(tokenizer, PromptSettings(), answered=False),
         shard_tokens=shard_tokens,
         window=found.facts.window - 1,
         limit=limit,

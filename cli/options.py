@@ -10,6 +10,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+BUNDLED = "bundled"  # names the bundled model, or corpus
 STORE = click.argument("store", type=click.Path(path_type=Path))
 RUN = click.option("--run", metavar="NAME", help="Which run of the store; needed only where it has several.")
 
@@ -36,7 +37,7 @@ SHARD_TOKENS = click.option(
 
 
 def corpus_selection(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say which texts of a corpus are taken, and what of a row is a text."""
+    """Add the options that say which languages and texts of a corpus are taken, and what of a row is a text."""
     for option in (
         click.option("--sample-seed", type=int, default=0, show_default=True, metavar="S", help="Seed of --sample."),
         click.option(
@@ -51,6 +52,10 @@ def corpus_selection(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--text-template", metavar="T", help="Columns that make a text, as in '{flores_passage} {question}'."
         ),
+        click.option(
+            "--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N texts of each language."
+        ),
+        click.option("--lang", "languages", multiple=True, metavar="L", help="Only this language; may be repeated."),
     ):
         command = option(command)
     return command

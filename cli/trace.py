@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import SHARD_TOKENS, corpus_selection
-
-BUNDLED = "bundled"
+from cli.options import BUNDLED, SHARD_TOKENS, corpus_selection
 
 
 @click.command(short_help="Trace a corpus through a model into a store.")
@@ -18,9 +16,7 @@ BUNDLED = "bundled"
 )
 @click.option("--store", required=True, type=click.Path(path_type=Path), help="Folder of the store; made if new.")
 @click.option("--run", metavar="NAME", help="Name of the run in the store.  [default: from model and corpus]")
-@click.option("--lang", "languages", multiple=True, metavar="L", help="Only this language; may be repeated.")
 @click.option("--pivot", metavar="L", help="Language to compare with.  [default: English]")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N texts of each language.")
 @corpus_selection
 @SHARD_TOKENS
 @click.option(

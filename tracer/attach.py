@@ -74,9 +74,7 @@ def traced(
         config, run, where, profiles=profiles, weight_precision=weight_precision, self_check=self_check
     )
     mine = _install(llm, config, profiles=profiles)
-    live = LiveSettings(
-        str(where), record_fields(record), checked_language(language), shard_tokens, self_check=self_check
-    )
+    live = LiveSettings(str(where), asdict(record), checked_language(language), shard_tokens, self_check=self_check)
     _call(llm, "start_recording", asdict(live))
     trace = Trace(where, record.run, language, _scratch=scratch)
     unlabelled = _label_requests(llm, trace)
@@ -128,11 +126,6 @@ def live_record(
         },
         provenance=provenance(facts.id, f"requests, recorded into {store.name}"),
     )
-
-
-def record_fields(record: RunRecord) -> dict[str, Any]:
-    """Return a run record as plain fields, which travel between processes."""
-    return asdict(record)
 
 
 def _install(llm: LLM, config: VllmConfig, *, profiles: bool) -> bool:

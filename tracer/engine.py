@@ -18,7 +18,7 @@ from store import CaptureError, MoetraceError, Shard
 from tracer.cpu import cpu_options, spread_over_cores
 from tracer.feed import Feed, Run
 from tracer.generation import text_seed
-from tracer.probe import check_rows, probe_shard
+from tracer.probe import PROBE_TOKENS, check_rows, probe_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PROBE_TOKENS = 64
 # What vLLM raises, as far as seen, where it does not have, or cannot run, what a model needs on this machine.
 ENGINE_ERRORS = (AssertionError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -205,8 +204,7 @@ class TracedEngine:
         self._tell("open", shard.key, shard.lengths.tolist(), generation.max_new_tokens if generation else 0)
 
     def _add(self, shard: PlannedShard, index: int, generation: Generation | None) -> str:
-        from vllm import SamplingParams  # noqa: PLC0415
-        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+        from vllm.sampling_params import RequestOutputKind, SamplingParams  # noqa: PLC0415
 
         # The last token that is sampled is never run, so it has no routing: one more is sampled than is traced.
         sampling: dict[str, Any] = {"max_tokens": 1, "temperature": 0.0}
@@ -256,17 +254,18 @@ def _arguments(facts: ModelFacts, settings: EngineSettings) -> dict[str, Any]:
     """Return the arguments of vllm.LLM; raise MoetraceError for what cannot be traced."""
     from vllm.platforms import current_platform  # noqa: PLC0415  ten seconds to import: only where a model is run
 
-    from tracer.tap import missing_contacts  # noqa: PLC0415
+    from tracer.tap import DATA_PARALLEL, SPECULATIVE, missing_contacts  # noqa: PLC0415
 
     if missing := missing_contacts():
         raise MoetraceError(
             f"{engine_versions().get('vllm', 'vLLM')} is not supported: it lacks {', '.join(missing)}; "
             "install the version that the README names"
         )
-    if current_platform.is_cpu():
+    on_cpu = current_platform.is_cpu()
+    if on_cpu:
         spread_over_cores(settings)
     # On a CPU vLLM reserves most of the memory by default; prefill of a few thousand tokens needs little.
-    kv_cache_gib = settings.kv_cache_gib or (1.0 if current_platform.is_cpu() else None)
+    kv_cache_gib = settings.kv_cache_gib or (1.0 if on_cpu else None)
     options: dict[str, Any] = {
         "model": facts.id,
         "revision": facts.revision,
@@ -286,15 +285,13 @@ def _arguments(facts: ModelFacts, settings: EngineSettings) -> dict[str, Any]:
         "disable_log_stats": True,
         "seed": 0,
     }
-    if current_platform.is_cpu():
+    if on_cpu:
         options |= cpu_options(facts, settings.dtype, eager=settings.eager)
     options |= settings.options
     if int(options.get("data_parallel_size", 1)) > 1:
-        raise MoetraceError(
-            "cannot trace with data parallelism inside one engine: run one engine a device on the same store instead"
-        )
+        raise MoetraceError(f"cannot trace with {DATA_PARALLEL}")
     if options.get("speculative_config"):
-        raise MoetraceError("cannot trace with speculative decoding: a draft's tokens are routed and then thrown away")
+        raise MoetraceError(f"cannot trace with {SPECULATIVE}")
     return options
 
 

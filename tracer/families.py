@@ -39,6 +39,11 @@ class ModelFacts:
     shared_experts: int
     latent_attention: bool
 
+    def captured_bytes(self, tokens: int, texts: int, layers: int) -> int:
+        """Return the bytes that captured tokens of texts take in memory: ids, float32 weights, float32 profiles."""
+        ids = 1 if self.num_experts <= 256 else 2
+        return layers * (tokens * self.top_k * (ids + 4) + texts * self.num_experts * 4)
+
 
 def read_config(model: str, revision: str | None = None) -> Config:
     """Read a model's config.json (of a local folder or a hub id); nothing of transformers is imported for it.

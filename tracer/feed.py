@@ -50,8 +50,7 @@ class Run:
     def _bytes(self, shard: PlannedShard) -> int:
         new = self.generation.max_new_tokens if self.generation else 0
         tokens, texts = shard.tokens + new * len(shard.seqs), len(shard.seqs)
-        ids = 1 if self._facts.num_experts <= 256 else 2
-        return self._layers * (tokens * self._facts.top_k * (4 + ids) + texts * self._facts.num_experts * 4)
+        return self._facts.captured_bytes(tokens, texts, self._layers)
 
     def give_back_all(self) -> None:
         """Give back the bytes of shards that will not be finished."""

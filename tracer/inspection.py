@@ -61,8 +61,7 @@ class Inspection:
 
     def memory(self, tokens: int, texts: int) -> int:
         """Return the bytes that a shard takes while it is traced: ids, float32 weights, float32 profiles."""
-        id_bytes = 1 if self.facts.num_experts <= 256 else 2
-        return tokens * self.decisions * (id_bytes + 4) + texts * self.router_values * 4
+        return self.facts.captured_bytes(tokens, texts, len(self.facts.moe_layers))
 
     def store_bytes(self, tokens: int, texts: int, shards: int) -> dict[str, dict[str, int]]:
         """Return the estimated bytes in the store: weight grid -> table -> bytes."""

@@ -46,7 +46,7 @@ def _record_engines() -> None:
         return
 
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
-        from tracer.attach import live_record, record_fields  # noqa: PLC0415
+        from tracer.attach import live_record  # noqa: PLC0415
         from tracer.live import UNDETERMINED, LiveSettings  # noqa: PLC0415
 
         if self.worker_cls == TRACED_WORKER:  # an engine of moetrace's own, or one that says itself what it records
@@ -72,7 +72,7 @@ def _record_engines() -> None:
         )
         live = LiveSettings(
             str(store),
-            record_fields(record),
+            asdict(record),
             os.environ.get("MOETRACE_LANG", UNDETERMINED),
             int(_number("MOETRACE_SHARD_TOKENS", 32768)),
             _number("MOETRACE_FLUSH_SECONDS", 60),

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from store import Shard
 
+PROBE_TOKENS = 64
+
 
 def probe_shard(texts: list[npt.NDArray[np.int32]]) -> PlannedShard:
     """Return two texts of drawn token ids as a shard."""

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from tracer.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,7 +28,7 @@ def model_record(facts: ModelFacts, tokenizer: PreTrainedTokenizerBase | None) -
         "num_experts": facts.num_experts,
         "top_k": facts.top_k,
         "parameters_per_expert": facts.parameters_per_expert,
-        "parameters": count_parameters(facts.id),
+        "parameters": _parameters(facts.id),
         "tokenizer_sha256": None if tokenizer is None else _tokenizer_digest(tokenizer),
     }
 
@@ -50,16 +50,10 @@ def model_id(model: str) -> str:
     return Path(model).resolve().name if Path(model).is_dir() else model
 
 
-def count_parameters(model: str) -> int | None:
-    """Return the number of parameters of a local safetensors checkpoint, None where it is not one."""
-    from safetensors import safe_open  # noqa: PLC0415
-
-    files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
-    total = 0
-    for path in files:
-        with safe_open(path, framework="np") as tensors:
-            total += sum(int(np.prod(tensors.get_slice(name).get_shape())) for name in tensors.keys())  # noqa: SIM118
-    return total or None
+def _parameters(model: str) -> int | None:
+    """Return the number of parameters of a local checkpoint, None where it is not one or its numbers are packed."""
+    checkpoint = read_checkpoint(model) if Path(model).is_dir() else None
+    return checkpoint.parameters if checkpoint else None
 
 
 def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

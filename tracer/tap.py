@@ -24,6 +24,7 @@ from tracer.capture import CapturedShard, ShardAssembler, Step, StepRows
 from tracer.family_table import RoutingRule
 from tracer.live import LiveRecorder
 from tracer.outside import OutsideLogits, is_routed_outside, outside_logits
+from tracer.probe import PROBE_TOKENS
 from tracer.self_check import RoutingEvidence, check_routing
 
 if current_platform.is_cpu():
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("vllm.moetrace")
 
 TAG = "moetrace"  # the key of SamplingParams.extra_args and of additional_config
-PROBE_TOKENS = 64
+# Why a mode is refused; what can be seen in an engine's arguments is refused before it starts.
+DATA_PARALLEL = "data parallelism inside one engine: run one engine a device on the same store instead"
+SPECULATIVE = "speculative decoding: a draft's tokens are routed and then thrown away"
 
 # module:attribute path of a class, a method or a dataclass field; what only instances have is checked where it is used.
 CONTACTS = (
@@ -467,11 +470,9 @@ def _require_mode(config: VllmConfig) -> None:
     """Raise MoetraceError for a mode of the engine in which a row of a buffer is not a token of a request."""
     parallel = config.parallel_config
     refused = {
-        "speculative decoding: a draft's tokens are routed and then thrown away": config.speculative_config is not None,
+        SPECULATIVE: config.speculative_config is not None,
         "dual-batch overlap: two halves of a batch would write the same rows": bool(parallel.enable_dbo),
-        "data parallelism inside one engine: run one engine a device on the same store instead": (
-            parallel.data_parallel_size > 1
-        ),
+        DATA_PARALLEL: parallel.data_parallel_size > 1,
         "prefill context parallelism: a rank routes only a part of each text": (
             getattr(parallel, "prefill_context_parallel_size", 1) > 1
         ),
