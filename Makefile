@@ -51,11 +51,15 @@ format: install
 	$(BIN)/ruff format .
 
 bench-trace: install
-	$(BIN)/python -m tests.benchmarks.bench_trace micro
+	$(BIN)/python -m tests.benchmarks.bench_trace micro --rounds 3
 	$(BIN)/python -m tests.benchmarks.bench_trace wide --languages 3
+	$(BIN)/python -m tests.benchmarks.bench_trace micro --no-loops --rounds 7
 	$(BIN)/python -m tests.benchmarks.bench_trace micro --no-loops --compiled
 	$(BIN)/python -m tests.benchmarks.bench_trace micro --no-loops --languages 6 --texts 20 --new-tokens 33
+	$(BIN)/python -m tests.benchmarks.bench_trace micro --no-loops --languages 6 --texts 20 --new-tokens 33 --compiled
+	$(BIN)/python -m tests.benchmarks.bench_trace wide --no-loops --languages 3 --compiled
 	$(BIN)/python -m tests.benchmarks.bench_trace wide --no-loops --languages 2 --texts 10 --new-tokens 33
+	$(BIN)/python -m tests.benchmarks.bench_trace wide --no-loops --languages 2 --texts 10 --new-tokens 33 --compiled
 
 bench-store: install
 	$(BIN)/python -m tests.benchmarks.bench_store
