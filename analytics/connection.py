@@ -9,12 +9,18 @@ import duckdb
 import pyarrow as pa
 
 from analytics.documentation import in_dependency_order, views
-from store import RunRecord, ShardFile, Store
+from store import MoetraceError, RunRecord, ShardFile, Store, StoreError
 from store.schema import ADDED_COLUMNS, TABLE_NAMES, tables
+from store.verified import VerifiedFiles, verified_url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+
+class QueryError(MoetraceError):
+    """A query is not valid SQL, or does what a query over a store may not do."""
+
 
 WIDEST = 1 << 16  # experts a layer: the widest column type a run can have
 
@@ -23,60 +29,104 @@ def connect(store: str | Path | Store) -> duckdb.DuckDBPyConnection:
     """Open a store in an in-memory database; raise StoreError where it cannot be read.
 
     What is seen are the shards that are committed at this moment. Roll-ups are read and added up now, everything else
-    when it is asked for. A cursor of the connection sees the same views.
+    when it is asked for. Every block that DuckDB reads is held against its checksum first, so that a damaged file is an
+    error and never a wrong number. A cursor of the connection sees the same views.
     """
     opened = store if isinstance(store, Store) else Store(store)
     connection = duckdb.connect()
+    connection.register_filesystem(VerifiedFiles(opened))
     connection.execute("set enable_progress_bar = false")
     # Metrics are sums over unordered rows; keeping insertion order would only cost memory.
     connection.execute("set preserve_insertion_order = false")
     connection.execute("begin")
     connection.execute("create schema files")
     for table in TABLE_NAMES:
-        _create_files_view(connection, opened, table)
-    for item in in_dependency_order(views().values()):
-        connection.execute(item.sql)
-        if item.kind == "macro":
-            connection.execute(f"create or replace view {item.name} as from {item.name}()")
-        elif item.name in _RECORDS:
-            _insert(connection, item.name, _RECORDS[item.name](opened))
+        _create_files_view(connection, opened, table, opened.files(table))
+    _create_rollups_view(connection, opened)
+    try:
+        for item in in_dependency_order(views().values()):
+            connection.execute(item.sql)
+            if item.kind == "macro":
+                connection.execute(f"create or replace view {item.name} as from {item.name}()")
+            elif item.name in _RECORDS:
+                _insert(connection, item.name, _RECORDS[item.name](opened))
+    except duckdb.Error as error:
+        raise in_words(error) from error
     connection.execute("commit")
     return connection
 
 
-def _create_files_view(connection: duckdb.DuckDBPyConnection, store: Store, table: str) -> None:
-    """Create files.<table>: what read_parquet makes of the committed files, or an empty table of the same columns."""
-    found = _widest_first(store, store.files(table))
-    if not found:
-        schema = tables(WIDEST)[table].schema
-        keys = pa.schema([("run", pa.string()), ("lang", pa.string()), ("shard", pa.int32())])
-        empty = pa.schema([*keys, *schema]).empty_table()
-        connection.register("empty", empty)
-        connection.execute(f"create table files.{table} as from empty")
-        connection.unregister("empty")
+def in_words(error: duckdb.Error) -> MoetraceError:
+    """Return what DuckDB says without its class names; a StoreError where a file of the store is damaged."""
+    text = str(error).strip()
+    if (at := text.find("StoreError: ")) >= 0:
+        return StoreError(text[at:].removeprefix("StoreError: ").splitlines()[0])
+    kind, _, rest = text.partition(": ")
+    return QueryError(f"{kind.removesuffix(' Error').lower()}: {rest}" if rest else text)
+
+
+def _create_files_view(
+    connection: duckdb.DuckDBPyConnection, store: Store, name: str, files: Sequence[ShardFile], table: str = ""
+) -> None:
+    """Create files.<name>: what read_parquet makes of some files of a table, or an empty table of the same columns."""
+    table = table or name
+    if not files:
+        _create_empty(connection, name, [("run", pa.string()), ("lang", pa.string()), ("shard", pa.int32())], table)
         return
-    paths = ",\n".join(f"'{_escaped(file.path)}'" for file in found)
-    # The end of the path, not hive_partitioning: the store may itself lie under a folder called key=value.
-    connection.execute(
-        f"""
-        create view files.{table} as
+    by_version: dict[int, list[ShardFile]] = {}
+    for file in files:
+        by_version.setdefault(file.version, []).append(file)
+    parts = (_select(_widest_first(store, found), table, version) for version, found in sorted(by_version.items()))
+    connection.execute(f"create view files.{name} as\n" + "\nunion all by name\n".join(parts))
+
+
+def _select(files: Sequence[ShardFile], table: str, version: int) -> str:
+    # The end of the path, not hive_partitioning: a run's name may hold what would be taken for a date or a number.
+    return f"""
         select
-            regexp_extract(filename, 'run=([^/]+)/lang=[^/]+/[0-9]+[.]parquet$', 1) as run,
-            regexp_extract(filename, 'lang=([^/]+)/[0-9]+[.]parquet$', 1) as lang,
-            regexp_extract(filename, '([0-9]+)[.]parquet$', 1)::integer as shard,
-            * exclude (filename){_missing_columns(store, table)}
-        from read_parquet([{paths}], filename = true, hive_partitioning = false)
+            regexp_extract(filename, 'run=([^/]+)/lang=[^/]+/[^/]+$', 1) as run,
+            regexp_extract(filename, 'lang=([^/]+)/[^/]+$', 1) as lang,
+            regexp_extract(filename, '/([0-9]+)[^/]*$', 1)::integer as shard,
+            * exclude (filename){_missing_columns(table, version)}
+        from {_read_parquet([file.path for file in files])}
         """
-    )
 
 
-def _missing_columns(store: Store, table: str) -> str:
-    """Return, as SQL, the columns that a store of an older format lacks."""
+def _read_parquet(paths: Sequence[str]) -> str:
+    names = ",\n".join(f"'{verified_url(path)}'" for path in paths)
+    return f"read_parquet([{names}], filename = true, hive_partitioning = false)"
+
+
+def _create_rollups_view(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
+    """Create files.rollups: roll-ups to add up by run and language, compacted ones in place of their shards."""
+    compacted, rest = store.rollups()
+    _create_files_view(connection, store, "usage_not_compacted", rest, "usage")
+    parts = ["from files.usage_not_compacted select * exclude (shard)"]
+    for found in sorted(compacted, key=lambda found: -store.runs[found.run].num_experts):
+        languages = ", ".join(f"'{lang}'" for lang in found.languages)
+        parts.append(
+            f"select '{found.run}' as run, * exclude (filename) from {_read_parquet([found.path])} "
+            f"where lang in ({languages})"
+        )
+    connection.execute("create view files.rollups as\n" + "\nunion all by name\n".join(parts))
+
+
+def _create_empty(
+    connection: duckdb.DuckDBPyConnection, name: str, keys: Sequence[tuple[str, pa.DataType]], table: str
+) -> None:
+    empty = pa.schema([*pa.schema(keys), *tables(WIDEST)[table].schema]).empty_table()
+    connection.register("empty", empty)
+    connection.execute(f"create table files.{name} as from empty")
+    connection.unregister("empty")
+
+
+def _missing_columns(table: str, version: int) -> str:
+    """Return, as SQL, the columns that files of an older format version lack."""
     missing = [
         f", {value} as {name}"
-        for version, columns in ADDED_COLUMNS.items()
+        for added, columns in ADDED_COLUMNS.items()
         for name, value in columns.get(table, {}).items()
-        if version > store.version
+        if added > version
     ]
     return "".join(missing)
 
@@ -84,10 +134,6 @@ def _missing_columns(store: Store, table: str) -> str:
 def _widest_first(store: Store, found: Sequence[ShardFile]) -> list[ShardFile]:
     """Order files so that the first has the widest `expert` column: DuckDB takes every file's types from the first."""
     return sorted(found, key=lambda file: -store.runs[file.run].num_experts)
-
-
-def _escaped(path: Path) -> str:
-    return path.absolute().as_posix().replace("'", "''")
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Sequence[object]]) -> None:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from analytics.connection import connect
-from store import MoetraceError, Store
+from analytics.connection import QueryError, connect, in_words
+from store import Store
 from store.schema import TABLE_NAMES
+from store.verified import verified_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,15 +18,11 @@ if TYPE_CHECKING:
 WRITES_FILES = {duckdb.StatementType.COPY, duckdb.StatementType.EXPORT}
 
 
-class QueryError(MoetraceError):
-    """A query is not valid SQL, or does what a query over a store may not do."""
-
-
 def connect_safely(path: str | Path) -> duckdb.DuckDBPyConnection:
     """Open a store so that queries reach its committed files and nothing else of the machine or the network."""
     store = Store(path)
     connection = connect(store)
-    readable = [str(file.path.absolute()) for table in TABLE_NAMES for file in store.files(table)]
+    readable = [verified_url(file.path) for table in TABLE_NAMES for file in store.files(table)]
     connection.execute("set allowed_paths = $paths", {"paths": readable})
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
@@ -45,7 +42,7 @@ def run_query(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[duc
             if relation is not None:
                 yield relation
     except duckdb.Error as error:
-        raise QueryError(_in_words(error)) from error
+        raise in_words(error) from error
 
 
 def completions(connection: duckdb.DuckDBPyConnection) -> list[str]:
@@ -55,9 +52,3 @@ def completions(connection: duckdb.DuckDBPyConnection) -> list[str]:
         "union select column_name from duckdb_columns() where not internal order by 1"
     ).fetchall()
     return [name for (name,) in rows]
-
-
-def _in_words(error: duckdb.Error) -> str:
-    text = str(error).strip()
-    kind, _, rest = text.partition(": ")
-    return f"{kind.removesuffix(' Error').lower()}: {rest}" if rest else text

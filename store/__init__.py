@@ -1,5 +1,6 @@
 """Everything that touches trace files: schema, layout, writing, committing, reading. Imports neither torch nor vllm."""
 
+from store.counts import Counts
 from store.errors import (
     CaptureError,
     MoetraceError,
@@ -15,6 +16,7 @@ from store.writer import StoreWriter
 __all__ = [
     "CaptureError",
     "CommitRecord",
+    "Counts",
     "FileRecord",
     "MoetraceError",
     "RunMismatchError",

@@ -1,14 +1,16 @@
-"""Files that are whole or absent: Parquet hashed while it is written, small files staged, synced and renamed."""
+"""Parquet files, hashed while they are written."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from store.blocks import BlockChecksums
+from store.records import FileRecord
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,11 +26,12 @@ WRITE_BYTES = 1 << 19  # Arrow writes every page and every page header by itself
 
 
 class HashedFile:
-    """A new file whose size and SHA-256 are known when the last byte is written; it is not read back."""
+    """A new file whose size and checksums are known when the last byte is written; it is not read back."""
 
     def __init__(self, path: Path) -> None:
         self._handle = path.open("wb", buffering=0)
         self._digest = hashlib.sha256()
+        self._blocks = BlockChecksums()
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
         self.bytes = 0
@@ -59,15 +62,16 @@ class HashedFile:
         content = b"".join(self._waiting)
         self._waiting, self._waiting_bytes = [], 0
         self._digest.update(content)
+        self._blocks.update(content)
         self.bytes += len(content)
         rest = memoryview(content)
         while rest:
             rest = rest[self._handle.write(rest) :]
 
-    def finish(self) -> str:
-        """Return the SHA-256 of the whole file, in hexadecimal."""
+    def finish(self, path: str, table: str, rows: int) -> FileRecord:
+        """Return the record of the whole file, which gets its place later."""
         self.flush()
-        return self._digest.hexdigest()
+        return FileRecord(path, table, rows, self.bytes, self._digest.hexdigest(), self._blocks.hex())
 
     def sync(self) -> None:
         """Return when the file is on the disk."""
@@ -100,28 +104,3 @@ def write_parquet(sink: Path | HashedFile, table: Table, groups: RowGroups, page
             writer.write_table(group, row_group_size=max(group.num_rows, 1))
             rows += group.num_rows
     return rows
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a small file so that it is either whole or absent, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with staged.open("wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        staged.replace(path)
-    except OSError:
-        staged.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Return when the names in the folder are on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

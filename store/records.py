@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from store.errors import RunMismatchError, StoreError
+from store.layout import shard_key
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,10 @@ class RunRecord:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> RunRecord:
+    def from_json(cls, text: str | bytes, where: str) -> RunRecord:
         """Read a record; raise StoreError naming `where` when it is not one."""
-        return cls(**_fields(text, where, ("run", "model", "routing", "corpus", "settings", "provenance")))
+        names = ("run", "model", "routing", "corpus", "settings", "provenance")
+        return cls(**_fields(_read(text, where), where, names))
 
     def require_same(self, other: RunRecord) -> None:
         """Raise RunMismatchError naming the first fields in which `other` is another run."""
@@ -86,18 +88,22 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One data file of a shard."""
+    """One data file of a shard; `crc32` has 8 hexadecimal digits for every 64 KiB of it (since format version 3)."""
 
     path: str
     table: str
     rows: int
     bytes: int
     sha256: str
+    crc32: str | None = None
 
 
 @dataclass(frozen=True)
 class CommitRecord:
-    """A shard's commit record: it exists if, and only if, the shard is whole."""
+    """A shard's commit record: it exists if, and only if, the shard is whole.
+
+    `version` is the format version that the shard was written in; None in a record of version 1 or 2.
+    """
 
     run: str
     lang: str
@@ -107,25 +113,46 @@ class CommitRecord:
     tokens: int
     files: tuple[FileRecord, ...]
     created: str
+    version: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Return a name for the shard that is unique in its run."""
+        return shard_key(self.lang, self.shard)
+
+    def file(self, table: str) -> FileRecord | None:
+        """Return the file of a table; None where the run does not have it."""
+        return next((file for file in self.files if file.table == table), None)
 
     def to_json(self) -> str:
         """Return the record as JSON text."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: str) -> CommitRecord:
+    def from_json(cls, text: str | bytes, where: str) -> CommitRecord:
         """Read a record; raise StoreError naming `where` when it is not one."""
+        return cls.from_fields(_read(text, where), where)
+
+    @classmethod
+    def from_fields(cls, read: Any, where: str) -> CommitRecord:
+        """Make a record of what JSON held; raise StoreError naming `where` when it is not one."""
         names = ("run", "lang", "shard", "run_sha256", "sequences", "tokens", "files", "created")
-        fields = _fields(text, where, names)
-        fields["files"] = tuple(FileRecord(**entry) for entry in fields["files"])
-        return cls(**fields)
+        fields = _fields(read, where, names)
+        try:
+            fields["files"] = tuple(FileRecord(**entry) for entry in fields["files"])
+        except TypeError as error:
+            raise StoreError(f"{where}: its list of files is damaged") from error
+        return cls(**fields, version=read.get("version"))
 
 
-def _fields(text: str, where: str, names: tuple[str, ...]) -> dict[str, Any]:
+def _read(text: str | bytes, where: str) -> Any:
     try:
-        read = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise StoreError(f"{where}: not valid JSON (line {error.lineno}); the record is damaged") from error
+        return json.loads(text)
+    except ValueError as error:
+        raise StoreError(f"{where}: not valid JSON; the record is damaged") from error
+
+
+def _fields(read: Any, where: str, names: tuple[str, ...]) -> dict[str, Any]:
     missing = [name for name in names if not isinstance(read, dict) or name not in read]
     if missing:
         raise StoreError(f"{where}: the record lacks {', '.join(missing)}; it is damaged or of another version")

@@ -6,7 +6,7 @@ list columns are left out on purpose (DuckDB cannot read FLOAT16 with BYTE_STREA
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # Columns that stores of an older version lack: version that brought them -> table -> column -> SQL of what it was.
 ADDED_COLUMNS = {
@@ -99,7 +99,12 @@ def tokens() -> Table:
                 column("token", pa.int32(), "number of the token in its shard, in an order that compresses well"),
                 column("seq", pa.int32(), "the text it belongs to"),
                 column("position", pa.int32(), "its position in the text, from 0"),
-                column("token_id", pa.int32(), "its id in the tokenizer's vocabulary"),
+                column(
+                    "token_id",
+                    pa.int32(),
+                    "its id in the tokenizer's vocabulary; null: unknown",
+                    nullable=True,
+                ),
                 column("generated", pa.bool_(), "whether the model generated it; false: it stood in the prompt"),
             ]
         ),
@@ -178,6 +183,16 @@ def usage(num_experts: int) -> Table:
             ]
         ),
         codec="lz4",
+    )
+
+
+def rollups(num_experts: int) -> Table:
+    """One row is one expert of one MoE layer of one language: `usage` added up over shards, as `compact` keeps it."""
+    summed = usage(num_experts)
+    return replace(
+        summed,
+        name="rollups",
+        schema=pa.schema([column("lang", pa.string(), "the language's code"), *summed.schema]),
     )
 
 

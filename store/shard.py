@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store.errors import CaptureError
+from store.layout import shard_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +55,7 @@ class Shard:
     @property
     def key(self) -> str:
         """Return a name for the shard that is unique in its run."""
-        return f"{self.lang}/{self.number:05d}"
+        return shard_key(self.lang, self.number)
 
     @property
     def tokens(self) -> int:
@@ -121,9 +122,8 @@ def check_shard(shard: Shard, record: RunRecord) -> None:
             raise CaptureError(f"{where}: {name} has shape {found}, the plan says {expected}")
     if total == 0 or int(shard.lengths.min()) < 1:
         raise CaptureError(f"{where}: a text without tokens cannot be traced")
-    scale = float(record.routing["scale"])
     for index, layer in enumerate(layers):
-        _check_layer(shard.experts[:, index], shard.weights[:, index], record, scale, f"{where}, layer {layer}")
+        check_layer(shard.experts[:, index], shard.weights[:, index], record, f"{where}, layer {layer}")
     if shard.profiles is not None:
         sums = shard.profiles.sum(axis=2)
         if not np.all(np.isfinite(sums)) or float(shard.profiles.min()) < 0 or np.abs(sums - 1).max() > 1e-3:
@@ -132,14 +132,17 @@ def check_shard(shard: Shard, record: RunRecord) -> None:
             )
 
 
-def _check_layer(
+def check_layer(
     experts: npt.NDArray[np.unsignedinteger],
     weights: npt.NDArray[np.float32],
     record: RunRecord,
-    scale: float,
     where: str,
 ) -> None:
-    """Check one layer, [T, k] each; rank by rank, because numpy is slow along a short last axis."""
+    """Raise CaptureError, beginning with `where`, where arrays [T, k] cannot be the experts and weights of a layer.
+
+    Rank by rank, because NumPy is slow along a short last axis.
+    """
+    scale = float(record.routing["scale"])
     ids, gates = np.ascontiguousarray(experts.T), np.ascontiguousarray(weights.T)
     if int(ids.max()) >= record.num_experts:
         raise CaptureError(f"{where}: expert id {int(ids.max())}, but the layer has {record.num_experts} experts")

@@ -1,68 +1,106 @@
-"""Writing shards: data files first, the commit record last, each staged, synced and renamed.
+"""Writing shards: data files first, the commit record last, each staged, synced and given its place whole.
 
-A shard is in the store when its commit record is; whatever happens before that leaves nothing a reader sees.
+A shard is in the store when its commit record is; whatever happens before that leaves nothing a reader sees. Only one
+process can create a commit record; whoever comes second throws its copy away.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from store import layout
+from store.claims import Claims
+from store.counts import Counts, check_counts, count_rows
 from store.errors import CaptureError, StoreError
-from store.files import PAGE_ROWS, HashedFile, sync_folder, write_durably, write_parquet
+from store.faults import FaultPoint, reach
+from store.files import PAGE_ROWS, HashedFile, write_parquet
 from store.ranking import LayerRanking
-from store.reader import Store, read_format
+from store.reader import read_format
 from store.records import CommitRecord, FileRecord, RunRecord
 from store.rollup import UsageRollup
 from store.schema import FORMAT_VERSION, Table, tables
 from store.shard import Shard, check_shard, token_order
+from store.storage import Storage, open_storage
 from store.weights import lies_on, round_weights
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PROFILE_ROWS = 1 << 17  # of a row group
 
 RowGroups = Iterator[pa.Table]
+Contents = Iterator[tuple[Table, RowGroups]]
 
 
 class StoreWriter:
-    """Writes the shards of one run into a store, which is made if it does not exist."""
+    """Writes the shards of one run into a store, which is made if it does not exist.
 
-    def __init__(self, path: str | Path, record: RunRecord) -> None:
+    Used as a context, or closed, it gives back the claims it holds.
+    """
+
+    def __init__(self, place: str | Path | Storage, record: RunRecord) -> None:
         """Open the run.
 
-        Raises RunMismatchError where the store has it with another record, StoreError where the path is no store.
+        Raises RunMismatchError where the store has it with another record, StoreError where the place is no store.
         """
-        self.root = Path(path)
+        self.storage = place if isinstance(place, Storage) else open_storage(place)
         self.record = record
         for lang in record.corpus["languages"]:
             layout.checked_language(lang)
-        with _in_words(self.root):
-            _open_or_create(self.root)
-            run_file = layout.run_file(self.root, record.run)
-            if run_file.exists():
-                stored = Store(self.root).run(record.run)
-                stored.require_same(record)
-                self.record = stored
+        path = layout.run_path(record.run)
+        with self._in_words():
+            _open_or_create(self.storage)
+            if not self.storage.has(path) and self.storage.create(path, record.to_json().encode()):
+                reach(FaultPoint.RUN_WRITTEN)
             else:
-                write_durably(run_file, record.to_json().encode())
+                self.record = RunRecord.from_json(self.storage.read(path), f"{self.storage}: {path}")
+                self.record.require_same(record)
         self._run_sha256 = self.record.sha256()
+        self._claims = Claims(self.storage, record.run)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the claims on shards that were not written."""
+        with self._in_words():
+            self._claims.close()
 
     def is_committed(self, lang: str, shard: int) -> bool:
         """Tell whether the shard is in the store."""
-        return layout.commit_file(self.root, self.record.run, lang, shard).exists()
+        with self._in_words():
+            return self.storage.has(layout.commit_path(self.record.run, lang, shard))
+
+    def committed(self) -> set[str]:
+        """Return the keys of all shards of the run that are in the store, as one listing shows them."""
+        with self._in_words():
+            listed = self.storage.listing(f"{layout.COMMITS}/run={self.record.run}")
+        return {layout.shard_key(*layout.shard_of(entry.path)[1:]) for entry in listed}
+
+    def claim(self, lang: str, shard: int) -> bool:
+        """Take a shard on; return False where it is in the store or another living process is doing it."""
+        with self._in_words():
+            if self.is_committed(lang, shard) or not self._claims.take(lang, shard):
+                return False
+            if self.is_committed(lang, shard):  # it was, between the two looks
+                self._claims.release(lang, shard)
+                return False
+            return True
 
     def write(self, shard: Shard) -> CommitRecord:
-        """Check, write and commit a shard.
+        """Check, write and commit a shard; return its commit record, another process's if that was faster.
 
         Raises CaptureError, nothing written, where it is no trace of the run, and StoreError, nothing committed, where
         the disk is full or the store cannot be written.
@@ -76,49 +114,110 @@ class StoreWriter:
                 f"{shard.lang} shard {shard.number}: weights do not lie on the {precision} grid that the run record "
                 "promises; trace into a new run with --weight-precision f16"
             )
-        with _in_words(self.root):
-            return self._commit(shard)
-
-    def _commit(self, shard: Shard) -> CommitRecord:
-        staging = layout.staging_folder(self.root) / f"{os.getpid()}-{uuid.uuid4().hex}"
-        staging.mkdir(parents=True)
-        try:
-            files = self._stage(staging, shard)
-            for file in files:
-                _publish(staging / f"{file.table}.parquet", self.root / file.path)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        commit = CommitRecord(
-            run=self.record.run,
-            lang=shard.lang,
-            shard=shard.number,
-            run_sha256=self._run_sha256,
-            sequences=len(shard.lengths),
-            tokens=shard.tokens,
-            files=tuple(files),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        write_durably(layout.commit_file(self.root, commit.run, commit.lang, commit.shard), commit.to_json().encode())
-        return commit
-
-    def _stage(self, staging: Path, shard: Shard) -> list[FileRecord]:
-        """Write every table of the shard, then wait for the disk once for all of them."""
         # Ranks differ in their weights: whole ranks to a page compress best, one a page where it has enough rows.
         page_rows = shard.tokens * -(-PAGE_ROWS // shard.tokens)
+        return self._commit(
+            shard.lang, shard.number, len(shard.lengths), shard.tokens, self._contents(shard), page_rows
+        )
+
+    def write_counts(self, counts: Counts) -> CommitRecord:
+        """Check, write and commit what is known of a language of which only counts were published."""
+        check_counts(counts, self.record)
+        table = tables(self.record.num_experts)["usage"]
+        contents = iter([(table, count_rows(counts, self.record))])
+        return self._commit(counts.lang, counts.number, counts.sequences, counts.tokens, contents, PAGE_ROWS)
+
+    def _commit(
+        self, lang: str, number: int, sequences: int, tokens: int, contents: Contents, page_rows: int
+    ) -> CommitRecord:
+        with self._in_words(), self.storage.staging() as staging:
+            files = self._stage(staging, lang, number, contents, page_rows)
+            published = self._publish_all(staging, files)
+            commit = CommitRecord(
+                run=self.record.run,
+                lang=lang,
+                shard=number,
+                run_sha256=self._run_sha256,
+                sequences=sequences,
+                tokens=tokens,
+                files=tuple(published),
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                version=FORMAT_VERSION,
+            )
+            path = layout.commit_path(commit.run, lang, number)
+            made = self.storage.create(path, commit.to_json().encode())
+            reach(FaultPoint.COMMITTED)
+            stored = commit if made else CommitRecord.from_json(self.storage.read(path), f"{self.storage}: {path}")
+            # A put that is tried again after its answer was lost finds its own record: file names are nobody else's.
+            if stored.files != commit.files:
+                self._remove(published)
+            elif published != files:
+                self._remove_leftovers(commit)
+            self._claims.release(lang, number)
+            reach(FaultPoint.RELEASED)
+        return stored
+
+    def _stage(self, staging: Path, lang: str, number: int, contents: Contents, page_rows: int) -> list[FileRecord]:
+        """Write every table of the shard, then wait for the disk once for all of them."""
         with ExitStack() as opened:
             written, files = [], []
-            for table, groups in self._contents(shard):
-                file = opened.enter_context(HashedFile(staging / f"{table.name}.parquet"))
+            for table, groups in contents:
+                file = opened.enter_context(HashedFile(staging / table.name))
                 rows = write_parquet(file, table, groups, page_rows)
-                digest = file.finish()
-                name = layout.data_path(table.name, self.record.run, shard.lang, shard.number)
+                path = layout.data_path(table.name, self.record.run, lang, number)
+                files.append(file.finish(path, table.name, rows))
                 written.append(file)
-                files.append(FileRecord(name, table.name, rows, file.bytes, digest))
+            reach(FaultPoint.STAGED)
             for file in written:
                 file.sync()
+        reach(FaultPoint.SYNCED)
         return files
 
-    def _contents(self, shard: Shard) -> Iterator[tuple[Table, RowGroups]]:
+    def _publish_all(self, staging: Path, files: Sequence[FileRecord]) -> list[FileRecord]:
+        """Give staged files their places; return their records. What is published is removed where one fails."""
+        published: list[FileRecord] = []
+        try:
+            for file in files:
+                published.append(self._publish(staging, file))
+                reach(FaultPoint.PUBLISHED_FIRST)
+        except (OSError, StoreError):
+            with suppress(OSError, StoreError):
+                self._remove(published)
+            raise
+        reach(FaultPoint.PUBLISHED)
+        return published
+
+    def _publish(self, staging: Path, file: FileRecord) -> FileRecord:
+        """Give a staged file its place; another name where an attempt that died, or is as fast, has left one there."""
+        staged, (run, lang, number) = staging / file.table, layout.shard_of(file.path)
+        while not self.storage.publish(staged, file.path):
+            file = replace(file, path=layout.data_path(file.table, run, lang, number, uuid.uuid4().hex[:8]))
+        return file
+
+    def _remove(self, files: Sequence[FileRecord]) -> None:
+        for file in files:
+            self.storage.delete(file.path)
+
+    def _remove_leftovers(self, commit: CommitRecord) -> None:
+        """Remove what other attempts at a shard left: now that it is committed, none of them can be."""
+        mine = {file.path for file in commit.files}
+        for file in commit.files:
+            for entry in self.storage.listing(layout.shard_folder(file.table, commit.run, commit.lang)):
+                if layout.shard_of(entry.path)[2] == commit.shard and entry.path not in mine:
+                    self.storage.delete(entry.path)
+
+    @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        """Turn what the operating system refuses into one line."""
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise StoreError(
+                f"{self.storage}: cannot be written ({why}); what was committed is safe, mend it and go on"
+            ) from error
+
+    def _contents(self, shard: Shard) -> Contents:
         """Yield each table of the run with its row groups; usage comes last, added up while routes are written."""
         record = self.record
         schemas = tables(record.num_experts)
@@ -193,16 +292,6 @@ class StoreWriter:
             yield _table(table, columns)
 
 
-@contextmanager
-def _in_words(root: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into one line."""
-    try:
-        yield
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise StoreError(f"{root}: cannot be written ({why}); what was committed is safe, mend it and go on") from error
-
-
 def _sequence_rows(shard: Shard, table: Table) -> RowGroups:
     generated = np.zeros(len(shard.seqs), np.int32) if shard.generated is None else shard.generated
     written = [None] * len(shard.seqs) if shard.texts is None else shard.texts
@@ -221,23 +310,21 @@ def _table(table: Table, columns: Sequence[object]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=table.schema)
 
 
-def _open_or_create(root: Path) -> None:
-    if root.exists() and not root.is_dir():
-        raise StoreError(f"{root}: is a file, not a store; choose another --store")
-    if layout.format_file(root).exists():
-        version = read_format(root)
+def _open_or_create(storage: Storage) -> None:
+    content = f'{{"format": "moetrace-store", "version": {FORMAT_VERSION}}}\n'.encode()
+    if storage.has(layout.FORMAT) or not _create_format(storage, content):
+        version = read_format(storage)["version"]
         if version < FORMAT_VERSION:
             raise StoreError(
-                f"{root}: was made in format version {version}, this moetrace writes {FORMAT_VERSION}; it can be read, "
-                "but trace into a new store"
+                f"{storage}: was made in format version {version}, this moetrace writes {FORMAT_VERSION}; "
+                f"`moetrace upgrade {storage}` first"
             )
-        return
-    if root.exists() and any(root.iterdir()):
-        raise StoreError(f"{root}: is not empty and not a moetrace store; choose an empty or a new folder")
-    write_durably(layout.format_file(root), f'{{"format": "moetrace-store", "version": {FORMAT_VERSION}}}\n'.encode())
 
 
-def _publish(staged: Path, final: Path) -> None:
-    final.parent.mkdir(parents=True, exist_ok=True)
-    staged.replace(final)
-    sync_folder(final.parent)
+def _create_format(storage: Storage, content: bytes) -> bool:
+    """Make a store of an empty place; return False where another process was faster."""
+    if storage.exists() and not storage.has(layout.FORMAT):
+        raise StoreError(f"{storage}: is not empty and not a moetrace store; choose an empty or a new folder")
+    made = storage.create(layout.FORMAT, content)
+    reach(FaultPoint.FORMAT_WRITTEN)
+    return made

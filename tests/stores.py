@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
-from store import CommitRecord, FileRecord, RunRecord, Shard, Store, StoreWriter, layout
-from store.schema import usage
-from store.writer import write_durably, write_parquet
+from store import Counts, RunRecord, Shard, Store, StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -123,23 +120,9 @@ def make_shard(record: RunRecord, lang: str, number: int, first_seq: int, texts:
 
 def write_counts(path: Path, record: RunRecord, counts: Mapping[str, np.ndarray], tokens: Mapping[str, int]) -> Store:
     """Write a run of which only the counts are known, int [layers, experts] a language: what an import makes."""
-    StoreWriter(path, record)
-    table = usage(record.num_experts)
-    for lang, count in counts.items():
-        columns = [
-            pa.array(np.repeat(record.moe_layers, record.num_experts), table.schema.field("layer").type),
-            pa.array(np.tile(np.arange(record.num_experts), len(record.moe_layers)), table.schema.field("expert").type),
-            pa.array(count.ravel(), pa.int64()),
-            *(pa.nulls(count.size, pa.float64()) for _ in range(4)),
-        ]
-        name = layout.data_path("usage", record.run, lang, 0)
-        (path / name).parent.mkdir(parents=True)
-        rows = write_parquet(path / name, table, iter([pa.Table.from_arrays(columns, schema=table.schema)]))
-        file = FileRecord(name, "usage", rows, (path / name).stat().st_size, "0" * 64)
-        commit = CommitRecord(
-            record.run, lang, 0, record.sha256(), 1, tokens[lang], (file,), "2025-01-01T00:00:00+00:00"
-        )
-        write_durably(layout.commit_file(path, record.run, lang, 0), commit.to_json().encode())
+    with StoreWriter(path, record) as writer:
+        for lang, count in counts.items():
+            writer.write_counts(Counts(lang, 0, tokens[lang], 1, count.astype(np.int64)))
     return Store(path)
 
 

@@ -29,7 +29,7 @@ def moetrace(*args: object) -> list[str]:
 
 def rows(store: Path, table: str) -> pl.DataFrame:
     frames = [
-        pl.read_parquet(file.path, hive_partitioning=False).with_columns(lang=pl.lit(file.lang), shard=file.shard)
+        pl.read_parquet(file.location, hive_partitioning=False).with_columns(lang=pl.lit(file.lang), shard=file.shard)
         for file in Store(store).files(table)
     ]
     return pl.concat(frames)

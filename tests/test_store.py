@@ -6,6 +6,7 @@ import hashlib
 import json
 import resource
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -23,12 +24,11 @@ from store.layout import checked_language, checked_run
 from store.ranking import LayerRanking
 from store.schema import ADDED_COLUMNS
 from store.shard import token_order
+from store.upgrade import upgrade
 from store.weights import MANTISSA_BITS, lies_on, lossless_precision, round_weights
 from tests.stores import make_record
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from store import RunRecord
 
 LAYERS, EXPERTS, TOP_K = 3, 8, 2
@@ -64,7 +64,7 @@ def record_with(**settings: Any) -> RunRecord:
 
 
 def table(store: Store, name: str) -> pl.DataFrame:
-    return pl.concat([pl.read_parquet(file.path, hive_partitioning=False) for file in store.files(name)])
+    return pl.concat([pl.read_parquet(file.location, hive_partitioning=False) for file in store.files(name)])
 
 
 @given(
@@ -132,7 +132,7 @@ def test_columns_carry_their_meaning_and_layers_are_row_groups(tmp_path: Path) -
     StoreWriter(tmp_path, record_with()).write(make_shard())
     for name in ("routes", "tokens", "sequences", "profiles", "usage"):
         (file,) = Store(tmp_path).files(name)
-        parquet = pq.ParquetFile(file.path)
+        parquet = pq.ParquetFile(file.location)
         assert parquet.metadata.num_rows == file.rows
         assert all(field.metadata[b"description"] for field in parquet.schema_arrow)
         if name == "routes":
@@ -186,8 +186,8 @@ def test_shards_of_one_page_and_of_many_are_read_back_by_duckdb(tmp_path: Path, 
     StoreWriter(tmp_path, record_with()).write(shard)
     (file,) = Store(tmp_path).files("routes")
     found = duckdb.sql(
-        f"select layer, count(*), sum(token), sum(rank), sum(expert), sum(weight) from '{file.path}' group by layer "
-        "order by layer"
+        "select layer, count(*), sum(token), sum(rank), sum(expert), sum(weight) "
+        f"from '{file.location}' group by layer order by layer"
     ).fetchall()
     total = shard.tokens
     for index, (layer, *sums) in enumerate(found):
@@ -227,11 +227,11 @@ def test_commit_records_hold_the_size_and_checksum_of_what_is_on_disk(tmp_path: 
 def test_a_flipped_byte_is_noticed_by_page_checksums(tmp_path: Path) -> None:
     StoreWriter(tmp_path, record_with()).write(make_shard(8, (5_000,)))
     (file,) = Store(tmp_path).files("routes")
-    content = bytearray(file.path.read_bytes())
+    content = bytearray(Path(file.location).read_bytes())
     content[len(content) // 2] ^= 1
-    file.path.write_bytes(content)
+    Path(file.location).write_bytes(content)
     with pytest.raises(OSError, match="CRC checksum verification failed"):
-        pq.read_table(file.path, page_checksum_verification=True, partitioning=None)
+        pq.read_table(file.location, page_checksum_verification=True, partitioning=None)
 
 
 @given(st.lists(st.floats(2.0**-100, 4, width=32), min_size=1, max_size=50), st.sampled_from(list(MANTISSA_BITS)))
@@ -346,10 +346,11 @@ def test_a_run_with_another_record_is_refused_naming_the_field(tmp_path: Path) -
 def test_stores_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no such store"):
         Store(tmp_path / "nowhere")
+    (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(StoreError, match=r"not a moetrace store \(no store.json\)"):
         Store(tmp_path)
     (tmp_path / "store.json").write_text(json.dumps({"format": "moetrace-store", "version": 99}))
-    with pytest.raises(StoreError, match="format version 99, this moetrace reads up to 2"):
+    with pytest.raises(StoreError, match="format version 99, this moetrace reads up to 3"):
         Store(tmp_path)
     (tmp_path / "store.json").write_text("{")
     with pytest.raises(StoreError, match="damaged"):
@@ -397,14 +398,40 @@ def test_generated_tokens_are_marked_and_the_text_is_kept(tmp_path: Path) -> Non
     assert db.sql(counted).fetchall() == [*zip(shard.seqs.tolist(), generated.tolist(), first, strict=True)]
 
 
+def made_in_the_first_format(path: Path) -> Path:
+    """Write a shard as the first format had it: columns were missing, and commit records had no block checksums."""
+    StoreWriter(path, record_with()).write(make_shard())
+    (commit,) = path.rglob("commits/**/*.json")
+    record = json.loads(commit.read_text())
+    del record["version"]
+    for file in record["files"]:
+        content = pq.read_table(path / file["path"], partitioning=None)
+        lacking = [name for name in ADDED_COLUMNS[2].get(file["table"], {}) if name in content.column_names]
+        pq.write_table(content.drop_columns(lacking), path / file["path"])
+        written = (path / file["path"]).read_bytes()
+        del file["crc32"]
+        file.update(bytes=len(written), sha256=hashlib.sha256(written).hexdigest())
+    commit.write_text(json.dumps(record))
+    (path / "store.json").write_text('{"format": "moetrace-store", "version": 1}\n')
+    return path
+
+
 def test_a_store_of_the_first_format_is_read_but_not_written(tmp_path: Path) -> None:
-    StoreWriter(tmp_path, record_with()).write(make_shard())
-    for table, columns in ADDED_COLUMNS[2].items():
-        (path,) = (tmp_path / table).rglob("*.parquet")
-        pq.write_table(pq.read_table(path, partitioning=None).drop_columns(list(columns)), path)
-    (tmp_path / "store.json").write_text('{"format": "moetrace-store", "version": 1}\n')
-    db = connect(tmp_path)
+    db = connect(made_in_the_first_format(tmp_path))
     assert db.sql("select distinct generated, text from sequences").fetchall() == [(0, None)]
     assert db.sql("select distinct generated from tokens").fetchall() == [(False,)]
-    with pytest.raises(StoreError, match="made in format version 1, this moetrace writes 2; it can be read"):
+    with pytest.raises(StoreError, match="made in format version 1, this moetrace writes 3; `moetrace upgrade"):
         StoreWriter(tmp_path, record_with())
+
+
+def test_an_upgraded_store_has_shards_of_both_formats(tmp_path: Path) -> None:
+    upgrade(made_in_the_first_format(tmp_path))
+    StoreWriter(tmp_path, record_with()).write(replace(make_shard(1), number=1, seqs=make_shard().seqs + 100))
+    db = connect(tmp_path)
+    assert db.sql("select shard, bool_or(generated), count(*) > 0 from tokens group by 1 order by 1").fetchall() == [
+        (0, False, True),
+        (1, False, True),
+    ]
+    assert upgrade(tmp_path) == 3  # nothing to do, nothing changed
+    counted = "select shard, count(*) from routes group by 1 order by 1"
+    assert connect(tmp_path).sql(counted).fetchall() == db.sql(counted).fetchall()

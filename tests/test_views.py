@@ -172,5 +172,5 @@ def test_shards_committed_later_are_seen_by_the_next_connection(tmp_path: Path) 
 
 
 def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="not a moetrace store"):
+    with pytest.raises(StoreError, match="no such store"):
         connect(tmp_path)

@@ -6,7 +6,6 @@ import logging
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from store import CaptureError, MoetraceError, RunRecord
@@ -19,6 +18,7 @@ from tracer.record import model_id, model_record, provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from vllm import LLM
     from vllm.config import VllmConfig
@@ -33,7 +33,7 @@ class Trace:
     After the `with` block: shards, sequences and tokens that were written to run `run` of the store at `store`.
     """
 
-    store: Path
+    store: str
     run: str
     language: str = UNDETERMINED
     text_id: Callable[[str], str] | None = None
@@ -69,12 +69,18 @@ def traced(
     """
     config = llm.llm_engine.vllm_config
     scratch = tempfile.TemporaryDirectory(prefix="moetrace-") if store is None else None
-    where = Path(scratch.name if scratch else store or "")
+    where = scratch.name if scratch else str(store)
     record = live_record(
-        config, run, where, profiles=profiles, weight_precision=weight_precision, self_check=self_check
+        config,
+        run,
+        where,
+        profiles=profiles,
+        weight_precision=weight_precision,
+        shard_tokens=shard_tokens,
+        self_check=self_check,
     )
     mine = _install(llm, config, profiles=profiles)
-    live = LiveSettings(str(where), asdict(record), checked_language(language), shard_tokens, self_check=self_check)
+    live = LiveSettings(where, asdict(record), checked_language(language), shard_tokens, self_check=self_check)
     _call(llm, "start_recording", asdict(live))
     trace = Trace(where, record.run, language, _scratch=scratch)
     unlabelled = _label_requests(llm, trace)
@@ -96,7 +102,14 @@ def tap_options(model: str, revision: str | None = None, *, profiles: bool = Tru
 
 
 def live_record(
-    config: VllmConfig, run: str | None, store: Path, *, profiles: bool, weight_precision: str, self_check: bool
+    config: VllmConfig,
+    run: str | None,
+    store: str,
+    *,
+    profiles: bool,
+    weight_precision: str,
+    shard_tokens: int,
+    self_check: bool,
 ) -> RunRecord:
     """Return the record of a run whose texts nobody knows beforehand; its MoE layers are the tap's to fill in.
 
@@ -114,6 +127,7 @@ def live_record(
         corpus={"sha256": None, "languages": [], "pivot": None, "texts": {}, "tokens": {}, "shards": {}},
         settings={
             "tables": [name for name in TABLE_NAMES if name not in left_out],
+            "shard_tokens": shard_tokens,
             "weight_precision": weight_precision,
             "weight_precision_exact": False,
             "engine": {
@@ -124,7 +138,7 @@ def live_record(
             },
             "versions": engine_versions(),
         },
-        provenance=provenance(facts.id, f"requests, recorded into {store.name}"),
+        provenance=provenance(facts.id, f"requests, recorded into {store.rpartition('/')[2]}"),
     )
 
 

@@ -138,7 +138,7 @@ class TracedEngine:
                             on_tokens(ends[-1][2])
                 if ends:
                     yield from self._take(run, ends)
-        except (CaptureError, GeneratorExit):
+        except (MoetraceError, GeneratorExit):
             self.llm.llm_engine.abort_request(list(feed.running))
             self._tell("reset")
             run.give_back_all()

@@ -35,7 +35,7 @@ WRITES_AHEAD = 2  # shards that may wait for the disk before the engine waits fo
 class LiveSettings:
     """Where requests are recorded, and how they are cut.
 
-    - store: the store's folder; record: the run record as JSON fields, its MoE layers still to be filled in
+    - store: the store's folder or URL; record: the run record as JSON fields, its MoE layers still to be filled in
     - lang: language of requests that name none
     - shard_tokens: finished tokens of a language that make a shard
     - flush_seconds: finished requests are written after at most about that time, also while nothing runs
@@ -92,7 +92,7 @@ class LiveRecorder:
         self._record = replace(record, model={**record.model, "moe_layers": layout["moe_layers"]})
         self._profiles = "profiles" in self._record.tables
         self._writer = StoreWriter(self._live.store, self._record)
-        self._next_shard, self._next_seq = _continued(self._live.store, self._record.run)
+        self._next_shard = _continued(self._live.store, self._record.run)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="moetrace-writer")
         self._pending: deque[Future[CommitRecord]] = deque()
         self._commits: list[CommitRecord] = []
@@ -181,6 +181,7 @@ class LiveRecorder:
             self._flush({text.lang for text in self._open})
             self._collect(0)
         self._pool.shutdown()
+        self._writer.close()
         return {
             "run": self._record.run,
             "shards": len(self._commits),
@@ -236,8 +237,8 @@ class LiveRecorder:
         order = order[last & (position < done[owner])]
         chunk = held.only(order)
         lengths = done.astype(np.int32)
-        first, number = self._next_seq.get(lang, 0), self._next_shard.get(lang, 0)
-        self._next_seq[lang], self._next_shard[lang] = first + len(texts), number + 1
+        number = self._claimed_number(lang)
+        first = number * self._live.shard_tokens  # a shard has fewer texts than tokens: other writers' numbers are free
         prompts = np.array([text.prompt_tokens for text in texts])
         return Shard(
             lang=lang,
@@ -252,6 +253,14 @@ class LiveRecorder:
             profiles=self._sums[rows] / lengths[:, None, None].astype(np.float32) if self._profiles else None,
             generated=np.maximum(done - prompts, 0).astype(np.int32),
         )
+
+    def _claimed_number(self, lang: str) -> int:
+        """Return the number of a new shard, which no other process that records into the run will use."""
+        number = self._next_shard.get(lang, 0)
+        while not self._writer.claim(lang, number):
+            number += 1
+        self._next_shard[lang] = number + 1
+        return number
 
     def _submit(self, shard: Shard) -> None:
         self._pending.append(self._pool.submit(self._writer.write, shard))
@@ -278,12 +287,10 @@ def _joined(chunks: list[_Chunk]) -> _Chunk | None:
     )
 
 
-def _continued(store: str, run: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Return for each language the number of the next shard and of the next text of a run."""
+def _continued(store: str, run: str) -> dict[str, int]:
+    """Return for each language the number of the next shard of a run."""
     shards: dict[str, int] = {}
-    seqs: dict[str, int] = {}
     for commit in Store(store).commits:
         if commit.run == run:
             shards[commit.lang] = max(shards.get(commit.lang, 0), commit.shard + 1)
-            seqs[commit.lang] = seqs.get(commit.lang, 0) + commit.sequences
-    return shards, seqs
+    return shards

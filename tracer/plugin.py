@@ -59,7 +59,9 @@ def _record_engines() -> None:
         self.worker_cls = TRACED_WORKER
         config = make_config(self, *args, **kwargs)
         profiles = os.environ.get("MOETRACE_PROFILES", "1") != "0"
-        store = Path(os.environ["MOETRACE_STORE"]).absolute()
+        store = os.environ["MOETRACE_STORE"]
+        store = store if "://" in store else str(Path(store).absolute())
+        shard_tokens = int(_number("MOETRACE_SHARD_TOKENS", 32768))
         precision = os.environ.get("MOETRACE_WEIGHT_PRECISION", "f16")
         self_check = os.environ.get("MOETRACE_SELF_CHECK", "1") != "0"
         record = live_record(
@@ -68,13 +70,14 @@ def _record_engines() -> None:
             store,
             profiles=profiles,
             weight_precision=precision,
+            shard_tokens=shard_tokens,
             self_check=self_check,
         )
         live = LiveSettings(
-            str(store),
+            store,
             asdict(record),
             os.environ.get("MOETRACE_LANG", UNDETERMINED),
-            int(_number("MOETRACE_SHARD_TOKENS", 32768)),
+            shard_tokens,
             _number("MOETRACE_FLUSH_SECONDS", 60),
             self_check,
         )

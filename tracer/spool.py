@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from store import MoetraceError
+from store.layout import shard_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +49,7 @@ class PlannedShard:
     @property
     def key(self) -> str:
         """Return a name for the shard that is unique in its plan."""
-        return f"{self.lang}/{self.number:05d}"
+        return shard_key(self.lang, self.number)
 
     @property
     def lengths(self) -> npt.NDArray[np.int32]:

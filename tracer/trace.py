@@ -9,29 +9,31 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Protocol
 
 from store import CommitRecord, MoetraceError, RunRecord, Shard, Store, StoreWriter
-from store.layout import checked_run, format_file
+from store.layout import FORMAT, checked_run
 from store.schema import TABLE_NAMES
+from store.storage import Storage, open_storage
 from store.weights import MANTISSA_BITS, lossless_precision
 from tracer.budget import MemoryBudget
 from tracer.corpus import open_corpus
 from tracer.engine import EngineSettings, TracedEngine, engine_versions, require_engine
 from tracer.families import ModelFacts, read_facts
 from tracer.generation import Generation
-from tracer.plan import Plan, make_plan
+from tracer.plan import Plan, PlannedShard, make_plan
 from tracer.prompts import PromptSettings, encoder, stop_tokens
 from tracer.record import model_record, provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
+WAIT = 1.0  # seconds between looks at what other processes are tracing
 DEFAULT_MEMORY = 2 * 2**30  # bytes of captured shards in memory, unless --max-memory says otherwise
 
 
@@ -116,7 +118,8 @@ def trace(
     watch.stage(f"reading {model}")
     facts = read_facts(model, revision)
     name = checked_run(run or _default_run(model, corpus))
-    stored = _stored_run(Path(store), name)
+    storage = open_storage(store)
+    stored = _stored_run(storage, name)
 
     watch.stage(f"tokenising {opened.source}")
     tokenizer = load_tokenizer(facts)
@@ -140,8 +143,9 @@ def trace(
         # Refuse, or find nothing to do, before an engine is started; what only the engine knows is checked below.
         grid = _grid_of(stored) if settings.weight_precision == "auto" else _grid(settings.weight_precision)
         dtype = stored.model["dtype"] if engine_settings.dtype == "auto" else engine_settings.dtype
-        writer = StoreWriter(store, _with_engine_facts(record, stored.moe_layers, dtype, grid))
-    todo = [shard for shard in plan.shards if writer is None or not writer.is_committed(shard.lang, shard.number)]
+        writer = StoreWriter(storage, _with_engine_facts(record, stored.moe_layers, dtype, grid))
+    done = writer.committed() if writer else frozenset()
+    todo = [shard for shard in plan.shards if shard.key not in done]
     watch.planned(plan, plan.tokens - sum(shard.tokens for shard in todo))
     started = monotonic()
     if todo:
@@ -150,15 +154,50 @@ def trace(
         try:
             watch.stage("tracing")
             grid = _captured_grid(engine, settings.weight_precision)
-            writer = StoreWriter(store, _with_engine_facts(record, engine.moe_layers, engine.dtype, grid))
-            budget = MemoryBudget(settings.max_memory or DEFAULT_MEMORY)
-            traced = engine.trace(todo, watch.tokens, generation, budget)
-            write_all(writer, traced, watch, budget, beside=not engine.on_cpu)
+            with StoreWriter(storage, _with_engine_facts(record, engine.moe_layers, engine.dtype, grid)) as writer:
+                todo = _trace_all(engine, writer, todo, watch, generation, settings.max_memory or DEFAULT_MEMORY)
         finally:
             engine.close()
     return TraceResult(
         name, plan, len(todo), sum(shard.tokens for shard in todo), len(plan.shards) - len(todo), monotonic() - started
     )
+
+
+def _trace_all(
+    engine: TracedEngine,
+    writer: StoreWriter,
+    shards: Sequence[PlannedShard],
+    watch: Progress,
+    generation: Generation | None,
+    max_memory: int,
+) -> list[PlannedShard]:
+    """Trace shards until the store has them all, and return those that were traced here.
+
+    Other processes may be tracing the same run: what one of them has claimed is left to it, and waited for, so that a
+    trace that ends well is a whole one; it is traced here if that process dies.
+    """
+    mine: list[PlannedShard] = []
+
+    def claimed(candidates: Sequence[PlannedShard]) -> Iterator[PlannedShard]:
+        for shard in candidates:
+            if writer.claim(shard.lang, shard.number):
+                mine.append(shard)
+                yield shard
+
+    left, said = list(shards), False
+    while left:
+        before, budget = len(mine), MemoryBudget(max_memory)
+        traced = engine.trace(claimed(left), watch.tokens, generation, budget)
+        write_all(writer, traced, watch, budget, beside=not engine.on_cpu)
+        done, own = writer.committed(), {shard.key for shard in mine}
+        watch.tokens(sum(shard.tokens for shard in left if shard.key in done - own))
+        left = [shard for shard in left if shard.key not in done]
+        if left and len(mine) == before:
+            if not said:
+                watch.stage(f"waiting for {len(left)} shards that another process is tracing")
+            said = True
+            sleep(WAIT)
+    return mine
 
 
 def write_all(
@@ -296,8 +335,8 @@ def _with_engine_facts(record: RunRecord, moe_layers: list[int], dtype: str, gri
     )
 
 
-def _stored_run(store: Path, name: str) -> RunRecord | None:
-    return Store(store).runs.get(name) if format_file(store).is_file() else None
+def _stored_run(storage: Storage, name: str) -> RunRecord | None:
+    return Store(storage).runs.get(name) if storage.has(FORMAT) else None
 
 
 def load_tokenizer(facts: ModelFacts) -> PreTrainedTokenizerBase:

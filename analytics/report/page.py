@@ -53,7 +53,7 @@ def write_report(
     record = store.run(run)
     languages = tuple(store.languages(record.run))
     if not languages:
-        raise StoreError(f"{store.root}: run '{record.run}' has no finished shard yet, so there is nothing to report")
+        raise StoreError(f"{store.url}: run '{record.run}' has no finished shard yet, so there is nothing to report")
     output = Path(output_html)
     if output.is_dir():
         raise StoreError(f"{output}: is a folder; name the HTML file to write")

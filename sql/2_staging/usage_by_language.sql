@@ -29,7 +29,7 @@ with language_expert as (
         sum(sequence_share_sum) as sequence_share_sum,
         sum(probability_sum) as probability_sum,
         sum(sequence_probability_sum) as sequence_probability_sum
-    from usage
+    from files.rollups
     group by
         run,
         lang,

@@ -119,7 +119,7 @@ def stored(path: Path, most: int) -> tuple[RunRecord, Shard]:
     opened = Store(path)
     record = opened.run()
     files = {name: opened.files(name) for name in ("sequences", "tokens", "routes", "profiles")}
-    read = lambda name, number: pq.read_table(files[name][number].path, partitioning=None)  # noqa: E731
+    read = lambda name, number: pq.read_table(files[name][number].location, partitioning=None)  # noqa: E731
     parts: list[list[np.ndarray]] = []
     layers, top_k, total = len(record.moe_layers), record.top_k, 0
     for number in range(len(files["routes"])):
