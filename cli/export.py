@@ -35,7 +35,7 @@ FORMATS = ("moetrace", "rise")
 @output("Write the mask here.  [default: standard output]")
 def export(
     strategy: str,
-    store: Path,
+    store: str,
     run: str | None,
     targets: tuple[str, ...],
     references: tuple[str, ...],

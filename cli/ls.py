@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from cli.options import STORE
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 @click.command(short_help="What a store holds.")
 @STORE
-def ls(store: Path) -> None:
+def ls(store: str) -> None:
     """List the runs and languages of STORE: shards, texts, tokens, and bytes per routing decision."""
     from rich.console import Console
     from rich.table import Table

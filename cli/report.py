@@ -16,7 +16,7 @@ from cli.options import RUN, STORE
 )
 @RUN
 @click.option("--mask", type=click.Path(dir_okay=False, path_type=Path), help="Show this mask in the page too.")
-def report(store: Path, output: Path, run: str | None, mask: Path | None) -> None:
+def report(store: str, output: Path, run: str | None, mask: Path | None) -> None:
     """Write one self-contained HTML page about a run: isolation, similarity to the pivot, specificity, the mask."""
     from analytics.report import write_report
 

@@ -22,7 +22,7 @@ MOST_ROWS = 10_000  # of a table on the terminal; files get every row
 @click.argument("query", required=False)
 @click.option("--format", "file_format", type=click.Choice(FORMATS), help="[default: by the file's name, else table]")
 @output("Write the result here.")
-def sql(store: Path, query: str | None, file_format: str | None, output: Path | None) -> None:
+def sql(store: str, query: str | None, file_format: str | None, output: Path | None) -> None:
     """Run QUERY over the views of STORE and print the rows; without QUERY, open a prompt.
 
     `moetrace views` lists what can be asked. Queries read the store's committed shards; they can change neither the

@@ -14,7 +14,7 @@ from cli.options import BUNDLED, SHARD_TOKENS, corpus_selection
 @click.option(
     "--corpus", required=True, metavar="SPEC", help="Folder with a file per language, a table, or hf:<dataset>."
 )
-@click.option("--store", required=True, type=click.Path(path_type=Path), help="Folder of the store; made if new.")
+@click.option("--store", required=True, metavar="DIR|URL", help="The store, such as s3://bucket/prefix; made if new.")
 @click.option("--run", metavar="NAME", help="Name of the run in the store.  [default: from model and corpus]")
 @click.option("--pivot", metavar="L", help="Language to compare with.  [default: English]")
 @corpus_selection
@@ -87,7 +87,7 @@ from cli.options import BUNDLED, SHARD_TOKENS, corpus_selection
 def trace(
     model: str,
     corpus: str,
-    store: Path,
+    store: str,
     run: str | None,
     languages: tuple[str, ...],
     pivot: str | None,

@@ -160,7 +160,7 @@ class LocalStorage(Storage):
         """Link a staged file to its name and take its staged name away."""
         if not self._link(staged, path, durable=True):
             return False
-        staged.unlink()
+        staged.unlink(missing_ok=True)
         return True
 
     def delete(self, path: str) -> None:
@@ -202,11 +202,10 @@ class LocalStorage(Storage):
         except FileExistsError:
             return False
         except PermissionError:
-            # A filesystem without hard links (exFAT, some network mounts): reserve the name, then move onto it.
-            if not _reserve(final):
+            # No hard links here (exFAT, some network mounts): two writers in one instant are not told apart.
+            if final.exists():
                 return False
             staged.replace(final)
-            staged.touch()
         if durable:
             sync_folder(final.parent)
         return True
@@ -342,14 +341,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _reserve(path: Path) -> bool:
-    try:
-        path.open("xb").close()
-    except FileExistsError:
-        return False
-    return True
 
 
 def _stamp(about: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from store.records import CommitRecord
 from store.schema import ADDED_COLUMNS, tables
 from store.shard import check_layer
 from store.storage import open_storage
-from store.verified import VerifiedFiles, read_verified
+from store.verified import VerifiedFile, read_verified
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -201,7 +201,7 @@ class _ShardChecker:
         return digest.hexdigest()
 
     def _open(self, file: FileRecord) -> pq.ParquetFile:
-        return pq.ParquetFile(VerifiedFiles(self._store).open(file.path), page_checksum_verification=True)
+        return pq.ParquetFile(VerifiedFile(self._store, file), page_checksum_verification=True)
 
     def _content_problems(self, commit: CommitRecord, record: RunRecord, version: int) -> Iterator[tuple[str, str]]:
         """Yield what the numbers say against themselves; every file is known to be what was written."""

@@ -1,0 +1,42 @@
+"""A process that writes a run's shards as a trace does, for tests that kill it: `python -m tests.writer_process STORE`.
+
+It claims, writes and commits what nobody has done, and says on stdout when it begins and how many shards it did.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from store import StoreWriter
+from tests.stores import make_shard, make_world
+
+if TYPE_CHECKING:
+    from store import Shard
+
+TEXTS = 3  # of a shard
+WORLD = make_world(seed=7, texts=60)
+
+
+def all_shards() -> list[Shard]:
+    return [
+        make_shard(WORLD.record, lang, number, start, texts[start : start + TEXTS])
+        for lang, texts in WORLD.texts.items()
+        for number, start in enumerate(range(0, len(texts), TEXTS))
+    ]
+
+
+def write_all(place: str) -> int:
+    done = 0
+    with StoreWriter(place, WORLD.record) as writer:
+        for shard in all_shards():
+            if writer.claim(shard.lang, shard.number):
+                writer.write(shard)
+                done += 1
+    return done
+
+
+if __name__ == "__main__":
+    sys.stdout.write("begin\n")
+    sys.stdout.flush()
+    sys.stdout.write(f"{write_all(sys.argv[1])}\n")
