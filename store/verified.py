@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import threading
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from fsspec import AbstractFileSystem
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from store.records import FileRecord
 
 PROTOCOL = "moetrace"
+SMALL, KEPT = 1 << 18, 256  # bytes of a file that is kept in memory whole, and how many such files
 
 
 def verified_url(path: str) -> str:
@@ -37,12 +39,16 @@ class VerifiedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
     def __init__(self, store: Store) -> None:
         super().__init__()
         self._store = store
+        # DuckDB opens a file several times to read its footer and its columns: of small ones, in one request.
+        self._small = lru_cache(maxsize=KEPT)(lambda record: read_verified(store, record, 0, record.bytes))
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> VerifiedFile:
         """Open a committed file for reading."""
         if mode != "rb":
             raise StoreError(f"{path}: a store is read-only")
-        return VerifiedFile(self._store, self._store.file_record(_relative(path)))
+        record = self._store.file_record(_relative(path))
+        whole = self._small(record) if record.bytes <= SMALL else None
+        return VerifiedFile(self._store, record, whole)
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Return a file's name and size, as its commit record says."""
@@ -66,11 +72,11 @@ class VerifiedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
 
 
 class VerifiedFile(io.RawIOBase):
-    """A committed file. Every thread has a position of its own: DuckDB's threads share handles."""
+    """A committed file, or its `whole` content. Every thread has its own position: DuckDB's threads share handles."""
 
-    def __init__(self, store: Store, record: FileRecord) -> None:
+    def __init__(self, store: Store, record: FileRecord, whole: bytes | None = None) -> None:
         super().__init__()
-        self._store, self._record = store, record
+        self._store, self._record, self._whole = store, record, whole
         self._local = threading.local()
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -87,9 +93,10 @@ class VerifiedFile(io.RawIOBase):
         """Return the next bytes; raise StoreError where they are not what was written."""
         start = self.tell()
         end = self._record.bytes if size < 0 else min(start + size, self._record.bytes)
-        content = read_verified(self._store, self._record, start, end)
         self._local.position = end
-        return content
+        if self._whole is not None:
+            return self._whole[start:end]
+        return read_verified(self._store, self._record, start, end)
 
     def readable(self) -> bool:
         """Say that it can be read."""

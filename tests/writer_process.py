@@ -1,4 +1,4 @@
-"""A process that writes a run's shards as a trace does, for tests that kill it: `python -m tests.writer_process STORE`.
+"""A process that writes a run's shards as a trace does, for tests that kill it: `python -m tests.writer_process STORE [SHARDS]`.
 
 It claims, writes and commits what nobody has done, and says on stdout when it begins and how many shards it did.
 """
@@ -18,18 +18,19 @@ TEXTS = 3  # of a shard
 WORLD = make_world(seed=7, texts=60)
 
 
-def all_shards() -> list[Shard]:
-    return [
+def all_shards(most: int | None = None) -> list[Shard]:
+    made = [
         make_shard(WORLD.record, lang, number, start, texts[start : start + TEXTS])
         for lang, texts in WORLD.texts.items()
         for number, start in enumerate(range(0, len(texts), TEXTS))
     ]
+    return made[:most]
 
 
-def write_all(place: str) -> int:
+def write_all(place: str, most: int | None = None) -> int:
     done = 0
     with StoreWriter(place, WORLD.record) as writer:
-        for shard in all_shards():
+        for shard in all_shards(most):
             if writer.claim(shard.lang, shard.number):
                 writer.write(shard)
                 done += 1
@@ -39,4 +40,4 @@ def write_all(place: str) -> int:
 if __name__ == "__main__":
     sys.stdout.write("begin\n")
     sys.stdout.flush()
-    sys.stdout.write(f"{write_all(sys.argv[1])}\n")
+    sys.stdout.write(f"{write_all(sys.argv[1], *map(int, sys.argv[2:]))}\n")
