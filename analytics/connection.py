@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from store.schema import ADDED_COLUMNS, TABLE_NAMES, tables
 from store.verified import VerifiedFiles, verified_url
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 
@@ -38,31 +39,36 @@ def connect(store: str | Path | Store) -> duckdb.DuckDBPyConnection:
     connection.execute("set enable_progress_bar = false")
     # Metrics are sums over unordered rows; keeping insertion order would only cost memory.
     connection.execute("set preserve_insertion_order = false")
-    connection.execute("begin")
-    connection.execute("create schema files")
-    for table in TABLE_NAMES:
-        _create_files_view(connection, opened, table, opened.files(table))
-    _create_rollups_view(connection, opened)
-    try:
+    with in_words():
+        connection.execute("begin")
+        connection.execute("create schema files")
+        for table in TABLE_NAMES:
+            _create_files_view(connection, opened, table, opened.files(table))
+        _create_rollups_view(connection, opened)
         for item in in_dependency_order(views().values()):
             connection.execute(item.sql)
             if item.kind == "macro":
                 connection.execute(f"create or replace view {item.name} as from {item.name}()")
             elif item.name in _RECORDS:
                 _insert(connection, item.name, _RECORDS[item.name](opened))
-    except duckdb.Error as error:
-        raise in_words(error) from error
-    connection.execute("commit")
+        connection.execute("commit")
     return connection
 
 
-def in_words(error: duckdb.Error) -> MoetraceError:
-    """Return what DuckDB says without its class names; a StoreError where a file of the store is damaged."""
-    text = str(error).strip()
-    if (at := text.find("StoreError: ")) >= 0:
-        return StoreError(text[at:].removeprefix("StoreError: ").splitlines()[0])
-    kind, _, rest = text.partition(": ")
-    return QueryError(f"{kind.removesuffix(' Error').lower()}: {rest}" if rest else text)
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Turn what DuckDB raises into a StoreError where a file of the store is damaged, else a QueryError.
+
+    A relation is computed when its rows are fetched: what fetches belongs inside too.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        text = str(error).strip()
+        if (at := text.find("StoreError: ")) >= 0:
+            raise StoreError(text[at:].removeprefix("StoreError: ").splitlines()[0]) from error
+        kind, _, rest = text.partition(": ")
+        raise QueryError(f"{kind.removesuffix(' Error').lower()}: {rest}" if rest else text) from error
 
 
 def _create_files_view(
@@ -138,10 +144,9 @@ def _widest_first(store: Store, found: Sequence[ShardFile]) -> list[ShardFile]:
 
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Sequence[object]]) -> None:
     if rows:
-        # One statement: a statement a row takes a millisecond each, and an Arrow table makes DuckDB import pandas.
-        row = f"({', '.join('?' * len(rows[0]))})"
-        values = [value for found in rows for value in found]
-        connection.execute(f"insert into {table} values {', '.join([row] * len(rows))}", values)
+        # A list a column: a statement or a parameter a value takes long, and an Arrow table makes DuckDB import pandas.
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        connection.execute(f"insert into {table} select {', '.join(['unnest(?)'] * len(columns))}", columns)
 
 
 def _runs(store: Store) -> list[tuple[object, ...]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from analytics.connection import in_words
 from store.errors import MoetraceError
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ def zones(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
 def _frame(connection: duckdb.DuckDBPyConnection, name: str, **arguments: object) -> pl.DataFrame:
     given = ", ".join(f"{argument} := ${argument}" for argument in arguments)
     call = f"{name}({given})" if arguments else name
-    frame: pl.DataFrame = connection.sql(f"from {call} order by all", params=arguments or None).pl()
+    with in_words():
+        frame: pl.DataFrame = connection.sql(f"from {call} order by all", params=arguments or None).pl()
     return frame
 
 

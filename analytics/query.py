@@ -30,19 +30,17 @@ def connect_safely(path: str | Path) -> duckdb.DuckDBPyConnection:
 
 
 def run_query(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[duckdb.DuckDBPyRelation]:
-    """Run the statements of `query` one after another and yield the rows of each that has any.
+    """Run the statements of `query` one after another and yield the rows of each that has any, still to be fetched.
 
     Raises QueryError with DuckDB's own words, without its class names, for a statement that is wrong or not allowed.
     """
-    try:
+    with in_words():
         for statement in duckdb.extract_statements(query):
             if statement.type in WRITES_FILES:
                 raise QueryError("copy and export are not allowed here: write a result with --format and -o")
             relation = connection.sql(statement.query)
             if relation is not None:
                 yield relation
-    except duckdb.Error as error:
-        raise in_words(error) from error
 
 
 def completions(connection: duckdb.DuckDBPyConnection) -> list[str]:

@@ -56,6 +56,8 @@ def _format_of(output: Path | None) -> str:
 def _write(relation: duckdb.DuckDBPyRelation, file_format: str, output: Path | None) -> None:
     import polars as pl
 
+    from analytics.connection import in_words
+
     if file_format == "table":
         text = _as_table(relation)
         if output:
@@ -63,7 +65,8 @@ def _write(relation: duckdb.DuckDBPyRelation, file_format: str, output: Path | N
         else:
             click.echo(text)
         return
-    frame = pl.from_arrow(relation.to_arrow_table())
+    with in_words():
+        frame = pl.from_arrow(relation.to_arrow_table())
     if not isinstance(frame, pl.DataFrame):
         raise TypeError(f"a result is a table, not {type(frame).__name__}")
     if file_format == "parquet" and output:
@@ -83,7 +86,10 @@ def _put(text: str, output: Path | None) -> None:
 
 def _as_table(relation: duckdb.DuckDBPyRelation) -> str:
     """Return rows as aligned text, numbers to the right, floats at six significant digits."""
-    names, rows = relation.columns, relation.limit(MOST_ROWS + 1).fetchall()
+    from analytics.connection import in_words
+
+    with in_words():
+        names, rows = relation.columns, relation.limit(MOST_ROWS + 1).fetchall()
     cells = [[_cell(value) for value in row] for row in rows[:MOST_ROWS]]
     widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(names)]
     right = [any(isinstance(row[i], (int, float)) for row in rows) for i in range(len(names))]

@@ -26,16 +26,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ShardFile:
-    """One committed data file and where its rows belong; `location` opens in any program that reads Parquet."""
+    """One committed data file, its path in the store, and where its rows belong."""
 
     run: str
     lang: str
     shard: int
     table: str
     path: str
-    location: str
     rows: int
     version: int
+    root: str
+
+    @property
+    def location(self) -> str:
+        """Return the absolute path or the URL, which any program that reads Parquet can open."""
+        return f"{self.root}/{self.path}"
 
 
 class Store:
@@ -124,6 +129,7 @@ class Store:
 
     def files(self, table: str) -> list[ShardFile]:
         """Return the committed files of a table over all runs."""
+        root = str(self.storage.root.absolute()) if isinstance(self.storage, LocalStorage) else self.url
         return [
             ShardFile(
                 commit.run,
@@ -131,20 +137,14 @@ class Store:
                 commit.shard,
                 table,
                 file.path,
-                self.location(file.path),
                 file.rows,
                 commit.version or self.oldest_version,
+                root,
             )
             for commit in self.commits
             for file in commit.files
             if file.table == table
         ]
-
-    def location(self, path: str) -> str:
-        """Return the absolute path or the URL of a file of the store."""
-        if isinstance(self.storage, LocalStorage):
-            return str((self.storage.root / path).absolute())
-        return f"{self.url}/{path}"
 
     def rollups(self) -> tuple[list[CompactedRollups], list[ShardFile]]:
         """Return what the roll-ups of all runs are added up from: compacted files, and the shards they do not cover.

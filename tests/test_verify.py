@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analytics.connection import connect
+from analytics.connection import connect, in_words
 from analytics.query import QueryError, connect_safely, run_query
 from cli.main import run as moetrace
 from store import Counts, MoetraceError, Shard, Store, StoreError, StoreWriter
@@ -106,18 +106,22 @@ def test_a_flipped_bit_anywhere_is_named_and_never_changes_a_number(store: Path,
     assert refused > 10
 
 
-def test_the_shell_says_in_one_line_which_file_is_damaged(store: Path) -> None:
+def test_the_shell_says_in_one_line_which_file_is_damaged(store: Path, good: Path) -> None:
     path = data_file(store, "routes")
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 4
-    connection = connect_safely(store)
     path.write_bytes(content)
-    with pytest.raises(
-        StoreError, match=r"routes/run=run/lang=deu_Latn/00000.parquet: damaged near byte 0; see .moetrace"
-    ):
-        list(map(list, (found.fetchall() for found in run_query(connection, "select sum(expert) from routes"))))
+    damaged = r"^\S+: routes/run=run/lang=deu_Latn/00000.parquet: damaged near byte 0; see `moetrace verify`[^\n]*$"
+    with pytest.raises(StoreError, match=damaged):
+        _ask(store, "select sum(expert) from routes")
     with pytest.raises(QueryError, match=r"^catalog: "):
-        list(run_query(connection, "select * from nothing"))
+        _ask(good, "select * from nothing")
+
+
+def _ask(store: Path, query: str) -> None:
+    for found in run_query(connect_safely(store), query):
+        with in_words():
+            found.fetchall()
 
 
 def test_only_what_is_read_is_checked(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""A process that writes a run's shards as a trace does, for tests that kill it: `python -m tests.writer_process STORE [SHARDS]`.
+"""A process that writes a run's shards as a trace does, for tests that kill it.
+
+`python -m tests.writer_process STORE [SHARDS]`
 
 It claims, writes and commits what nobody has done, and says on stdout when it begins and how many shards it did.
 """

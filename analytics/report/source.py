@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from analytics.connection import in_words
+
 if TYPE_CHECKING:
     import duckdb
 
@@ -58,7 +60,8 @@ class Source:
 
     def frame(self, query: str) -> pl.DataFrame:
         """Return a query's result."""
-        frame: pl.DataFrame = self.connection.sql(query).pl()
+        with in_words():
+            frame: pl.DataFrame = self.connection.sql(query).pl()
         return frame
 
     @cached_property
