@@ -6,8 +6,10 @@ while the commit records it was made from are listed with the same size and stam
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import uuid
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +61,10 @@ class CompactIndex:
         return tuple(languages)
 
     def to_json(self) -> str:
-        """Return the index as JSON text."""
-        return json.dumps({"version": INDEX_VERSION, **asdict(self)}) + "\n"
+        """Return the index as a line of JSON, after one that says how it can be known to be whole."""
+        content = json.dumps(asdict(self)) + "\n"
+        head = {"version": INDEX_VERSION, "sha256": hashlib.sha256(content.encode()).hexdigest()}
+        return json.dumps(head) + "\n" + content
 
 
 def index_entry(listed: Entry, commit: CommitRecord) -> dict[str, Any]:
@@ -74,9 +78,10 @@ def index_entry(listed: Entry, commit: CommitRecord) -> dict[str, Any]:
 def read_index(storage: Storage, run: str) -> CompactIndex | None:
     """Return a run's index; None where it has none, or one that cannot be used: it is only there to save time."""
     try:
-        read = json.loads(storage.read(layout.compact_index_path(run)))
-        if read["version"] != INDEX_VERSION or read["run"] != run:
+        head, _, content = storage.read(layout.compact_index_path(run)).partition(b"\n")
+        if json.loads(head) != {"version": INDEX_VERSION, "sha256": hashlib.sha256(content).hexdigest()}:
             return None
+        read = json.loads(content)
         return CompactIndex(run, FileRecord(**read["data"]), read["entries"])
     except (OSError, StoreError, ValueError, KeyError, TypeError):
         return None
@@ -100,15 +105,13 @@ def compact(store: Store, run: str) -> CompactIndex:
     table = rollups(record.num_experts)
     storage = store.storage
     try:
-        with storage.staging() as staging, HashedFile(staging / "rollups") as file:
+        path = layout.compact_data_path(run, uuid.uuid4().hex)
+        with storage.staging() as staging, HashedFile(staging / table.name) as file:
             groups = (_added_up(store, record, lang, table.schema, found) for lang, found in by_language.items())
             rows = write_parquet(file, table, groups)
-            finished = file.finish("", table.name, rows)
+            data = file.finish(path, table.name, rows)
             file.sync()
-            data = FileRecord(
-                layout.compact_data_path(run, finished.sha256[:16]), *(list(asdict(finished).values())[1:])
-            )
-            storage.publish(staging / "rollups", data.path)  # a file of that name has that content
+            storage.publish(staging / table.name, path)
         listed = store.commit_files
         paths = {layout.commit_path(commit.run, commit.lang, commit.shard): commit for commit in commits}
         index = CompactIndex(run, data, {path: index_entry(listed[path], commit) for path, commit in paths.items()})

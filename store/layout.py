@@ -83,6 +83,6 @@ def compact_index_path(run: str) -> str:
     return f"{COMPACT}/run={checked_run(run)}.json"
 
 
-def compact_data_path(run: str, digest: str) -> str:
-    """Return the path of a run's compacted roll-ups, named after their content."""
-    return f"{COMPACT}/run={checked_run(run)}/{digest}.parquet"
+def compact_data_path(run: str, attempt: str) -> str:
+    """Return the path of compacted roll-ups; every time they are made, another: readers may be at the last ones."""
+    return f"{COMPACT}/run={checked_run(run)}/{attempt}.parquet"

@@ -15,6 +15,7 @@ import pytest
 
 from analytics.mask import read_mask
 from store import Store
+from store.verify import verify
 from tracer.bundled import CORPUS
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def test_another_run_of_the_same_name_is_refused_and_nothing_changes(demo: tuple
     assert sorted((folder / "store").rglob("*")) == before
 
 
-def test_a_trace_stopped_by_ctrl_c_keeps_its_shards_and_goes_on(demo: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_trace_stopped_by_ctrl_c_keeps_its_shards_and_others_go_on(demo: tuple[Path, str], tmp_path: Path) -> None:
     store = tmp_path / "store"
     # Steps of 32 tokens: slow enough to be stopped in the middle.
     args = ("trace", "bundled", "--corpus", "bundled", "--store", store, "--run", "demo", "--dtype", "float32",
@@ -105,8 +106,22 @@ def test_a_trace_stopped_by_ctrl_c_keeps_its_shards_and_goes_on(demo: tuple[Path
     assert "Traceback" not in said
     planned = sum(Store(store).run("demo").corpus["shards"].values())
     assert 0 < len(Store(store).commits) < planned
-    done = subprocess.run(moetrace(*args), capture_output=True, text=True, check=True)
-    assert "were there before" in done.stderr
+    before = len(Store(store).commits)
+    # Two go on at once, and one of them is killed: the other leaves nothing out.
+    killed, other = (
+        subprocess.Popen(moetrace(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    )
+    while len(Store(store).commits) < before + 2:
+        assert time.monotonic() < deadline, "no other shard was committed in time"
+        time.sleep(0.05)
+    killed.kill()
+    killed.communicate()
+    _, said = other.communicate(timeout=240)
+    assert other.returncode == 0, said
+    assert "were there before" in said
+    verdict = verify(store)
+    assert (verdict.problems, verdict.claims) == ([], [])
+    assert len(Store(store).commits) == planned
     assert_every_position_stands_once(store)
     # The same decisions as a trace that nobody stopped, in other steps and other shards.
     keys = ("lang", "layer", "expert")
