@@ -22,8 +22,9 @@ def connect_safely(path: str | Path) -> duckdb.DuckDBPyConnection:
     """Open a store so that queries reach its committed files and nothing else of the machine or the network."""
     store = Store(path)
     connection = connect(store)
-    readable = [verified_url(file.path) for table in TABLE_NAMES for file in store.files(table)]
-    connection.execute("set allowed_paths = $paths", {"paths": readable})
+    readable = [file.path for table in TABLE_NAMES for file in store.files(table)]
+    readable += [compacted.path for compacted in store.rollups()[0]]
+    connection.execute("set allowed_paths = $paths", {"paths": [verified_url(path) for path in readable]})
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
     return connection

@@ -146,6 +146,8 @@ def test_the_command_compacts_every_run_or_one(store: Path, tmp_path: Path, caps
     assert capsys.readouterr().out.startswith("other: 3 shards, ")
     assert moetrace(["compact", str(store)]) == 0
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["other", "run"]
+    assert moetrace(["sql", str(store), "select sum(count) as n from files.rollups", "--format", "csv"]) == 0
+    assert capsys.readouterr().out.split()[0] == "n"
     assert moetrace(["compact", str(store), "--run", "nothing"]) == 1
     assert "has no run 'nothing'" in capsys.readouterr().err
     assert moetrace(["compact", str(tmp_path / "nowhere")]) == 1

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from analytics.connection import connect
 from store import CaptureError, MoetraceError, Store
+from store.verify import verify
 from tests.stores import make_record
 from tracer.bundled import MODEL
 from tracer.capture import Step, StepRows
@@ -131,7 +132,24 @@ def test_a_run_that_goes_on_numbers_shards_and_texts_after_those_it_has(tmp_path
         truth.step(recorder, [(owners[0], 0, 0, 3), (owners[1], 1, 0, 4)])
         recorder.close()
     rows = connect(tmp_path).sql("select shard, seq, text_id from sequences order by seq").fetchall()
-    assert rows == [(0, 0, "0-0"), (0, 1, "0-1"), (1, 2, "1-0"), (1, 3, "1-1")]
+    assert rows == [(0, 0, "0-0"), (0, 1, "0-1"), (1, 32768, "1-0"), (1, 32769, "1-1")]
+
+
+def test_two_recorders_of_one_run_share_its_numbers(tmp_path: Path) -> None:
+    recorders = [recorder_of(tmp_path, lang="swh_Latn") for _ in range(2)]
+    for session in range(2):
+        for number, recorder in enumerate(recorders):
+            truth = Requests([3], seed=session)
+            owner = recorder.owner(request(f"{session}-{number}"))
+            truth.step(recorder, [(owner, 0, 0, 3)])
+            recorder.finished(owner)
+            recorder._flush({"swh_Latn"})
+    for recorder in recorders:
+        recorder.close()
+    rows = connect(tmp_path).sql("select shard, seq, text_id from sequences order by seq").fetchall()
+    assert [(shard, seq) for shard, seq, _ in rows] == [(n, n * 32768) for n in range(4)]
+    assert {text for *_, text in rows} == {"0-0", "0-1", "1-0", "1-1"}
+    assert verify(tmp_path).problems == []
 
 
 def test_finished_requests_are_written_in_time_while_nothing_runs(tmp_path: Path) -> None:

@@ -18,13 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analytics.connection import connect
+from cli.main import run as moetrace
 from store import CaptureError, RunMismatchError, Shard, Store, StoreError, StoreWriter
 from store.files import PAGE_ROWS
 from store.layout import checked_language, checked_run
 from store.ranking import LayerRanking
 from store.schema import ADDED_COLUMNS
 from store.shard import token_order
-from store.upgrade import upgrade
+from store.verify import verify
 from store.weights import MANTISSA_BITS, lies_on, lossless_precision, round_weights
 from tests.stores import make_record
 
@@ -405,9 +406,9 @@ def made_in_the_first_format(path: Path) -> Path:
     record = json.loads(commit.read_text())
     del record["version"]
     for file in record["files"]:
-        content = pq.read_table(path / file["path"], partitioning=None)
-        lacking = [name for name in ADDED_COLUMNS[2].get(file["table"], {}) if name in content.column_names]
-        pq.write_table(content.drop_columns(lacking), path / file["path"])
+        if lacking := list(ADDED_COLUMNS[2].get(file["table"], {})):
+            content = pq.read_table(path / file["path"], partitioning=None)
+            pq.write_table(content.drop_columns(lacking), path / file["path"])
         written = (path / file["path"]).read_bytes()
         del file["crc32"]
         file.update(bytes=len(written), sha256=hashlib.sha256(written).hexdigest())
@@ -424,14 +425,17 @@ def test_a_store_of_the_first_format_is_read_but_not_written(tmp_path: Path) -> 
         StoreWriter(tmp_path, record_with())
 
 
-def test_an_upgraded_store_has_shards_of_both_formats(tmp_path: Path) -> None:
-    upgrade(made_in_the_first_format(tmp_path))
+def test_an_upgraded_store_has_shards_of_both_formats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert moetrace(["upgrade", str(made_in_the_first_format(tmp_path))]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: format version 1 -> 3\n"
+    assert verify(tmp_path).problems == []
     StoreWriter(tmp_path, record_with()).write(replace(make_shard(1), number=1, seqs=make_shard().seqs + 100))
     db = connect(tmp_path)
     assert db.sql("select shard, bool_or(generated), count(*) > 0 from tokens group by 1 order by 1").fetchall() == [
         (0, False, True),
         (1, False, True),
     ]
-    assert upgrade(tmp_path) == 3  # nothing to do, nothing changed
+    assert moetrace(["upgrade", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: has format version 3 already\n"
     counted = "select shard, count(*) from routes group by 1 order by 1"
     assert connect(tmp_path).sql(counted).fetchall() == db.sql(counted).fetchall()
