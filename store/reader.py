@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from store.schema import FORMAT_VERSION, TABLE_NAMES, tables
 from store.storage import LocalStorage, Storage, open_storage
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     import polars as pl
@@ -69,8 +70,9 @@ class Store:
     @cached_property
     def runs(self) -> dict[str, RunRecord]:
         """Return the run records by name, sorted."""
-        paths = [entry.path for entry in self.storage.listing(layout.RUNS) if entry.path.endswith(".json")]
-        found = self.storage.read_all(paths)
+        with self._reading():
+            paths = [entry.path for entry in self.storage.listing(layout.RUNS) if entry.path.endswith(".json")]
+            found = self.storage.read_all(paths)
         records = [RunRecord.from_json(found[path], f"{self.url}: {path}") for path in paths]
         return {record.run: record for record in sorted(records, key=lambda record: record.run)}
 
@@ -96,7 +98,8 @@ class Store:
         """Commit records by run, language and shard; those that a compact index has unchanged are not read again."""
         listed = {path: entry for path, entry in self.commit_files.items() if path.split("/")[1][4:] in self.runs}
         known = {path: record for index in self._indexes.values() for path, record in index.unchanged(listed).items()}
-        read = self.storage.read_all(path for path in listed if path not in known)
+        with self._reading():
+            read = self.storage.read_all(path for path in listed if path not in known)
         records = (
             CommitRecord.from_json(read[path], f"{self.url}: {path}") if path in read else known[path]
             for path in sorted(listed)
@@ -106,9 +109,9 @@ class Store:
     @cached_property
     def commit_files(self) -> dict[str, Entry]:
         """Return what a listing shows of the commit records, by path."""
-        return {
-            entry.path: entry for entry in self.storage.listing(layout.COMMITS) if layout.SHARD_FILE.search(entry.path)
-        }
+        with self._reading():
+            listed = self.storage.listing(layout.COMMITS)
+        return {entry.path: entry for entry in listed if layout.SHARD_FILE.search(entry.path)}
 
     @cached_property
     def _indexes(self) -> dict[str, CompactIndex]:
@@ -182,7 +185,8 @@ class Store:
             # A compact index leaves checksums out: they would make most of it, and few files are read.
             match = layout.SHARD_FILE.search(file.path)
             path = layout.commit_path(match[1], match[2], int(match[3])) if match else file.path
-            commit = CommitRecord.from_json(self.storage.read(path), f"{self.url}: {path}")
+            with self._reading():
+                commit = CommitRecord.from_json(self.storage.read(path), f"{self.url}: {path}")
             self._checksums.update({found.path: found.crc32 for found in commit.files})
         return file.crc32 or self._checksums[file.path]
 
@@ -225,6 +229,16 @@ class Store:
         import polars as pl  # noqa: PLC0415
 
         return pl.scan_pyarrow_dataset(self.dataset(table, run, languages))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn what the operating system refuses into one line."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"{self.url}: cannot be read ({error.filename or ''}: {error.strerror or error})"
+            ) from error
 
 
 @dataclass(frozen=True)
