@@ -13,6 +13,7 @@ COMMANDS = {
     "demo": "cli.demo:demo",
     "inspect": "cli.inspection:inspect",
     "trace": "cli.trace:trace",
+    "import": "cli.importing:import_traces",
     "ls": "cli.ls:ls",
     "sql": "cli.sql:sql",
     "views": "cli.views:views",

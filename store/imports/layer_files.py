@@ -90,7 +90,7 @@ def survey(files: Sequence[LayerFile], on_line: Callable[[bytes, int], None], wa
     digest, first = hashlib.sha256(), files[0]
     lines = 0
     content = hashlib.sha256()
-    with first.path.open("rb") as opened:
+    with _in_words(first), first.path.open("rb") as opened:
         for lines, line in enumerate(opened, start=1):
             on_line(line, lines)
             content.update(line)
@@ -110,13 +110,22 @@ def survey(files: Sequence[LayerFile], on_line: Callable[[bytes, int], None], wa
 
 def _lines_and_digest(file: LayerFile, watch: Watch) -> tuple[int, str]:
     digest, lines, last = hashlib.sha256(), 0, b"\n"
-    with file.path.open("rb") as opened:
+    with _in_words(file), file.path.open("rb") as opened:
         while piece := opened.read(PIECE):
             digest.update(piece)
             lines += piece.count(b"\n")
             last = piece[-1:]
             watch.read(len(piece))
     return lines + (last != b"\n"), digest.hexdigest()
+
+
+@contextmanager
+def _in_words(file: LayerFile) -> Iterator[None]:
+    """Turn what the operating system refuses into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ImportFormatError(f"{file.name}: cannot be read ({error.strerror or error})") from error
 
 
 class LayersInStep:
@@ -139,7 +148,8 @@ class LayersInStep:
     def next_lines(self) -> Iterator[tuple[LayerFile, bytes]]:
         """Yield the next line of each layer, by layer."""
         for file, opened in zip(self.files, self._opened, strict=True):
-            line = opened.readline()
+            with _in_words(file):
+                line = opened.readline()
             self._watch.read(len(line))
             yield file, line
 
