@@ -33,8 +33,8 @@ class Layer:
     """One MoE layer of what is compared.
 
     - counts: language -> float32 [S, E], how often each of its texts chose each expert
-    - divergence: language -> float64 [S], entropy-normalised divergence of each of its texts from the pivot's, where the
-      metric needs it
+    - divergence: language -> float64 [S], entropy-normalised divergence of each of its texts from the pivot's; only for
+      pivot_similarity, which needs no counts
     - texts: language -> intp [S], the index of each text id over all languages
     """
 
@@ -99,7 +99,7 @@ METRICS: dict[str, tuple[Callable[..., Values], tuple[str, ...], str]] = {
     "divergence": (divergence, ("lang_a", "lang_b"), "jsd"),
     "specificity": (specificity, ("lang", "expert"), "specificity"),
     "routing_entropy": (routing_entropy, ("lang",), "entropy"),
-    "pivot_similarity": (lambda: {}, ("lang",), "similarity"),
+    "pivot_similarity": (dict, ("lang",), "similarity"),
 }
 
 
@@ -118,8 +118,8 @@ def bootstrap(
     """Return a metric with percentile bootstrap intervals over texts.
 
     metric: jaccard (argument n), divergence, specificity, routing_entropy or pivot_similarity (argument pivot_lang)
-    columns: layer, the metric's keys, its value as the view has it, lower, upper (the interval's ends at `level`), error
-    (standard deviation of the replicates)
+    columns: layer, the metric's keys, its value as the view has it, lower and upper (the interval's ends at `level`),
+    error (standard deviation of the replicates)
 
     Text ids are drawn with replacement, as many as there are, the same for all languages. Needs routes, or, for
     pivot_similarity, profiles. Source: Efron (1979); paired over text ids as translations are.
@@ -204,7 +204,7 @@ class _Plan:
         self._connection, self._arguments = connection, arguments
         self._of_profiles = metric == "pivot_similarity"
         self._run, self._top_k, self._experts, pivot = self._find_run(run)
-        self._pivot = str(arguments.get("pivot_lang") or pivot) if self._of_profiles else None
+        self._pivot = str(arguments.get("pivot_lang") or pivot) if self._of_profiles else ""
         self.languages = self._find_languages(languages)
         self._layers = layers
         self._seqs, self._texts, self.texts = self._find_texts()
@@ -302,7 +302,6 @@ class _Plan:
         return found
 
     def _divergences(self, layer: int) -> dict[str, Floats]:
-        assert self._pivot is not None
         pivot = self._profiles(self._pivot, layer)
         at = np.full(self.texts, -1)
         at[self._texts[self._pivot]] = np.arange(len(pivot))

@@ -10,7 +10,10 @@ from cli.options import STORE
 @click.command(short_help="What a store holds.")
 @STORE
 def ls(store: str) -> None:
-    """List the runs and languages of STORE: shards, texts, tokens, and bytes per routing decision."""
+    """List the runs and languages of STORE: shards, texts, tokens, and bytes per routing decision.
+
+    A dash is what nobody knows of a run that was imported, or what a run does not have.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -35,8 +38,8 @@ def ls(store: str) -> None:
             table.add_row(
                 lang or "all",
                 f"{len(mine)}/{total}" if total else f"{len(mine)}",
-                f"{sum(commit.sequences for commit in mine):,}",
-                f"{tokens:,}",
+                f"{sum(commit.sequences for commit in mine):,}" if "sequences" in record.tables else "-",
+                "-" if record.nominal_tokens else f"{tokens:,}",
                 f"{size / 1e6:.2f}",
                 f"{routes / decisions:.2f}" if routes else "-",
                 style="bold" if lang is None else "",

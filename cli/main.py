@@ -13,6 +13,7 @@ COMMANDS = {
     "demo": "cli.demo:demo",
     "inspect": "cli.inspection:inspect",
     "trace": "cli.trace:trace",
+    "import": "cli.importing:import_traces",
     "ls": "cli.ls:ls",
     "verify": "cli.verify:verify",
     "compact": "cli.compact:compact",

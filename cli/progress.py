@@ -1,11 +1,19 @@
-"""What a person sees while a corpus is traced: stages, a bar with tokens/s and the time left, on stderr."""
+"""What a person sees while a corpus is traced or a trace imported: stages, a bar and the time left, on stderr."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -81,3 +89,39 @@ class TraceProgress:
 
     def _say(self, message: str, style: str = "") -> None:
         self._bar.console.print(message, style=style, highlight=False)
+
+
+class ImportProgress:
+    """Shows an import on the terminal, bytes read of those there are; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("[progress.description]{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("importing", total=None, visible=False)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def stage(self, what: str, total: int) -> None:
+        """Begin a bar for what is being done from now on."""
+        self._bar.reset(self._task, description=what, total=total, visible=True)
+
+    def read(self, count: int) -> None:
+        """Move the bar."""
+        self._bar.advance(self._task, count)
+
+    def committed(self, commit: CommitRecord) -> None:
+        """Name the language under way beside the bar."""
+        self._bar.update(self._task, description=f"importing {commit.lang}")

@@ -3,6 +3,7 @@
 from store.counts import Counts
 from store.errors import (
     CaptureError,
+    ImportFormatError,
     MoetraceError,
     RunMismatchError,
     StoreError,
@@ -18,6 +19,7 @@ __all__ = [
     "CommitRecord",
     "Counts",
     "FileRecord",
+    "ImportFormatError",
     "MoetraceError",
     "RunMismatchError",
     "RunRecord",

@@ -27,6 +27,10 @@ class CaptureError(MoetraceError):
     """What was captured cannot be a routing trace (rows nobody wrote, impossible experts or weights)."""
 
 
+class ImportFormatError(CaptureError):
+    """A file of another tool's trace is not what its format says; the message names the file, and line or place."""
+
+
 class UnknownNameError(MoetraceError):
     """A run, language, view or expert that was asked for does not exist."""
 

@@ -21,9 +21,10 @@ class RunRecord:
     - model: id, revision, config_sha256, family, moe_layers, num_layers, num_experts, top_k, dtype, tokenizer_sha256,
       and, where known, parameters_per_expert and parameters (of the whole model)
     - routing: scoring (softmax | sigmoid), normalized (the weights of a token sum to `scale`), scale,
-      selection_bias (selection uses a bias that weights do not carry)
+      selection_bias (selection uses a bias that weights do not carry); null in a run without `routes`: unknown
     - corpus: sha256, languages, pivot, and texts, tokens and shards of each language
-    - settings: what else decides the numbers (max_model_len, shard_tokens, weight_precision, tables, engine, ...)
+    - settings: what else decides the numbers (max_model_len, shard_tokens, weight_precision, tables, engine, ...);
+      of an import, `imported`: the format, and `tokens`: "nominal" where only activation frequencies are known
     - provenance: where and when it was made; not compared
     """
 
@@ -53,6 +54,11 @@ class RunRecord:
     def tables(self) -> list[str]:
         """Return the names of the tables the run has."""
         return list(self.settings["tables"])
+
+    @property
+    def nominal_tokens(self) -> bool:
+        """Return whether T is nominal: only activation frequencies are known, and counts stand for so many tokens."""
+        return self.settings.get("tokens") == "nominal"
 
     def identity(self) -> dict[str, Any]:
         """Return the part of the record that must not change while a run is resumed."""

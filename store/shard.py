@@ -30,7 +30,7 @@ class Shard:
     - text_ids: S strings
     - lengths: int32 [S], tokens of each text
     - truncated: bool [S]
-    - token_ids: int32 [T], text after text
+    - token_ids: int32 [T], text after text, or None where nobody knows them
     - experts: uint8 | uint16 [T, L, k], in any order within a token
     - weights: float32 [T, L, k], aligned with experts, as the layer applies them; views of [L, k, T] arrays are
       written without another copy
@@ -45,7 +45,7 @@ class Shard:
     text_ids: Sequence[str]
     lengths: npt.NDArray[np.int32]
     truncated: npt.NDArray[np.bool_]
-    token_ids: npt.NDArray[np.int32]
+    token_ids: npt.NDArray[np.int32] | None
     experts: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
     weights: npt.NDArray[np.float32]
     profiles: npt.NDArray[np.float32] | None
@@ -60,7 +60,7 @@ class Shard:
     @property
     def tokens(self) -> int:
         """Return T."""
-        return len(self.token_ids)
+        return int(self.lengths.sum())
 
     def sequence_of_token(self) -> npt.NDArray[np.int64]:
         """Return for each token the index of its text, int64 [T]."""
@@ -79,18 +79,18 @@ class Shard:
 
 
 def token_order(
-    token_ids: npt.NDArray[np.int32], experts: npt.NDArray[np.unsignedinteger], num_experts: int
+    token_ids: npt.NDArray[np.int32] | None, experts: npt.NDArray[np.unsignedinteger], num_experts: int
 ) -> npt.NDArray[np.intp]:
     """Return the order in which tokens are numbered: by token id, then by the experts of the first layer.
 
-    token_ids: [T]; experts: [k, T], in rank order. Equal tokens stand together, so the ids of shallow layers, which
-    follow the token closely, compress. One sort of 64-bit numbers: token id, as many ranks as there is room for, and
-    the token's index, which makes the order the same on every machine.
+    token_ids: [T], None: by the experts alone; experts: [k, T], in rank order. Equal tokens stand together, so the ids
+    of shallow layers, which follow the token closely, compress. One sort of 64-bit numbers: token id, as many ranks as
+    there is room for, and the token's index, which makes the order the same on every machine.
     """
-    index_bits = (len(token_ids) - 1).bit_length()
+    key = np.zeros(experts.shape[1], dtype=np.uint64) if token_ids is None else token_ids.astype(np.uint64)
+    index_bits = (len(key) - 1).bit_length()
     id_bits = max(1, (num_experts - 1).bit_length())
-    room = 64 - index_bits - int(token_ids.max()).bit_length()
-    key = token_ids.astype(np.uint64)
+    room = 64 - index_bits - int(key.max()).bit_length()
     for ranked in experts[: room // id_bits]:
         key = key << np.uint64(id_bits) | ranked
     key = key << np.uint64(index_bits) | np.arange(len(key), dtype=np.uint64)
@@ -106,17 +106,18 @@ def check_shard(shard: Shard, record: RunRecord) -> None:
     shapes = {
         "experts": (shard.experts.shape, (total, len(layers), top_k)),
         "weights": (shard.weights.shape, (total, len(layers), top_k)),
-        "token_ids": (shard.token_ids.shape, (total,)),
         "seqs": (shard.seqs.shape, (texts,)),
         "text_ids": ((len(shard.text_ids),), (texts,)),
         "truncated": (shard.truncated.shape, (texts,)),
     }
-    if shard.generated is not None:
-        shapes["generated"] = (shard.generated.shape, (texts,))
     if shard.texts is not None:
         shapes["texts"] = ((len(shard.texts),), (texts,))
-    if shard.profiles is not None:
-        shapes["profiles"] = (shard.profiles.shape, (texts, len(layers), experts))
+    known = {
+        "token_ids": (shard.token_ids, (total,)),
+        "generated": (shard.generated, (texts,)),
+        "profiles": (shard.profiles, (texts, len(layers), experts)),
+    }
+    shapes |= {name: (values.shape, expected) for name, (values, expected) in known.items() if values is not None}
     for name, (found, expected) in shapes.items():
         if found != expected:
             raise CaptureError(f"{where}: {name} has shape {found}, the plan says {expected}")

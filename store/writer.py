@@ -301,8 +301,8 @@ def _sequence_rows(shard: Shard, table: Table) -> RowGroups:
 def _token_rows(shard: Shard, order: np.ndarray, table: Table) -> RowGroups:
     seq = shard.seqs[shard.sequence_of_token()]
     number = np.arange(shard.tokens, dtype=np.int32)
-    columns = [seq, shard.positions(), shard.token_ids, shard.generated_tokens()]
-    yield _table(table, [number, *(values[order] for values in columns)])
+    token_ids = pa.nulls(shard.tokens) if shard.token_ids is None else shard.token_ids[order]
+    yield _table(table, [number, seq[order], shard.positions()[order], token_ids, shard.generated_tokens()[order]])
 
 
 def _table(table: Table, columns: Sequence[object]) -> pa.Table:

@@ -181,6 +181,29 @@ def test_tokens_are_numbered_by_id_then_by_ranked_experts(seed: int, tokens: int
     assert keys == sorted(keys)
 
 
+def test_tokens_whose_ids_nobody_knows_are_numbered_by_their_experts_and_have_null_ids(tmp_path: Path) -> None:
+    shard = make_shard(9, (30, 1, 12))
+    known, unknown = (tmp_path / name for name in ("known", "unknown"))
+    StoreWriter(known, record_with()).write(shard)
+    StoreWriter(unknown, record_with()).write(replace(shard, token_ids=None))
+    tokens = table(Store(unknown), "tokens")
+    assert tokens["token_id"].null_count() == len(tokens) == shard.tokens
+    routes = table(Store(unknown), "routes").filter(pl.col("layer") == 1)
+    ranked = routes.pivot("rank", index="token", values="expert").sort("token")
+    pairs = ranked.select("0", "1").rows()
+    assert pairs == sorted(pairs)
+    decisions = [
+        table(Store(path), "routes")
+        .join(table(Store(path), "tokens"), on="token")
+        .select("seq", "position", "layer", "rank", "expert", "weight")
+        .sort("seq", "position", "layer", "rank")
+        for path in (known, unknown)
+    ]
+    assert decisions[0].equals(decisions[1])
+    assert table(Store(known), "usage").equals(table(Store(unknown), "usage"))
+    assert verify(unknown).problems == []
+
+
 @pytest.mark.parametrize("tokens", [(1,), (PAGE_ROWS - 1, 3), (2 * PAGE_ROWS + 1,)])
 def test_shards_of_one_page_and_of_many_are_read_back_by_duckdb(tmp_path: Path, tokens: tuple[int, ...]) -> None:
     shard = make_shard(5, tokens)
@@ -295,6 +318,12 @@ def test_a_poisoned_capture_is_refused_and_nothing_is_written(tmp_path: Path, wh
     with pytest.raises(CaptureError, match=message):
         writer.write(broken(make_shard(), what))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_token_ids_that_are_fewer_than_the_tokens_are_refused(tmp_path: Path) -> None:
+    shard = make_shard()
+    with pytest.raises(CaptureError, match=r"token_ids has shape \(11,\), the plan says \(12,\)"):
+        StoreWriter(tmp_path, record_with()).write(replace(shard, token_ids=shard.token_ids[:-1]))
 
 
 def test_weights_off_a_promised_grid_are_refused(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def header(store: Store, source: Source) -> Header:
         shards[commit.lang] += 1
         texts[commit.lang] += commit.sequences
         tokens[commit.lang] += commit.tokens
+    texts_known, tokens_known = "sequences" in record.tables, not record.nominal_tokens
     routes = [file for commit in commits for file in commit.files if file.table == "routes"]
     decisions, size = sum(file.rows for file in routes), sum(file.bytes for file in routes)
     days = sorted({commit.created[:10] for commit in commits})
@@ -44,9 +45,12 @@ def header(store: Store, source: Source) -> Header:
         ("MoE", f"{len(record.moe_layers)} layers of {record.num_experts} experts, top {record.top_k}"),
         ("Gate weights", _routing(source)),
         ("Languages", f"{len(source.languages):,}" + (f", pivot {source.pivot}" if source.pivot else "")),
-        ("Texts", f"{sum(texts.values()):,}"),
-        ("Tokens", f"{sum(tokens.values()):,}"),
-        ("Routing decisions", f"{sum(tokens.values()) * len(record.moe_layers) * record.top_k:,}"),
+        ("Texts", _number(sum(texts.values()), known=texts_known)),
+        ("Tokens", _number(sum(tokens.values()), known=tokens_known)),
+        (
+            "Routing decisions",
+            _number(sum(tokens.values()) * len(record.moe_layers) * record.top_k, known=tokens_known),
+        ),
         ("Bytes per decision", f"{size / decisions:.2f}" if decisions else "decisions are not kept"),
         ("Run", record.run),
         ("Data type", str(model.get("dtype") or "unknown")),
@@ -55,9 +59,9 @@ def header(store: Store, source: Source) -> Header:
     rows = tuple(
         (
             lang,
-            f"{texts[lang]:,}",
-            f"{tokens[lang]:,}",
-            f"{tokens[lang] / texts[lang]:.1f}" if texts[lang] else "unknown",
+            _number(texts[lang], known=texts_known),
+            _number(tokens[lang], known=tokens_known),
+            f"{tokens[lang] / texts[lang]:.1f}" if texts_known else "unknown",
             f"{shards[lang]:,}",
         )
         for lang in source.languages
@@ -73,9 +77,13 @@ def header(store: Store, source: Source) -> Header:
     )
 
 
+def _number(value: int, *, known: bool) -> str:
+    return f"{value:,}" if known else "unknown"
+
+
 def _routing(source: Source) -> str:
     routing = source.record.routing
-    parts = [str(routing.get("scoring", "unknown"))]
+    parts = [str(routing.get("scoring") or "unknown")]
     if routing.get("normalized"):
         parts.append("renormalised")
     if routing.get("scale") not in (None, 1, 1.0):

@@ -8,8 +8,8 @@
 --   run: the run's name
 --   lang: the language's code
 --   shards: shards that are in the store
---   sequences: texts traced
---   tokens: T, tokens traced
+--   sequences: texts traced; 0 where an import did not say
+--   tokens: T, tokens traced; 1000000000 stands for T where an import has frequencies only
 create or replace view languages as
 select
     run,

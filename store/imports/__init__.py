@@ -1,0 +1,24 @@
+"""Traces that other tools made, read into a store: one format a file, each a function of the same arguments."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from store.imports.esft import import_esft
+from store.imports.request import ImportRequest, ImportResult, Silent, Source, Watch
+from store.imports.rise_stats import import_rise_stats
+from store.imports.usage_json import import_usage_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from store.storage import Storage
+
+__all__ = ["FORMATS", "ImportRequest", "ImportResult", "Silent", "Source", "Watch"]
+
+FORMATS: dict[str, Callable[[str | Path | Storage, ImportRequest, Watch], ImportResult]] = {
+    "esft": import_esft,
+    "usage-json": import_usage_json,
+    "rise-stats": import_rise_stats,
+}

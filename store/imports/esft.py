@@ -1,0 +1,219 @@
+"""`esft`: the router traces published with ESFT (2407.01906), every decision of every layer.
+
+A task is a folder of `expert_weights_<layer>.txt`. A line is a sequence: k expert ids a token, tokens in order,
+tab-separated; two tabs; the gate weights, aligned, rounded to 4 decimals and not renormalised. Token ids are unknown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from store.errors import CaptureError, ImportFormatError
+from store.imports.layer_files import LayerFile, LayersInStep, layer_files, survey
+from store.imports.record import ImportedCorpus, ImportedModel, imported_record
+from store.imports.request import ImportResult
+from store.shard import Shard, check_layer
+from store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from store.imports.request import ImportRequest, Watch
+    from store.records import RunRecord
+    from store.storage import Storage
+
+TOP_K, EXPERTS = 6, 64  # of DeepSeek-V2-Lite, which ESFT traced
+ROUTING = {"scoring": "softmax", "normalized": False, "scale": 1.0, "selection_bias": False}
+TABLES = ("sequences", "tokens", "routes", "usage")
+
+Files = tuple[LayerFile, ...]
+
+
+def import_esft(place: str | Path | Storage, request: ImportRequest, watch: Watch) -> ImportResult:
+    """Import one task of each language; shards that the store has are not parsed again.
+
+    In memory are the shard under way, and the size of every shard. Raises ImportFormatError, naming file and line,
+    where a file is malformed (shards committed before stay), and StoreError as StoreWriter does.
+    """
+    with ExitStack() as opened:
+        sources = request.by_language()
+        tasks = {lang: opened.enter_context(layer_files(path, watch)) for lang, path in sources.items()}
+        layers = _same_layers(tasks)
+        top_k = request.top_k or TOP_K
+        size = sum(file.bytes for files in tasks.values() for file in files)
+        watch.stage("checking", size)
+        plans = {lang: _plan(files, top_k, request.shard_tokens, watch) for lang, files in tasks.items()}
+        model = ImportedModel(layers, request.experts or EXPERTS, top_k, routing=ROUTING)
+        record = imported_record(request, model, _corpus(plans), _settings(request))
+        watch.stage("importing", size)
+        with StoreWriter(place, record) as writer:
+            written = [
+                count for lang, plan in plans.items() for count in _write(writer, lang, tasks[lang], plan, watch)
+            ]
+    planned = sum(len(plan.shards) for plan in plans.values())
+    return ImportResult(request.run, len(tasks), len(written), sum(written), planned - len(written))
+
+
+def parse_line(line: bytes, record: RunRecord, where: str) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float32]]:
+    """Return the experts and gate weights of a sequence at one layer, each [tokens, k].
+
+    Raises ImportFormatError, beginning with `where`, for anything else than that.
+    """
+    tokens = _tokens(line, record.top_k, where)
+    ids, _, weights = line.rstrip(b"\r\n").partition(b"\t\t")
+    experts = _numbers(ids, pa.uint16(), f"{where}: an expert id")
+    gates = _numbers(weights, pa.float32(), f"{where}: a gate weight")
+    if len(experts) != len(gates):
+        raise ImportFormatError(f"{where}: {len(experts)} expert ids, but {len(gates)} gate weights")
+    shape = (tokens, record.top_k)
+    try:
+        check_layer(experts.reshape(shape), gates.reshape(shape), record, where)
+    except CaptureError as error:
+        raise ImportFormatError(str(error)) from error
+    return experts.reshape(shape), gates.reshape(shape)
+
+
+@dataclass(frozen=True)
+class _ShardLines:
+    """Where a shard stands in every layer file of its language; `first` counts lines from 0."""
+
+    number: int
+    first: int
+    lines: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The shards of one language, and the SHA-256 of its files."""
+
+    sha256: str
+    shards: Sequence[_ShardLines]
+
+
+def _same_layers(tasks: Mapping[str, Files]) -> list[int]:
+    layers = {lang: [file.layer for file in files] for lang, files in tasks.items()}
+    first, expected = next(iter(layers.items()))
+    for lang, found in layers.items():
+        if found != expected:
+            raise ImportFormatError(
+                f"{tasks[lang][0].name}: {lang} has layers {found}, {first} has {expected}; a run is of one model"
+            )
+    return expected
+
+
+def _plan(files: Files, top_k: int, shard_tokens: int, watch: Watch) -> _Plan:
+    """Cut a language into shards of at most `shard_tokens` tokens, one sequence at least."""
+    shards: list[_ShardLines] = []
+    first = lines = tokens = 0
+
+    def add(line: bytes, number: int) -> None:
+        nonlocal first, lines, tokens
+        length = _tokens(line, top_k, f"{files[0].name}, line {number}")
+        if lines and tokens + length > shard_tokens:
+            shards.append(_ShardLines(len(shards), first, lines, tokens))
+            first, lines, tokens = first + lines, 0, 0
+        lines, tokens = lines + 1, tokens + length
+
+    sha256 = survey(files, add, watch)
+    return _Plan(sha256, (*shards, _ShardLines(len(shards), first, lines, tokens)))
+
+
+def _corpus(plans: Mapping[str, _Plan]) -> ImportedCorpus:
+    digests = "".join(f"{lang} {plan.sha256}\n" for lang, plan in plans.items())
+    return ImportedCorpus(
+        hashlib.sha256(digests.encode()).hexdigest(),
+        shards={lang: len(plan.shards) for lang, plan in plans.items()},
+        texts={lang: sum(shard.lines for shard in plan.shards) for lang, plan in plans.items()},
+        tokens={lang: sum(shard.tokens for shard in plan.shards) for lang, plan in plans.items()},
+    )
+
+
+def _settings(request: ImportRequest) -> dict[str, object]:
+    return {
+        "imported": "esft",
+        "shard_tokens": request.shard_tokens,
+        "weight_precision": request.weight_precision,
+        "tables": list(TABLES),
+    }
+
+
+def _write(writer: StoreWriter, lang: str, files: Files, plan: _Plan, watch: Watch) -> Iterator[int]:
+    """Write the shards that the store lacks and nobody else is doing; yield the tokens of each."""
+    with LayersInStep(files, watch) as layers:
+        for shard in plan.shards:
+            if writer.claim(lang, shard.number):
+                watch.committed(writer.write(_read_shard(lang, shard, layers, writer.record)))
+                yield shard.tokens
+            else:
+                layers.skip(shard.lines)
+
+
+def _read_shard(lang: str, shard: _ShardLines, layers: LayersInStep, record: RunRecord) -> Shard:
+    experts, weights = [], []
+    for number in range(shard.first + 1, shard.first + shard.lines + 1):
+        line_experts, line_weights = _read_sequence(layers, record, number)
+        experts.append(line_experts)
+        weights.append(line_weights)
+    return Shard(
+        lang=lang,
+        number=shard.number,
+        seqs=np.arange(shard.first, shard.first + shard.lines, dtype=np.int32),
+        text_ids=[str(number) for number in range(shard.first + 1, shard.first + shard.lines + 1)],
+        lengths=np.array([part.shape[2] for part in experts], dtype=np.int32),
+        truncated=np.zeros(shard.lines, dtype=bool),
+        token_ids=None,
+        experts=np.concatenate(experts, axis=2).transpose(2, 0, 1),
+        weights=np.concatenate(weights, axis=2).transpose(2, 0, 1),
+        profiles=None,
+    )
+
+
+def _read_sequence(
+    layers: LayersInStep, record: RunRecord, number: int
+) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.float32]]:
+    """Return the experts and gate weights of the next line of every layer, each [L, k, tokens]."""
+    kind = np.uint8 if record.num_experts <= 256 else np.uint16
+    experts: list[npt.NDArray[np.unsignedinteger]] = []
+    weights: list[npt.NDArray[np.float32]] = []
+    for file, line in layers.next_lines():
+        where = f"{file.name}, line {number}"
+        ids, gates = parse_line(line, record, where)
+        if experts and len(ids) != experts[0].shape[1]:
+            raise ImportFormatError(
+                f"{where}: {len(ids)} tokens, but {experts[0].shape[1]} in the same line of {layers.files[0].name}"
+            )
+        experts.append(ids.T.astype(kind))
+        weights.append(gates.T)
+    return np.stack(experts), np.stack(weights)
+
+
+def _tokens(line: bytes, top_k: int, where: str) -> int:
+    """Return the number of tokens of a line."""
+    ids, tabs, _ = line.partition(b"\t\t")
+    if not tabs:
+        raise ImportFormatError(f"{where}: no two tabs; a line is a sequence: expert ids, two tabs, gate weights")
+    count = ids.count(b"\t") + 1
+    if count % top_k:
+        raise ImportFormatError(
+            f"{where}: {count} expert ids are not {top_k} for each token; say how many a token has with --top-k"
+        )
+    return count // top_k
+
+
+def _numbers(fields: bytes, kind: pa.DataType, what: str) -> npt.NDArray[Any]:
+    try:
+        split = pc.split_pattern(pa.scalar(fields.decode("ascii"), pa.string()), "\t").values
+        numbers: npt.NDArray[Any] = split.cast(kind).to_numpy()
+    except ValueError as error:  # Arrow's own are ValueErrors
+        raise ImportFormatError(f"{what} is not one ({str(error).splitlines()[0]})") from error
+    return numbers

@@ -1,0 +1,97 @@
+"""The run record of what another tool traced: what its files say, and null for what nobody knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from store.errors import ImportFormatError
+from store.records import RunRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from store.imports.request import ImportRequest
+
+UNKNOWN_MODEL = "unknown"
+UNKNOWN_ROUTING = {"scoring": None, "normalized": None, "scale": None, "selection_bias": None}
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """What is known of a model of which only a trace is there."""
+
+    moe_layers: Sequence[int]
+    num_experts: int
+    top_k: int
+    id: str = UNKNOWN_MODEL
+    family: str | None = None
+    num_layers: int | None = None
+    routing: Mapping[str, Any] = field(default_factory=lambda: UNKNOWN_ROUTING)
+
+
+@dataclass(frozen=True)
+class ImportedCorpus:
+    """What is known of the texts: digest of the files, languages sorted, and per language what can be counted.
+
+    shards: of each language; texts, tokens: of each language, empty where nobody knows
+    """
+
+    sha256: str
+    shards: Mapping[str, int]
+    texts: Mapping[str, int] = field(default_factory=dict)
+    tokens: Mapping[str, int] = field(default_factory=dict)
+
+
+def imported_record(
+    request: ImportRequest, model: ImportedModel, corpus: ImportedCorpus, settings: Mapping[str, Any]
+) -> RunRecord:
+    """Return the run record of an import; where the files lay is provenance, and nothing else of the record."""
+    languages = sorted(corpus.shards)
+    return RunRecord(
+        run=request.run,
+        model={
+            "id": request.model_id or model.id,
+            "revision": None,
+            "config_sha256": None,
+            "family": model.family,
+            "moe_layers": list(model.moe_layers),
+            "num_layers": model.num_layers,
+            "num_experts": model.num_experts,
+            "top_k": model.top_k,
+            "dtype": None,
+            "tokenizer_sha256": None,
+        },
+        routing=dict(model.routing),
+        corpus={
+            "sha256": corpus.sha256,
+            "languages": languages,
+            "pivot": _pivot(languages),
+            "texts": dict(corpus.texts),
+            "tokens": dict(corpus.tokens),
+            "shards": dict(corpus.shards),
+        },
+        settings=dict(settings),
+        provenance={
+            "sources": [str(source.path) for source in request.sources],
+            "moetrace": version("moetrace"),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+
+
+def agreed(option: str, asked: int | None, said: int | None, where: object) -> int:
+    """Return what a person asked for or a file says; raise ImportFormatError where they differ or both are silent."""
+    known = said if asked is None else asked
+    if known is None:
+        raise ImportFormatError(f"{where}: does not say it; pass {option}")
+    if said is not None and known != said:
+        raise ImportFormatError(f"{where}: says {said}, {option} says {known}")
+    return known
+
+
+def _pivot(languages: Sequence[str]) -> str | None:
+    english = [lang for lang in languages if lang.startswith("en")]
+    return english[0] if len(english) == 1 else None
