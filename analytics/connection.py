@@ -173,6 +173,7 @@ def _run(record: RunRecord) -> tuple[object, ...]:
         routing.get("scale"),
         routing.get("selection_bias"),
         record.corpus.get("pivot"),
+        record.tables,
     )
 
 

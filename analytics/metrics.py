@@ -1,7 +1,8 @@
 """Every metric of sql/3_metrics as a polars frame: one function a view, with the view's name and its macro's arguments.
 
 The definitions, columns, ranges and sources stand in the SQL files; `moetrace views NAME` prints them. Frames are
-sorted by their columns, from left to right, and hold every run of the store.
+sorted by their columns, from left to right, and hold every run of the store. Where there is no row because no run was
+traced with what the metric needs, MoetraceError says so.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analytics.connection import in_words
+from analytics.query import missing_inputs
 from store.errors import MoetraceError
 
 if TYPE_CHECKING:
@@ -87,6 +89,8 @@ def _frame(connection: duckdb.DuckDBPyConnection, name: str, **arguments: object
     call = f"{name}({given})" if arguments else name
     with in_words():
         frame: pl.DataFrame = connection.sql(f"from {call} order by all", params=arguments or None).pl()
+    if frame.is_empty() and (missing := missing_inputs(connection, name)):
+        raise MoetraceError("; ".join(missing))
     return frame
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import duckdb
 
 from analytics.connection import QueryError, connect, in_words
+from analytics.documentation import views
 from store import Store
 from store.schema import TABLE_NAMES
 from store.verified import verified_url
@@ -42,6 +44,26 @@ def run_query(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[duc
             relation = connection.sql(statement.query)
             if relation is not None:
                 yield relation
+
+
+def missing_inputs(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
+    """Return a sentence for each view that a query names and each run that was traced without what the view needs.
+
+    Where the query names runs, only those are looked at. What such a view has of such a run are no rows, or NULL.
+    """
+    named = set(re.findall(r"[\w.-]+", query))
+    with in_words():
+        runs: list[tuple[str, list[str]]] = connection.execute("select run, tables from runs order by run").fetchall()
+    wanted = [found for found in runs if found[0] in named] or runs
+    found = []
+    for view in (view for name, view in views().items() if name in named):
+        for run, tables in wanted:
+            lacking = [table for table in TABLE_NAMES if table in view.needs.split(", ") and table not in tables]
+            if lacking:
+                found.append(
+                    f"{view.name} has nothing of run '{run}', which was traced without {' and '.join(lacking)}"
+                )
+    return found
 
 
 def completions(connection: duckdb.DuckDBPyConnection) -> list[str]:

@@ -32,7 +32,7 @@ def sql(store: str, query: str | None, file_format: str | None, output: Path | N
     moetrace sql my-store "select * from jaccard_by_layer"
     moetrace sql my-store "select * from activation" -o activation.parquet
     """  # noqa: D301  click wants the escape itself
-    from analytics.query import connect_safely, run_query
+    from analytics.query import connect_safely, missing_inputs, run_query
 
     connection = connect_safely(store)
     if query is None and sys.stdin.isatty():
@@ -41,7 +41,10 @@ def sql(store: str, query: str | None, file_format: str | None, output: Path | N
     wanted = file_format or _format_of(output)
     if wanted == "parquet" and output is None:
         raise click.UsageError("--format parquet writes a file; name it with -o")
-    results = list(run_query(connection, query if query is not None else sys.stdin.read()))
+    query = query if query is not None else sys.stdin.read()
+    results = list(run_query(connection, query))
+    for sentence in missing_inputs(connection, query):
+        click.echo(f"note: {sentence}", err=True)
     if output is not None and len(results) != 1:
         raise click.UsageError(f"-o takes one result, the query has {len(results)}")
     for relation in results:
@@ -118,7 +121,7 @@ def _prompt(connection: duckdb.DuckDBPyConnection) -> None:
     from prompt_toolkit.lexers import PygmentsLexer
     from pygments.lexers.sql import SqlLexer
 
-    from analytics.query import completions, run_query
+    from analytics.query import completions, missing_inputs, run_query
     from store import MoetraceError
 
     history = Path(click.get_app_dir("moetrace")) / "sql-history"
@@ -149,5 +152,7 @@ def _prompt(connection: duckdb.DuckDBPyConnection) -> None:
         try:
             for relation in run_query(connection, statement):
                 click.echo(_as_table(relation))
+            for sentence in missing_inputs(connection, statement):
+                click.echo(f"note: {sentence}", err=True)
         except MoetraceError as error:
             click.echo(str(error), err=True)

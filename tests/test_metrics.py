@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from analytics import metrics
 from analytics.connection import connect
+from analytics.query import missing_inputs
+from store import MoetraceError
 from tests import reference
 from tests.stores import World, make_record, make_world, write_counts, write_world
 
@@ -200,7 +202,9 @@ def test_a_run_without_profiles_has_null_probabilities_and_no_similarity(tmp_pat
         for column in columns:
             assert frame[column].null_count() == len(frame), (name, column)
         assert frame.drop(columns).null_count().sum_horizontal().item() == frame_nulls_expected(name, frame)
-    assert metrics.pivot_similarity(opened).is_empty()
+    with pytest.raises(MoetraceError, match="pivot_similarity has nothing of run 'run', .* without profiles$"):
+        metrics.pivot_similarity(opened)
+    assert missing_inputs(opened, "select * from activation") == []
 
 
 def test_a_set_of_no_experts_is_refused(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@
 --   scale: the routed scaling factor
 --   selection_bias: whether experts are selected with a bias that weights do not carry
 --   pivot_lang: the pivot language, that others are compared to
+--   tables: names of the tables that were traced
 create or replace table runs (
     run varchar,
     run_sha256 varchar,
@@ -39,5 +40,6 @@ create or replace table runs (
     normalized boolean,
     scale double,
     selection_bias boolean,
-    pivot_lang varchar
+    pivot_lang varchar,
+    tables varchar []
 );
