@@ -180,7 +180,7 @@ def test_tokens_are_numbered_by_id_then_by_ranked_experts(seed: int, tokens: int
     assert keys == sorted(keys)
 
 
-@pytest.mark.parametrize("tokens", [(1,), (PAGE_ROWS - 1, 3), (2 * PAGE_ROWS + 1,)])
+@pytest.mark.parametrize("tokens", [(1,), (PAGE_ROWS // TOP_K - 1, 3), (PAGE_ROWS + 1,)])
 def test_shards_of_one_page_and_of_many_are_read_back_by_duckdb(tmp_path: Path, tokens: tuple[int, ...]) -> None:
     shard = make_shard(5, tokens)
     StoreWriter(tmp_path, record_with()).write(shard)
