@@ -1,7 +1,8 @@
 """The tables of a store: every column, its type and meaning, and how it is encoded in Parquet.
 
-The Parquet settings of `routes` were measured on DeepSeek-V2-Lite traces and on synthetic 48-layer ones; FLOAT16 and
-list columns are left out on purpose (DuckDB cannot read FLOAT16 with BYTE_STREAM_SPLIT; unnest slows roll-ups).
+The Parquet settings of `routes` were measured on DeepSeek-V2-Lite traces and on synthetic 48-layer ones, the tables
+of `make bench-store`; FLOAT16 and list columns are left out on purpose (DuckDB cannot read FLOAT16 with
+BYTE_STREAM_SPLIT; unnest slows roll-ups).
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FORMAT_VERSION = 3
+
+# Rows of a layer at which a byte of all its weights fills half a block of zstd, which has one Huffman table a block.
+BLOCKS_OF_WEIGHTS = 1 << 16
 
 # Columns that stores of an older version lack: version that brought them -> table -> column -> SQL of what it was.
 ADDED_COLUMNS = {
@@ -114,8 +118,13 @@ def tokens() -> Table:
     )
 
 
-def routes(num_experts: int) -> Table:
-    """One row is one routing decision, a (layer, token, rank); one row group is one layer."""
+def routes(num_experts: int, layer_rows: int = BLOCKS_OF_WEIGHTS) -> Table:
+    """One row is one routing decision, a (layer, token, rank); one row group is one layer of `layer_rows` rows.
+
+    zstd's longer search costs time: for ids it pays wherever tokens are alike, because it also cuts blocks where they
+    change; for weights only where layers are so small that their different bytes share a block.
+    """
+    searched = ("expert",) if layer_rows >= BLOCKS_OF_WEIGHTS else ("expert", "weight")
     return Table(
         "routes",
         pa.schema(
@@ -131,7 +140,7 @@ def routes(num_experts: int) -> Table:
         byte_stream_split=("token", "expert", "weight"),
         # Every row group has all ranks: bounds tell nothing. Those of token let DuckDB join by position, not by hash.
         statistics=("layer", "token"),
-        levels={"layer": -1, "rank": -1},
+        levels={"layer": -1, "rank": -1, **dict.fromkeys(searched, 3)},
     )
 
 

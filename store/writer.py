@@ -22,12 +22,12 @@ from store.claims import Claims
 from store.counts import Counts, check_counts, count_rows
 from store.errors import CaptureError, StoreError
 from store.faults import FaultPoint, reach
-from store.files import PAGE_ROWS, HashedFile, write_parquet
+from store.files import HashedFile, write_parquet
 from store.ranking import LayerRanking
 from store.reader import read_format
 from store.records import CommitRecord, FileRecord, RunRecord
 from store.rollup import UsageRollup
-from store.schema import FORMAT_VERSION, Table, tables
+from store.schema import FORMAT_VERSION, Table, routes, tables
 from store.shard import Shard, check_shard, token_order
 from store.storage import Storage, open_storage
 from store.weights import lies_on, round_weights
@@ -114,24 +114,18 @@ class StoreWriter:
                 f"{shard.lang} shard {shard.number}: weights do not lie on the {precision} grid that the run record "
                 "promises; trace into a new run with --weight-precision f16"
             )
-        # Ranks differ in their weights: whole ranks to a page compress best, one a page where it has enough rows.
-        page_rows = shard.tokens * -(-PAGE_ROWS // shard.tokens)
-        return self._commit(
-            shard.lang, shard.number, len(shard.lengths), shard.tokens, self._contents(shard), page_rows
-        )
+        return self._commit(shard.lang, shard.number, len(shard.lengths), shard.tokens, self._contents(shard))
 
     def write_counts(self, counts: Counts) -> CommitRecord:
         """Check, write and commit what is known of a language of which only counts were published."""
         check_counts(counts, self.record)
         table = tables(self.record.num_experts)["usage"]
         contents = iter([(table, count_rows(counts, self.record))])
-        return self._commit(counts.lang, counts.number, counts.sequences, counts.tokens, contents, PAGE_ROWS)
+        return self._commit(counts.lang, counts.number, counts.sequences, counts.tokens, contents)
 
-    def _commit(
-        self, lang: str, number: int, sequences: int, tokens: int, contents: Contents, page_rows: int
-    ) -> CommitRecord:
+    def _commit(self, lang: str, number: int, sequences: int, tokens: int, contents: Contents) -> CommitRecord:
         with self._in_words(), self.storage.staging() as staging:
-            files = self._stage(staging, lang, number, contents, page_rows)
+            files = self._stage(staging, lang, number, contents)
             published = self._publish_all(staging, files)
             commit = CommitRecord(
                 run=self.record.run,
@@ -157,13 +151,13 @@ class StoreWriter:
             reach(FaultPoint.RELEASED)
         return stored
 
-    def _stage(self, staging: Path, lang: str, number: int, contents: Contents, page_rows: int) -> list[FileRecord]:
+    def _stage(self, staging: Path, lang: str, number: int, contents: Contents) -> list[FileRecord]:
         """Write every table of the shard, then wait for the disk once for all of them."""
         with ExitStack() as opened:
             written, files = [], []
             for table, groups in contents:
                 file = opened.enter_context(HashedFile(staging / table.name))
-                rows = write_parquet(file, table, groups, page_rows)
+                rows = write_parquet(file, table, groups)
                 path = layout.data_path(table.name, self.record.run, lang, number)
                 files.append(file.finish(path, table.name, rows))
                 written.append(file)
@@ -220,7 +214,8 @@ class StoreWriter:
     def _contents(self, shard: Shard) -> Contents:
         """Yield each table of the run with its row groups; usage comes last, added up while routes are written."""
         record = self.record
-        schemas = tables(record.num_experts)
+        layer_rows = shard.tokens * record.top_k
+        schemas = {**tables(record.num_experts), "routes": routes(record.num_experts, layer_rows)}
         precision = record.settings["weight_precision"]
         ranking = LayerRanking(shard.tokens, record.top_k, record.num_experts, precision)
         first = round_weights(shard.weights[:, 0].T, precision)

@@ -202,7 +202,7 @@ def test_a_run_without_profiles_has_null_probabilities_and_no_similarity(tmp_pat
         for column in columns:
             assert frame[column].null_count() == len(frame), (name, column)
         assert frame.drop(columns).null_count().sum_horizontal().item() == frame_nulls_expected(name, frame)
-    with pytest.raises(MoetraceError, match="pivot_similarity has nothing of run 'run', .* without profiles$"):
+    with pytest.raises(MoetraceError, match=r"pivot_similarity has nothing of run 'run', .* without profiles$"):
         metrics.pivot_similarity(opened)
     assert missing_inputs(opened, "select * from activation") == []
 

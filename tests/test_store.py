@@ -204,7 +204,7 @@ def test_tokens_whose_ids_nobody_knows_are_numbered_by_their_experts_and_have_nu
     assert verify(unknown).problems == []
 
 
-@pytest.mark.parametrize("tokens", [(1,), (PAGE_ROWS - 1, 3), (2 * PAGE_ROWS + 1,)])
+@pytest.mark.parametrize("tokens", [(1,), (PAGE_ROWS // TOP_K - 1, 3), (PAGE_ROWS + 1,)])
 def test_shards_of_one_page_and_of_many_are_read_back_by_duckdb(tmp_path: Path, tokens: tuple[int, ...]) -> None:
     shard = make_shard(5, tokens)
     StoreWriter(tmp_path, record_with()).write(shard)
