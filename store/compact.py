@@ -99,18 +99,21 @@ def compact(store: Store, run: str) -> CompactIndex:
     """
     record = store.run(run)
     commits = [commit for commit in store.commits if commit.run == run]
-    by_language: dict[str, list[CommitRecord]] = {}
+    by_language: dict[str, list[FileRecord]] = {}
     for commit in commits:
-        by_language.setdefault(commit.lang, []).append(commit)
+        file = commit.file("usage")
+        if file is None:
+            raise StoreError(f"{store.url}: {commit.key} has no roll-ups")
+        by_language.setdefault(commit.lang, []).append(file)
     table = rollups(record.num_experts)
     storage = store.storage
     try:
         path = layout.compact_data_path(run, uuid.uuid4().hex)
-        with storage.staging() as staging, HashedFile(staging / table.name) as file:
+        with storage.staging() as staging, HashedFile(staging / table.name) as written:
             groups = (_added_up(store, record, lang, table.schema, found) for lang, found in by_language.items())
-            rows = write_parquet(file, table, groups)
-            data = file.finish(path, table.name, rows)
-            file.sync()
+            rows = write_parquet(written, table, groups)
+            data = written.finish(path, table.name, rows)
+            written.sync()
             storage.publish(staging / table.name, path)
         listed = store.commit_files
         paths = {layout.commit_path(commit.run, commit.lang, commit.shard): commit for commit in commits}
@@ -124,17 +127,47 @@ def compact(store: Store, run: str) -> CompactIndex:
     return index
 
 
+def rollup_table(store: Store, run: str) -> pa.Table:
+    """Return the roll-ups of a run added up over shards: lang and the columns of `usage`, a row for each expert.
+
+    Compacted ones are read where they are current, the others shard by shard. Raises StoreError where one is damaged.
+    """
+    record = store.run(run)
+    schema = rollups(record.num_experts).schema
+    compacted, rest = store.rollups()
+    parts: dict[str, pa.Table] = {}
+    for found in (found for found in compacted if found.run == run):
+        rows = _read(store, store.file_record(found.path))
+        size = len(record.moe_layers) * record.num_experts
+        for start in range(0, len(rows), size):
+            part = rows.slice(start, size)
+            if (lang := part.column("lang")[0].as_py()) in found.languages:
+                parts[lang] = part
+    shards: dict[str, list[FileRecord]] = {}
+    for file in rest:
+        if file.run == run:
+            shards.setdefault(file.lang, []).append(store.file_record(file.path))
+    for lang, files in shards.items():
+        parts[lang] = _added_up(store, record, lang, schema, files, parts.get(lang))
+    return pa.concat_tables([schema.empty_table(), *(parts[lang].cast(schema) for lang in sorted(parts))])
+
+
+def _read(store: Store, file: FileRecord) -> pa.Table:
+    return pq.read_table(io.BytesIO(read_verified(store, file, 0, file.bytes)))
+
+
 def _added_up(
-    store: Store, record: RunRecord, lang: str, schema: pa.Schema, commits: Sequence[CommitRecord]
+    store: Store,
+    record: RunRecord,
+    lang: str,
+    schema: pa.Schema,
+    files: Sequence[FileRecord],
+    before: pa.Table | None = None,
 ) -> pa.Table:
-    """Return the roll-ups of one language, added up in the order of the shards."""
+    """Return the roll-ups of one language, added up in the order of the shards, to what was added up `before`."""
     size = len(record.moe_layers) * record.num_experts
     sums: dict[str, npt.NDArray[np.generic]] = {}
-    for commit in commits:
-        file = commit.file("usage")
-        if file is None:
-            raise StoreError(f"{store.url}: {commit.key} has no roll-ups")
-        rows = pq.read_table(io.BytesIO(read_verified(store, file, 0, file.bytes)))
+    for rows in (*((before,) if before else ()), *(_read(store, file) for file in files)):
         for name in schema.names[3:]:
             column = rows.column(name)
             if column.null_count == 0:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from store import layout
-from store.compact import CompactIndex, read_index
+from store.compact import CompactIndex, read_index, rollup_table
 from store.errors import StoreError, UnknownNameError
 from store.records import CommitRecord, FileRecord, RunRecord
 from store.schema import FORMAT_VERSION, TABLE_NAMES, tables
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import polars as pl
+    import pyarrow as pa
     import pyarrow.dataset as ds
 
     from store.storage import Entry
@@ -169,6 +170,14 @@ class Store:
         ]
         return compacted, rest
 
+    def rollup_table(self, run: str | None = None) -> pa.Table:
+        """Return the roll-ups of a run, added up over shards: a row for each language, layer and expert.
+
+        Columns: lang and those of `usage`. Raises UnknownNameError for a run that is not there, StoreError where a
+        file is damaged.
+        """
+        return rollup_table(self, self.run(run).run)
+
     def file_record(self, path: str) -> FileRecord:
         """Return what is known of a committed file, path relative to the store; raise StoreError where it is none."""
         match = layout.SHARD_FILE.search(path)
@@ -196,8 +205,8 @@ class Store:
         Without a name, the only run; without languages, all of them. Every byte that is read is checked. Raises
         UnknownNameError for a run, a table or a language that is not there.
         """
-        import pyarrow as pa  # noqa: PLC0415  `moetrace ls` reads no Parquet
-        import pyarrow.dataset as ds  # noqa: PLC0415
+        import pyarrow as pa  # noqa: PLC0415
+        import pyarrow.dataset as ds  # noqa: PLC0415  takes a while to import, and few need it
         from pyarrow.fs import FSSpecHandler, PyFileSystem  # noqa: PLC0415
 
         from store.verified import VerifiedFiles  # noqa: PLC0415

@@ -54,6 +54,26 @@ def test_compacted_rollups_say_the_same(store: Path) -> None:
     assert verify(store).orphans == []
 
 
+def test_rollups_without_sql_are_those_of_sql(store: Path, world: World) -> None:
+    def both() -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
+        columns = ("lang", "layer", "expert", "count", "weight_sum", "sequence_share_sum", "probability_sum")
+        rows = zip(*(Store(store).rollup_table().column(name).to_pylist() for name in columns), strict=True)
+        query = f"select {', '.join(columns)} from usage_by_language order by all"
+        return tuple(
+            [tuple(round(value, 9) if isinstance(value, float) else value for value in row) for row in found]
+            for found in (rows, connect(store).sql(query).fetchall())
+        )
+
+    mine, sql = both()
+    assert mine == sql
+    compact(Store(store), "run")
+    assert both() == (sql, sql)
+    texts = make_world(seed=6, texts=2).texts["eng_Latn"]
+    StoreWriter(store, world.record).write(make_shard(world.record, "eng_Latn", 50, 500, texts))
+    mine, sql = both()
+    assert mine == sql
+
+
 def test_shards_that_come_later_are_added(store: Path, world: World) -> None:
     compact(Store(store), "run")
     texts = make_world(seed=6, texts=2).texts["eng_Latn"]

@@ -7,7 +7,7 @@ model's do, and, where the shared data are, real traces of DeepSeek-V2-Lite that
   decision (one expert of one layer of one token), medians over the rounds; `encode` has the hashing and the writing of
   files in it, `rest` is what no stage accounts for. `bytes` are those of `routes` a decision; `peak MB` is memory above
   the shard itself: NumPy's by tracemalloc and the most Arrow ever held.
-- size, scan, formats: `routes_tables`.
+- size, scan, formats: `routes_tables`; open: `open_table`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from store import RunRecord, Shard, StoreWriter
 from store.files import HashedFile
 from store.ranking import LayerRanking
 from store.rollup import UsageRollup
+from tests.benchmarks.open_table import print_opening
 from tests.benchmarks.routes_tables import print_formats, print_scans, print_sizes
 from tests.benchmarks.shards import published, routed, stored
 
@@ -48,7 +49,7 @@ SHAPES = {
     "64K x 48 x 8": (65536, 48, 8, 128),
 }
 WIDE = "64K x 48 x 8"
-TABLES = ("write", "size", "scan", "formats")
+TABLES = ("write", "size", "scan", "formats", "open")
 STAGES = ("check", "order", "rank", "roll-up", "encode", "sync")
 
 
@@ -139,6 +140,8 @@ def main(rounds: int, path: Path | None, tables: tuple[str, ...]) -> None:
         print_scans({**shards, WIDE: wide()}, rounds)
     if "formats" in tables:
         print_formats(archives, shards, rounds)
+    if "open" in tables:
+        print_opening(2000, rounds)
 
 
 def print_costs(cases: dict[str, Callable[[], tuple[RunRecord, Shard]]], rounds: int) -> None:

@@ -1,0 +1,69 @@
+"""How long a store of many shards takes to open: the last table of `make bench-store`."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analytics.connection import connect
+from store import Counts, Store, StoreWriter
+from store.compact import compact
+from tests.stores import make_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LANGUAGES, LAYERS, EXPERTS, TOP_K, TOKENS = 20, 48, 128, 8, 32768
+
+
+def print_opening(shards: int, rounds: int) -> None:
+    """Print the seconds that reading roll-ups and connecting take, before and after `compact`, and of one shard."""
+    print(
+        f"\nOpening {LANGUAGES} languages x {shards // LANGUAGES} shards, {LAYERS} x {EXPERTS} experts; wall seconds, "
+        f"medians of {rounds} rounds\n"
+    )
+    print("| what | one shard a language | all shards | all, compacted |\n|---|---:|---:|---:|")
+    with TemporaryDirectory() as folder:
+        few, many = (_made(Path(folder) / str(count), count) for count in (1, shards // LANGUAGES))
+        found = [_seconds(few, rounds), _seconds(many, rounds)]
+        compact(Store(many), "run")
+        found.append(_seconds(many, rounds))
+    for what, *seconds in zip(("roll-ups read", "`connect`, every view"), *found, strict=True):
+        print(f"| {what} | " + " | ".join(f"{value:.3f}" for value in seconds) + " |")
+
+
+def _made(path: Path, shards: int) -> Path:
+    languages = [f"l{number:02d}_Latn" for number in range(LANGUAGES)]
+    record = make_record(
+        languages=languages, moe_layers=range(LAYERS), num_experts=EXPERTS, top_k=TOP_K, tables=("usage",)
+    )
+    count = np.random.default_rng(0).multinomial(TOKENS * TOP_K, np.ones(EXPERTS) / EXPERTS, size=LAYERS)
+    writer = StoreWriter(path, record)
+    for lang in languages:
+        for number in range(shards):
+            writer.write_counts(Counts(lang, number, TOKENS, 400, count, count / 3.0))
+    return path
+
+
+def _seconds(path: Path, rounds: int) -> list[float]:
+    """Return the medians: from the listing of commit records to the sums of each language, and of `connect`."""
+    return [_median(lambda: _read(path), rounds), _median(lambda: connect(path).close(), rounds)]
+
+
+def _read(path: Path) -> None:
+    store = Store(path)
+    assert len(store.rollup_table("run")) == LANGUAGES * LAYERS * EXPERTS
+
+
+def _median(run: Callable[[], object], rounds: int) -> float:
+    found = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
