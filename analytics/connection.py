@@ -35,15 +35,21 @@ def connect(store: str | Path | Store) -> duckdb.DuckDBPyConnection:
     """
     opened = store if isinstance(store, Store) else Store(store)
     connection = duckdb.connect()
-    connection.register_filesystem(VerifiedFiles(opened))
-    connection.execute("set enable_progress_bar = false")
+    create_views(connection, opened)
     # Metrics are sums over unordered rows; keeping insertion order would only cost memory.
     connection.execute("set preserve_insertion_order = false")
+    return connection
+
+
+def create_views(connection: duckdb.DuckDBPyConnection, opened: Store) -> None:
+    """Put the tables of a store and every view over them into an empty database."""
+    connection.register_filesystem(VerifiedFiles(opened))
+    connection.execute("set enable_progress_bar = false")
     with in_words():
         connection.execute("begin")
         connection.execute("create schema files")
         for table in TABLE_NAMES:
-            _create_files_view(connection, opened, table, opened.files(table))
+            create_files_view(connection, opened, table, opened.files(table))
         _create_rollups_view(connection, opened)
         for item in in_dependency_order(views().values()):
             connection.execute(item.sql)
@@ -52,7 +58,6 @@ def connect(store: str | Path | Store) -> duckdb.DuckDBPyConnection:
             elif item.name in _RECORDS:
                 _insert(connection, item.name, _RECORDS[item.name](opened))
         connection.execute("commit")
-    return connection
 
 
 @contextmanager
@@ -71,10 +76,19 @@ def in_words() -> Iterator[None]:
         raise QueryError(f"{kind.removesuffix(' Error').lower()}: {rest}" if rest else text) from error
 
 
-def _create_files_view(
-    connection: duckdb.DuckDBPyConnection, store: Store, name: str, files: Sequence[ShardFile], table: str = ""
+def create_files_view(
+    connection: duckdb.DuckDBPyConnection,
+    store: Store,
+    name: str,
+    files: Sequence[ShardFile],
+    table: str = "",
+    *,
+    verified: bool = True,
 ) -> None:
-    """Create files.<name>: what read_parquet makes of some files of a table, or an empty table of the same columns."""
+    """Create files.<name>: what read_parquet makes of some files of a table, or an empty table of the same columns.
+
+    Files are read through the filesystem that checks them, or, not `verified`, where any client of DuckDB finds them.
+    """
     table = table or name
     if not files:
         _create_empty(connection, name, [("run", pa.string()), ("lang", pa.string()), ("shard", pa.int32())], table)
@@ -82,11 +96,15 @@ def _create_files_view(
     by_version: dict[int, list[ShardFile]] = {}
     for file in files:
         by_version.setdefault(file.version, []).append(file)
-    parts = (_select(_widest_first(store, found), table, version) for version, found in sorted(by_version.items()))
-    connection.execute(f"create view files.{name} as\n" + "\nunion all by name\n".join(parts))
+    parts = (
+        _select([verified_url(file.path) if verified else file.location for file in ordered], table, version)
+        for version, found in sorted(by_version.items())
+        for ordered in (_widest_first(store, found),)
+    )
+    connection.execute(f"create or replace view files.{name} as\n" + "\nunion all by name\n".join(parts))
 
 
-def _select(files: Sequence[ShardFile], table: str, version: int) -> str:
+def _select(urls: Sequence[str], table: str, version: int) -> str:
     # The end of the path, not hive_partitioning: a run's name may hold what would be taken for a date or a number.
     return f"""
         select
@@ -94,24 +112,24 @@ def _select(files: Sequence[ShardFile], table: str, version: int) -> str:
             regexp_extract(filename, 'lang=([^/]+)/[^/]+$', 1) as lang,
             regexp_extract(filename, '/([0-9]+)[^/]*$', 1)::integer as shard,
             * exclude (filename){_missing_columns(table, version)}
-        from {_read_parquet([file.path for file in files])}
+        from {_read_parquet(urls)}
         """
 
 
-def _read_parquet(paths: Sequence[str]) -> str:
-    names = ",\n".join(f"'{verified_url(path)}'" for path in paths)
+def _read_parquet(urls: Sequence[str]) -> str:
+    names = ",\n".join("'{}'".format(url.replace("'", "''")) for url in urls)
     return f"read_parquet([{names}], filename = true, hive_partitioning = false)"
 
 
 def _create_rollups_view(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
     """Create files.rollups: roll-ups to add up by run and language, compacted ones in place of their shards."""
     compacted, rest = store.rollups()
-    _create_files_view(connection, store, "usage_not_compacted", rest, "usage")
+    create_files_view(connection, store, "usage_not_compacted", rest, "usage")
     parts = ["from files.usage_not_compacted select * exclude (shard)"]
     for found in sorted(compacted, key=lambda found: -store.runs[found.run].num_experts):
         languages = ", ".join(f"'{lang}'" for lang in found.languages)
         parts.append(
-            f"select '{found.run}' as run, * exclude (filename) from {_read_parquet([found.path])} "
+            f"select '{found.run}' as run, * exclude (filename) from {_read_parquet([verified_url(found.path)])} "
             f"where lang in ({languages})"
         )
     connection.execute("create view files.rollups as\n" + "\nunion all by name\n".join(parts))

@@ -22,7 +22,12 @@ MOST_ROWS = 10_000  # of a table on the terminal; files get every row
 @click.argument("query", required=False)
 @click.option("--format", "file_format", type=click.Choice(FORMATS), help="[default: by the file's name, else table]")
 @output("Write the result here.")
-def sql(store: str, query: str | None, file_format: str | None, output: Path | None) -> None:
+@click.option(
+    "--database",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write every view into this DuckDB file, for other clients.",
+)
+def sql(store: str, query: str | None, file_format: str | None, output: Path | None, database: Path | None) -> None:
     """Run QUERY over the views of STORE and print the rows; without QUERY, open a prompt.
 
     `moetrace views` lists what can be asked. Queries read the store's committed shards; they can change neither the
@@ -31,9 +36,17 @@ def sql(store: str, query: str | None, file_format: str | None, output: Path | N
     \b
     moetrace sql my-store "select * from jaccard_by_layer"
     moetrace sql my-store "select * from activation" -o activation.parquet
+    moetrace sql my-store --database my-store.duckdb
     """  # noqa: D301  click wants the escape itself
     from analytics.query import connect_safely, missing_inputs, run_query
 
+    if database is not None:
+        from analytics.database import write_database
+
+        if query is not None or output is not None:
+            raise click.UsageError("--database takes neither a query nor -o")
+        click.echo(write_database(store, database))
+        return
     connection = connect_safely(store)
     if query is None and sys.stdin.isatty():
         _prompt(connection)
