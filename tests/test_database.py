@@ -43,9 +43,8 @@ def test_another_process_sees_every_view_and_macro(store: Path, tmp_path: Path, 
         found, expected = (db.sql(f"from {name}").fetchall() for db in (theirs, ours))
         assert rounded(found) == rounded(expected)
     theirs.close()
-    script = (
-        f"import duckdb; print(duckdb.connect({str(path)!r}).sql('select count(*) from jaccard(n := 1)').fetchall())"
-    )
+    query = "select count(*) from jaccard(n := 1)"
+    script = f"import duckdb; print(duckdb.connect({str(path)!r}).sql({query!r}).fetchall())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=os.sep)
     assert done.stdout.strip() == str(ours.sql(query).fetchall())
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
