@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 
-.PHONY: install demo test test-oldest test-gpu lint format bench-trace bench-store bench-plan model clean
+.PHONY: install demo test test-oldest test-gpu lint format bench-trace bench-store bench-plan bench-analytics model clean
 
 install: $(INSTALLED)
 
@@ -66,6 +66,9 @@ bench-store: install
 
 bench-plan: install
 	$(BIN)/python -m tests.benchmarks.bench_plan --megabytes 20 100 400
+
+bench-analytics: install
+	$(BIN)/python -m tests.benchmarks.bench_analytics
 
 model: install
 	$(BIN)/python -m tracer.bundled.make_model --ui-strings $(SHARED)/data/ui-strings --udhr $(SHARED)/data/udhr

@@ -1,0 +1,190 @@
+"""How fast metrics are, beside loops over Counters. `make bench-analytics`.
+
+Roll-ups of 200 languages x 48 layers x 128 experts, top-8; every metric is asked for as people do, as a polars frame in
+order, all 19,900 pairs of languages where it compares pairs. Once more from ten times the shards, compacted. Then the
+loops that studies write, on fewer languages, with the views on the same ones. Then `pivot_similarity` from profiles
+under a memory limit of 2 GB. Wall seconds on all cores, medians of the rounds.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+
+from analytics import metrics
+from analytics.connection import connect
+from analytics.documentation import views
+from store import Counts, RunRecord, Shard, Store, StoreWriter
+from store.compact import compact
+from tests.stores import make_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import duckdb
+
+LAYERS, EXPERTS, TOP_K, TOKENS = 48, 128, 8, 32768
+PAIRED = {"jaccard", "jaccard_by_layer", "jaccard_by_language", "jaccard_by_pair", "divergence"}
+
+
+def counts_of(languages: int) -> dict[str, np.ndarray]:
+    """Draw counts [L, E] by routing a sample of tokens; languages of a family share a taste of experts."""
+    rng = np.random.default_rng(0)
+    sample = 256
+    families = rng.standard_normal((10, LAYERS, EXPERTS), dtype=np.float32)
+    found = {}
+    for number in range(languages):
+        taste = families[number % 10] + rng.standard_normal((LAYERS, EXPERTS), dtype=np.float32)
+        logits = taste[:, None] + 1.5 * rng.standard_normal((LAYERS, sample, EXPERTS), dtype=np.float32)
+        chosen = np.argpartition(logits, -TOP_K, axis=-1)[..., -TOP_K:].reshape(LAYERS, -1)
+        counts = np.stack([np.bincount(row, minlength=EXPERTS) for row in chosen])
+        found[f"l{number:03d}_Latn"] = counts * (TOKENS // sample)
+    return found
+
+
+def rolled_up(path: Path, counts: dict[str, np.ndarray], shards: int) -> Path:
+    record = make_record(
+        languages=list(counts), moe_layers=range(LAYERS), num_experts=EXPERTS, top_k=TOP_K, tables=("usage",)
+    )
+    with StoreWriter(path, record) as writer:
+        for lang, count in counts.items():
+            for number in range(shards):
+                writer.write_counts(Counts(lang, number, TOKENS, 400, count, count / 3.0))
+    return path
+
+
+def profiled(path: Path, texts: int) -> Path:
+    """Write two languages with profiles of `texts` texts of one token each."""
+    rng = np.random.default_rng(0)
+    record: RunRecord = make_record(
+        languages=("eng_Latn", "swh_Latn"),
+        moe_layers=range(LAYERS),
+        num_experts=EXPERTS,
+        top_k=TOP_K,
+        tables=("sequences", "tokens", "profiles", "usage"),
+    )
+    with StoreWriter(path, record) as writer:
+        for lang in record.corpus["languages"]:
+            for number in range(-(-texts // 500)):
+                size = min(500, texts - 500 * number)
+                profiles = rng.random((size, LAYERS, EXPERTS), dtype=np.float32)
+                experts = np.argpartition(profiles, -TOP_K, axis=-1)[..., -TOP_K:].astype(np.uint8)
+                writer.write(
+                    Shard(
+                        lang=lang,
+                        number=number,
+                        seqs=np.arange(500 * number, 500 * number + size, dtype=np.int32),
+                        text_ids=[str(500 * number + text) for text in range(size)],
+                        lengths=np.ones(size, dtype=np.int32),
+                        truncated=np.zeros(size, dtype=bool),
+                        token_ids=np.zeros(size, dtype=np.int32),
+                        experts=experts,
+                        weights=np.full(experts.shape, 1 / TOP_K, dtype=np.float32),
+                        profiles=profiles / profiles.sum(axis=-1, keepdims=True),
+                    )
+                )
+    return path
+
+
+def asked(connection: duckdb.DuckDBPyConnection) -> dict[str, Callable[[], object]]:
+    """Return every metric that roll-ups are enough for."""
+    found = {
+        name: getattr(metrics, name)
+        for name, view in views().items()
+        if view.stage.startswith("3") and view.needs in {"usage", "run records"} and hasattr(metrics, name)
+    }
+    return {name: lambda function=function: function(connection) for name, function in found.items()}
+
+
+def seconds(run: Callable[[], object], rounds: int) -> float:
+    found = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
+
+
+def jaccard_loop(counters: dict[tuple[str, int], Counter[int]], languages: list[str]) -> None:
+    """Overlap of the most used experts: a Counter for each language and layer, sets, a loop over pairs."""
+    sets = {key: {expert for expert, _ in counter.most_common(TOP_K)} for key, counter in counters.items()}
+    for layer in range(LAYERS):
+        for a, b in combinations(languages, 2):
+            _ = len(sets[a, layer] & sets[b, layer]) / len(sets[a, layer] | sets[b, layer])
+
+
+def divergence_loop(counters: dict[tuple[str, int], Counter[int]], languages: list[str]) -> None:
+    """Jensen-Shannon divergence by SciPy, pair after pair."""
+    from scipy.spatial.distance import jensenshannon
+
+    for layer in range(LAYERS):
+        shares = {}
+        for lang in languages:
+            values = np.array([counters[lang, layer][expert] for expert in range(EXPERTS)], dtype=float)
+            shares[lang] = values / values.sum()
+        for a, b in combinations(languages, 2):
+            _ = jensenshannon(shares[a], shares[b]) ** 2
+
+
+@click.command()
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--languages", default=200, show_default=True)
+@click.option("--looped", default=40, show_default=True, help="Languages of the loops.")
+@click.option("--texts", default=2000, show_default=True, help="Texts of each of the two languages with profiles.")
+def main(rounds: int, languages: int, looped: int, texts: int) -> None:
+    """Print the tables."""
+    counts = counts_of(languages)
+    print(f"{platform.machine()}, {os.cpu_count()} cores; wall seconds, medians of {rounds} rounds\n")
+    print(f"| metric, {languages} languages x {LAYERS} x {EXPERTS} | seconds | from 10 x the tokens | ratio |")
+    print("|---|---:|---:|---:|")
+    with TemporaryDirectory() as folder:
+        once, tenfold = (rolled_up(Path(folder) / str(shards), counts, shards) for shards in (1, 10))
+        compact(Store(tenfold), "run")
+        opened = [connect(once), connect(tenfold)]
+        opening = [seconds(lambda path=path: connect(path).close(), rounds) for path in (once, tenfold)]
+        _row("(opening the store)", *opening)
+        for name, run in asked(opened[0]).items():
+            _row(name, seconds(run, rounds), seconds(asked(opened[1])[name], rounds))
+        few = list(counts)[:looped]
+        part = connect(rolled_up(Path(folder) / "few", {lang: counts[lang] for lang in few}, 1))
+        counters = {
+            (lang, layer): Counter(dict(enumerate(counts[lang][layer].tolist())))
+            for lang in few
+            for layer in range(LAYERS)
+        }
+        print(f"\n| {looped} languages | loops | SQL | loops / SQL |\n|---|---:|---:|---:|")
+        for name, loop in (("jaccard", jaccard_loop), ("divergence", divergence_loop)):
+            slow = seconds(lambda loop=loop: loop(counters, few), 1)
+            fast = seconds(asked(part)[name], rounds)
+            print(f"| {name} | {slow:.2f} | {fast:.2f} | {slow / fast:.1f} |")
+    with TemporaryDirectory() as folder:
+        connection = connect(profiled(Path(folder) / "store", texts))
+        connection.execute("set memory_limit = '2GB'")
+        rows = 2 * texts * LAYERS * EXPERTS
+        print("\n| pivot_similarity, 2 GB limit | rows | wall seconds | CPU seconds | M rows/s/core |")
+        print("|---|---:|---:|---:|---:|")
+        found = []
+        for _ in range(rounds):
+            wall, cpu = time.perf_counter(), time.process_time()
+            metrics.pivot_similarity(connection)
+            found.append((time.perf_counter() - wall, time.process_time() - cpu))
+        wall, cpu = (statistics.median(column) for column in zip(*found, strict=True))
+        print(f"| {texts:,} texts x 2 languages | {rows:,} | {wall:.2f} | {cpu:.2f} | {rows / cpu / 1e6:.2f} |")
+
+
+def _row(name: str, one: float, ten: float) -> None:
+    print(f"| {name} | {one:.2f} | {ten:.2f} | {ten / one:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
