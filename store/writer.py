@@ -305,6 +305,14 @@ def _table(table: Table, columns: Sequence[object]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=table.schema)
 
 
+def open_or_create(storage: Storage) -> None:
+    """Make sure that shards can be written; raise StoreError where the place is no store or cannot be written."""
+    try:
+        _open_or_create(storage)
+    except OSError as error:
+        raise StoreError(f"{storage}: cannot be written ({error.strerror or error})") from error
+
+
 def _open_or_create(storage: Storage) -> None:
     content = f'{{"format": "moetrace-store", "version": {FORMAT_VERSION}}}\n'.encode()
     if storage.has(layout.FORMAT) or not _create_format(storage, content):

@@ -17,6 +17,7 @@ from store.layout import FORMAT, checked_run
 from store.schema import TABLE_NAMES
 from store.storage import Storage, open_storage
 from store.weights import MANTISSA_BITS, lossless_precision
+from store.writer import open_or_create
 from tracer.budget import MemoryBudget
 from tracer.corpus import open_corpus
 from tracer.engine import EngineSettings, TracedEngine, engine_versions, require_engine
@@ -149,6 +150,7 @@ def trace(
     watch.planned(plan, plan.tokens - sum(shard.tokens for shard in todo))
     started = monotonic()
     if todo:
+        open_or_create(storage)  # what cannot be written should not cost an engine's start
         watch.stage(f"starting the engine for {model}")
         engine = TracedEngine(facts, engine_settings)
         try:
