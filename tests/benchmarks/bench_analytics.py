@@ -26,6 +26,7 @@ from analytics.connection import connect
 from analytics.documentation import views
 from store import Counts, RunRecord, Shard, Store, StoreWriter
 from store.compact import compact
+from tests.benchmarks.timing import median_seconds
 from tests.stores import make_record
 
 if TYPE_CHECKING:
@@ -106,15 +107,6 @@ def asked(connection: duckdb.DuckDBPyConnection) -> dict[str, Callable[[], objec
     return {name: lambda function=function: function(connection) for name, function in found.items()}
 
 
-def seconds(run: Callable[[], object], rounds: int) -> float:
-    found = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
-
-
 def jaccard_loop(counters: dict[tuple[str, int], Counter[int]], languages: list[str]) -> None:
     """Overlap of the most used experts: a Counter for each language and layer, sets, a loop over pairs."""
     sets = {key: {expert for expert, _ in counter.most_common(TOP_K)} for key, counter in counters.items()}
@@ -151,10 +143,10 @@ def main(rounds: int, languages: int, looped: int, texts: int) -> None:
         once, tenfold = (rolled_up(Path(folder) / str(shards), counts, shards) for shards in (1, 10))
         compact(Store(tenfold), "run")
         opened = [connect(once), connect(tenfold)]
-        opening = [seconds(lambda path=path: connect(path).close(), rounds) for path in (once, tenfold)]
+        opening = [median_seconds(lambda path=path: connect(path).close(), rounds) for path in (once, tenfold)]
         _row("(opening the store)", *opening)
         for name, run in asked(opened[0]).items():
-            _row(name, seconds(run, rounds), seconds(asked(opened[1])[name], rounds))
+            _row(name, median_seconds(run, rounds), median_seconds(asked(opened[1])[name], rounds))
         few = list(counts)[:looped]
         part = connect(rolled_up(Path(folder) / "few", {lang: counts[lang] for lang in few}, 1))
         counters = {
@@ -164,8 +156,8 @@ def main(rounds: int, languages: int, looped: int, texts: int) -> None:
         }
         print(f"\n| {looped} languages | loops | SQL | loops / SQL |\n|---|---:|---:|---:|")
         for name, loop in (("jaccard", jaccard_loop), ("divergence", divergence_loop)):
-            slow = seconds(lambda loop=loop: loop(counters, few), 1)
-            fast = seconds(asked(part)[name], rounds)
+            slow = median_seconds(lambda loop=loop: loop(counters, few), 1)
+            fast = median_seconds(asked(part)[name], rounds)
             print(f"| {name} | {slow:.2f} | {fast:.2f} | {slow / fast:.1f} |")
     with TemporaryDirectory() as folder:
         connection = connect(profiled(Path(folder) / "store", texts))

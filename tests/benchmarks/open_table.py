@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from analytics.connection import connect
 from store import Counts, Store, StoreWriter
 from store.compact import compact
+from tests.benchmarks.timing import median_seconds
 from tests.stores import make_record
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 LANGUAGES, LAYERS, EXPERTS, TOP_K, TOKENS = 20, 48, 128, 8, 32768
 
@@ -52,18 +47,9 @@ def _made(path: Path, shards: int) -> Path:
 
 def _seconds(path: Path, rounds: int) -> list[float]:
     """Return the medians: from the listing of commit records to the sums of each language, and of `connect`."""
-    return [_median(lambda: _read(path), rounds), _median(lambda: connect(path).close(), rounds)]
+    return [median_seconds(lambda: _read(path), rounds), median_seconds(lambda: connect(path).close(), rounds)]
 
 
 def _read(path: Path) -> None:
     store = Store(path)
     assert len(store.rollup_table("run")) == LANGUAGES * LAYERS * EXPERTS
-
-
-def _median(run: Callable[[], object], rounds: int) -> float:
-    found = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)

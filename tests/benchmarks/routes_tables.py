@@ -19,6 +19,7 @@ from analytics.connection import connect
 from store import RunRecord, Shard, Store, StoreWriter
 from store.weights import round_weights
 from tests.benchmarks.order0 import order0_bytes
+from tests.benchmarks.timing import median_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -98,8 +99,8 @@ def print_formats(archives: Mapping[str, Path], shards: Mapping[str, tuple[RunRe
                 if read() != counts:
                     raise AssertionError(f"{name}: {title}: not the counts of the text")
                 bytes_each = f"{size / shard.experts.size:.4f}"
-                _print_row(name, title, bytes_each, f"{_milliseconds(read, rounds):.2f}")
-            opening = _milliseconds(partial(connect, folder / "store"), rounds)
+                _print_row(name, title, bytes_each, f"{1e3 * median_seconds(read, rounds):.2f}")
+            opening = 1e3 * median_seconds(partial(connect, folder / "store"), rounds)
             _print_row(name, "opening the store", "", f"{opening:.2f}")
 
 
@@ -157,15 +158,6 @@ def _cpu_seconds(connection: duckdb.DuckDBPyConnection, queries: Sequence[str], 
             connection.execute(sql).fetchall()
             found[-1].append(time.process_time() - start)
     return [statistics.median(column) for column in zip(*found[1:], strict=True)]  # the first warms up
-
-
-def _milliseconds(work: Callable[[], object], rounds: int) -> float:
-    found = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(found)
 
 
 def _print_head(name: str, kind: str, *titles: str) -> None:
