@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,14 +36,23 @@ pytest.importorskip("s3fs", reason="S3 needs the extra [s3]")
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[int]:
-    """Run an S3 server with one bucket; yield its port."""
-    from moto.server import ThreadedMotoServer
-
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    _, port = running.get_host_and_port()
+    """Run an S3 server; yield its port. In a process of its own: vLLM does not start where Flask is imported."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while True:
+        assert process.poll() is None, "the S3 server did not start"
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            break
+        except OSError:
+            assert time.monotonic() < deadline, "the S3 server does not answer"
+            time.sleep(0.05)
     yield port
-    running.stop()
+    process.terminate()
+    process.wait(timeout=30)
 
 
 @pytest.fixture(scope="module")
