@@ -26,8 +26,8 @@ def views(name: str | None) -> None:
         if item.stage != stage:
             click.secho(f"{item.stage[2:]}" if not stage else f"\n{item.stage[2:]}", bold=True)
             stage = item.stage
-        click.echo(f"  {item.signature:<44} {textwrap.shorten(item.row, 90, placeholder=' ...')}")
-    click.echo("\n`moetrace views NAME` tells a view's columns, formula, range and source.")
+        click.echo(f"  {item.name:<26} {textwrap.shorten(item.row, 90, placeholder=' ...')}")
+    click.echo("\n`moetrace views NAME` tells a view's arguments, columns, formula, range and source.")
 
 
 def _described(item: View) -> str:

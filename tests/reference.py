@@ -6,24 +6,30 @@ A metric is a list of rows, one dict each, in any order, with the columns of the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from itertools import combinations
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import wraps
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy import stats
 from scipy.special import entr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from tests.stores import World
+    from tests.stores import Text, World
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Routing:
-    """What metrics are made of: arrays are [layers, experts] for each language; profiles are by text id."""
+    """What metrics are made of: arrays are [layers, experts] for each language; profiles are by text id.
+
+    `indexes` are the places of `layers` in the arrays of `texts`, which are never cut to fewer layers.
+    """
 
     run: str
     layers: Sequence[int]
@@ -34,6 +40,8 @@ class Routing:
     weight_sum: Mapping[str, np.ndarray]
     probability: Mapping[str, np.ndarray]
     profiles: Mapping[str, Mapping[str, np.ndarray]]
+    texts: Mapping[str, Sequence[Text]]
+    indexes: Sequence[int]
 
     @property
     def languages(self) -> list[str]:
@@ -91,7 +99,46 @@ def routing(world: World) -> Routing:
             lang: {text.text_id: text.profile.astype(np.float64) for text in texts}
             for lang, texts in world.texts.items()
         },
+        texts=world.texts,
+        indexes=range(shape[0]),
     )
+
+
+def of_languages(data: Routing, languages: Sequence[str] | None) -> Routing:
+    kept = [lang for lang in data.languages if languages is None or lang in languages]
+    return replace(data, count={lang: data.count[lang] for lang in kept})
+
+
+def of_layers(data: Routing, layers: Sequence[int] | None) -> Routing:
+    kept = [index for index, layer in enumerate(data.layers) if layers is None or layer in layers]
+    cut = {
+        name: {lang: values[kept] for lang, values in getattr(data, name).items()}
+        for name in ("count", "weight_sum", "probability")
+    }
+    profiles = {
+        lang: {text_id: profile[kept] for text_id, profile in texts.items()} for lang, texts in data.profiles.items()
+    }
+    return replace(data, **cut, profiles=profiles, layers=[data.layers[index] for index in kept], indexes=kept)
+
+
+def of_any_layers(metric: Callable[..., list[Row]]) -> Callable[..., list[Row]]:
+    """Give a metric the argument `layers`."""
+
+    @wraps(metric)
+    def of_some_layers(data: Routing, *, layers: Sequence[int] | None = None, **arguments: Any) -> list[Row]:
+        return metric(of_layers(data, layers), **arguments)
+
+    return of_some_layers
+
+
+def of_any_languages(metric: Callable[..., list[Row]]) -> Callable[..., list[Row]]:
+    """Give a metric the argument `languages`."""
+
+    @wraps(metric)
+    def of_some_languages(data: Routing, *, languages: Sequence[str] | None = None, **arguments: Any) -> list[Row]:
+        return metric(of_languages(data, languages), **arguments)
+
+    return of_some_languages
 
 
 def jsd(p: np.ndarray, q: np.ndarray) -> float:
@@ -128,6 +175,8 @@ def top_experts(data: Routing, lang: str, index: int, n: int) -> list[int]:
     return sorted(range(data.num_experts), key=lambda expert: (-count[expert], expert))[:n]
 
 
+@of_any_languages
+@of_any_layers
 def expert_sets(data: Routing, n: int | None = None) -> list[Row]:
     size = min(n or data.top_k, data.num_experts)
     return [
@@ -145,6 +194,8 @@ def expert_sets(data: Routing, n: int | None = None) -> list[Row]:
     ]
 
 
+@of_any_languages
+@of_any_layers
 def jaccard(data: Routing, n: int | None = None) -> list[Row]:
     size = min(n or data.top_k, data.num_experts)
     rows = []
@@ -176,19 +227,27 @@ def _mean_jaccard(rows: list[Row], keys: Sequence[str], number: str) -> list[Row
     return means
 
 
+@of_any_languages
+@of_any_layers
 def jaccard_by_layer(data: Routing, n: int | None = None) -> list[Row]:
-    return _mean_jaccard(jaccard(data, n), ["layer"], "pairs")
+    return _mean_jaccard(jaccard(data, n=n), ["layer"], "pairs")
 
 
+@of_any_languages
+@of_any_layers
 def jaccard_by_pair(data: Routing, n: int | None = None) -> list[Row]:
-    return _mean_jaccard(jaccard(data, n), ["lang_a", "lang_b"], "layers")
+    return _mean_jaccard(jaccard(data, n=n), ["lang_a", "lang_b"], "layers")
 
 
+@of_any_languages
+@of_any_layers
 def jaccard_by_language(data: Routing, n: int | None = None) -> list[Row]:
-    rows = [{**row, "lang": row[side]} for row in jaccard(data, n) for side in ("lang_a", "lang_b")]
+    rows = [{**row, "lang": row[side]} for row in jaccard(data, n=n) for side in ("lang_a", "lang_b")]
     return _mean_jaccard(rows, ["lang"], "pairs")
 
 
+@of_any_languages
+@of_any_layers
 def routing_entropy(data: Routing) -> list[Row]:
     highest = math.log(data.num_experts)
     rows = []
@@ -209,6 +268,8 @@ def routing_entropy(data: Routing) -> list[Row]:
     return rows
 
 
+@of_any_languages
+@of_any_layers
 def divergence(data: Routing) -> list[Row]:
     rows = []
     for index, layer, lang_a, lang_b in data.pairs():
@@ -228,10 +289,11 @@ def divergence(data: Routing) -> list[Row]:
     return rows
 
 
-def pivot_similarity(data: Routing, pivot_lang: str | None = None) -> list[Row]:
+@of_any_layers
+def pivot_similarity(data: Routing, pivot_lang: str | None = None, languages: Sequence[str] | None = None) -> list[Row]:
     pivot = pivot_lang or data.pivot
     rows = []
-    for lang in data.languages:
+    for lang in of_languages(data, languages).languages:
         shared = sorted(set(data.profiles[lang]) & set(data.profiles.get(pivot, {})))
         if lang == pivot or not shared:
             continue
@@ -246,6 +308,7 @@ def pivot_similarity(data: Routing, pivot_lang: str | None = None) -> list[Row]:
     return rows
 
 
+@of_any_layers
 def specificity(data: Routing, alpha: float = 10, languages: Sequence[str] | None = None) -> list[Row]:
     mean = np.mean([data.frequency(lang) for lang in languages or data.languages], axis=0)
     rows = []
@@ -265,6 +328,7 @@ def specificity(data: Routing, alpha: float = 10, languages: Sequence[str] | Non
     return rows
 
 
+@of_any_layers
 def overlap(data: Routing, alpha: float = 10, languages: Sequence[str] | None = None) -> list[Row]:
     stacked = np.stack([data.frequency(lang) for lang in languages or data.languages])
     mean, deviation = stacked.mean(axis=0), stacked.std(axis=0)
@@ -285,6 +349,175 @@ def zones(data: Routing) -> list[Row]:
     return [{"layer": layer, "ordinal": ordinal, "zone": names[ordinal]} for ordinal, layer in enumerate(data.layers)]
 
 
+@of_any_languages
+def zones_auto(data: Routing) -> list[Row]:
+    rows = divergence(data)
+    if not rows:
+        return []
+    curve = [np.mean([row["jsd_normalized"] for row in rows if row["layer"] == layer]) for layer in data.layers]
+    number = len(curve)
+    squares = {
+        (middle, deep): sum(float(np.sum((part - np.mean(part)) ** 2)) for part in np.split(curve, [middle, deep]))
+        for middle, deep in combinations(range(1, number), 2)
+    }
+    least = min(squares.values(), default=0.0)
+    middle, deep = min((cut for cut, value in squares.items() if value < least + 1e-12), default=(1, 2))
+    names = ["shallow"] * middle + ["middle"] * (deep - middle) + ["deep"] * number
+    return [{"layer": layer, "ordinal": ordinal, "zone": names[ordinal]} for ordinal, layer in enumerate(data.layers)]
+
+
+@of_any_languages
+@of_any_layers
+def activation_gap(data: Routing) -> list[Row]:
+    rows = []
+    for index, layer, expert in data.cells():
+        share = {lang: data.count[lang][index, expert] / (data.tokens[lang] * data.top_k) for lang in data.languages}
+        first, *others = sorted(share, key=lambda lang: -share[lang])
+        gap = share[first] - share[others[0]] if others else None
+        rows.append({"layer": layer, "expert": expert, "lang": first if gap else None, "gap": gap})
+    return rows
+
+
+@of_any_languages
+@of_any_layers
+def language_specialization(data: Routing) -> list[Row]:
+    rows = []
+    for index, layer in enumerate(data.layers):
+        table = np.stack([data.count[lang][index] for lang in data.languages])  # [languages, experts]
+        joint = table / table.sum()
+        of_language, of_expert = joint.sum(axis=1), joint.sum(axis=0)
+        entropy = float(entr(of_language).sum())
+        # H(L|E) = H(L, E) - H(E)
+        given_expert = float(entr(joint).sum() - entr(of_expert).sum())
+        value = (entropy - given_expert) / entropy if len(table) > 1 else None
+        rows.append({"layer": layer, "specialization": value})
+    return rows
+
+
+@of_any_languages
+@of_any_layers
+def exclusive_experts(data: Routing, threshold: float = 0.5) -> list[Row]:
+    stacked = np.stack([data.share(lang) for lang in data.languages])
+    total = stacked.sum(axis=0)
+    rows = []
+    for number, lang in enumerate(data.languages):
+        for index, layer, expert in data.cells():
+            share = stacked[number, index, expert]
+            if total[index, expert] > 0 and share / total[index, expert] >= threshold - 1e-12:
+                language_share = share / total[index, expert]
+                rows.append(
+                    {"lang": lang, "layer": layer, "expert": expert, "share": share, "language_share": language_share}
+                )
+    return rows
+
+
+@of_any_languages
+def vocabulary_overlap(data: Routing) -> list[Row]:
+    rows = []
+    for lang_a, lang_b in combinations(data.languages, 2):
+        a, b = (
+            Counter(token_id for text in data.texts[lang] for token_id in text.token_ids.tolist())
+            for lang in (lang_a, lang_b)
+        )
+        common = sum(min(a[token_id] / a.total(), b[token_id] / b.total()) for token_id in a)
+        types = len(a.keys() & b.keys()) / len(a.keys() | b.keys())
+        rows.append({"lang_a": lang_a, "lang_b": lang_b, "type_jaccard": types, "token_overlap": common})
+    return rows
+
+
+@of_any_languages
+@of_any_layers
+def divergence_vs_vocabulary(data: Routing) -> list[Row]:
+    vocabulary = {(row["lang_a"], row["lang_b"]): row for row in vocabulary_overlap(data)}
+    divergences = divergence(data)
+    rows = []
+    for layer in data.layers if vocabulary else []:
+        y = [row["jsd_normalized"] for row in divergences if row["layer"] == layer]
+        found: Row = {"layer": layer, "pairs": len(y)}
+        for column, of in (("r_type", "type_jaccard"), ("r_token", "token_overlap")):
+            x = [vocabulary[row["lang_a"], row["lang_b"]][of] for row in divergences if row["layer"] == layer]
+            varies = len(y) > 2 and np.std(x) > 1e-12 and np.std(y) > 1e-12
+            found[column] = float(np.corrcoef(x, y)[0, 1]) if varies else None
+        rows.append(found)
+    return rows
+
+
+@of_any_languages
+@of_any_layers
+def routing_consistency(data: Routing) -> list[Row]:
+    rows = []
+    for lang in data.languages:
+        for index, layer in zip(data.indexes, data.layers, strict=True):
+            of_pairs = []
+            for text in data.texts[lang]:
+                sets = [set(experts.tolist()) for experts in text.experts[:, index]]
+                of_pairs += [len(a & b) / len(a | b) for a, b in pairwise(sets)]
+            if of_pairs:
+                rows.append({"lang": lang, "layer": layer, "consistency": float(np.mean(of_pairs))})
+    return rows
+
+
+def text_frequency(data: Routing, lang: str | None) -> np.ndarray:
+    """Mean over texts of count / tokens, [layers, experts]."""
+    of_texts = []
+    for name in data.languages if lang is None else [lang]:
+        for text in data.texts[name]:
+            count = np.zeros((len(data.layers), data.num_experts))
+            for place, index in enumerate(data.indexes):
+                count[place] = np.bincount(text.experts[:, index].ravel(), minlength=data.num_experts)
+            of_texts.append(count / len(text.token_ids))
+    return np.mean(of_texts, axis=0)
+
+
+def task_experts(
+    runs: Sequence[Routing], tau: float = 0, lang: str | None = None, layers: Sequence[int] | None = None
+) -> list[Row]:
+    """Every pair of runs of as many experts; unlike the other metrics, of several runs."""
+    cut = [of_layers(run, layers) for run in runs]
+    rows = []
+    for a in cut:
+        for b in cut:
+            if a.run == b.run or a.num_experts != b.num_experts or (lang and lang not in {*a.count} & {*b.count}):
+                continue
+            of_a, of_b = text_frequency(a, lang), text_frequency(b, lang)
+            for index, layer, expert in a.cells():
+                if layer in b.layers:
+                    score = of_a[index, expert] - of_b[b.layers.index(layer), expert]
+                    named = {"run_a": a.run, "run_b": b.run, "layer": layer, "expert": expert}
+                    rows.append({**named, "score": score, "selected": bool(score > tau)})
+    return rows
+
+
+def score_correlation(
+    data: Routing, scores: Mapping[str, float], pivot_lang: str | None = None, layers: Sequence[int] | None = None
+) -> list[Row]:
+    rows = []
+    for layer in data.layers:
+        pairs = [
+            (row["similarity"], scores[row["lang"]])
+            for row in pivot_similarity(data, pivot_lang=pivot_lang, layers=layers)
+            if row["layer"] == layer and row["lang"] in scores
+        ]
+        if not pairs:
+            continue
+        similarity, score = (np.array(side) for side in zip(*pairs, strict=True))
+        pearson = pearson_p = spearman = spearman_p = None
+        if len(pairs) > 2 and similarity.std() > 1e-12 and score.std() > 1e-12:
+            pearson, pearson_p = stats.pearsonr(similarity, score)
+            spearman, spearman_p = stats.spearmanr(similarity.round(12), score)
+        rows.append(
+            {
+                "layer": layer,
+                "n": len(pairs),
+                "pearson": pearson,
+                "pearson_p": pearson_p,
+                "spearman": spearman,
+                "spearman_p": spearman_p,
+            }
+        )
+    return rows
+
+
 METRICS: dict[str, Callable[..., list[Row]]] = {
     metric.__name__: metric
     for metric in (
@@ -300,6 +533,13 @@ METRICS: dict[str, Callable[..., list[Row]]] = {
         specificity,
         overlap,
         zones,
+        zones_auto,
+        activation_gap,
+        language_specialization,
+        exclusive_experts,
+        vocabulary_overlap,
+        divergence_vs_vocabulary,
+        routing_consistency,
     )
 }
 
@@ -307,9 +547,9 @@ METRICS: dict[str, Callable[..., list[Row]]] = {
 def rise(data: Routing, target: str, budget: int, alpha: float = 10) -> list[tuple[int, int, str]]:
     """RISE's algorithm 1 as (layer, expert, zone), best first within each zone."""
     specific = {
-        (row["layer"], row["expert"]): row["score"] for row in specificity(data, alpha) if row["lang"] == target
+        (row["layer"], row["expert"]): row["score"] for row in specificity(data, alpha=alpha) if row["lang"] == target
     }
-    shared = {(row["layer"], row["expert"]): row["score"] for row in overlap(data, alpha)}
+    shared = {(row["layer"], row["expert"]): row["score"] for row in overlap(data, alpha=alpha)}
     zone_of = {row["layer"]: row["zone"] for row in zones(data)}
     pools = {
         zone: sorted(

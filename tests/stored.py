@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.parquet as pq
 
-from store import Store
 from tests.stores import Text, World
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from store import Store
 
 
 def stored_world(store: Store, run: str) -> World:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
+from analytics.documentation import views
 from cli.main import COMMANDS, run
 from store import Store
 from tests.stores import make_record, make_world, write_world
@@ -75,10 +76,18 @@ def test_ls_tells_what_there_is(capsys: pytest.CaptureFixture[str], store: Path)
 
 def test_views_lists_and_describes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["views"]) == 0
-    assert "jaccard(n := null)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in views())
     assert run(["views", "jaccard"]) == 0
     printed = capsys.readouterr().out
-    for word in ("formula:", "range:", "source:", "columns:", "isolation"):
+    for word in (
+        "jaccard(n := null, languages := null, layers := null)",
+        "formula:",
+        "range:",
+        "source:",
+        "columns:",
+        "isolation",
+    ):
         assert word in printed
     assert "did you mean jaccard" in failure(capsys, "views", "jacard")
 

@@ -6,6 +6,9 @@
 -- units: nats
 -- source: 2605.29714; normalisation 2510.04694, eq. 6-8
 -- needs: usage
+-- parameters:
+--   languages: the languages that are compared; null = all of the run
+--   layers: decoder layers to look at; null = all
 -- columns:
 --   run: the run's name
 --   layer: the decoder layer's own index
@@ -15,22 +18,25 @@
 --   jsd_normalized: entropy-normalised divergence of p
 --   probability_jsd: Jensen-Shannon divergence of P; NULL in a run without profiles
 --   probability_jsd_normalized: entropy-normalised divergence of P
-create or replace view divergence as
+create or replace macro divergence(languages := null, layers := null) as table
 with expert as (
     -- Numbers in place of names, halves that are never 0 in place of a test: the join below makes a row per pair,
     -- layer and expert, 122 million of them for 200 languages x 48 layers x 128 experts.
     select
-        run,
-        lang,
-        layer,
-        expert,
-        dense_rank() over (order by lang)::integer as language_number,
-        dense_rank() over (order by run, layer)::integer as layer_number,
-        share,
-        probability,
-        share / 2 + 1e-300 as half_share,
-        probability / 2 + 1e-300 as half_probability
+        activation.run,
+        activation.lang,
+        activation.layer,
+        activation.expert,
+        dense_rank() over (order by activation.lang)::integer as language_number,
+        dense_rank() over (order by activation.run, activation.layer)::integer as layer_number,
+        activation.share,
+        activation.probability,
+        activation.share / 2 + 1e-300 as half_share,
+        activation.probability / 2 + 1e-300 as half_probability
     from activation
+    where
+        (languages is null or list_contains(languages, activation.lang))
+        and (layers is null or list_contains(layers, activation.layer))
 ),
 
 language_layer as (

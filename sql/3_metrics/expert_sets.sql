@@ -6,6 +6,8 @@
 -- needs: usage
 -- parameters:
 --   n: size of the sets; null = the run's top_k
+--   languages: languages to look at; null = all of the run
+--   layers: decoder layers to look at; null = all
 -- columns:
 --   run: the run's name
 --   lang: the language's code
@@ -14,7 +16,7 @@
 --   rank: 0 = highest a
 --   expert: logical expert id
 --   frequency: a
-create or replace macro expert_sets(n := null) as table
+create or replace macro expert_sets(n := null, languages := null, layers := null) as table
 with ranked_expert as (
     select
         used.run,
@@ -29,6 +31,9 @@ with ranked_expert as (
         used.count / used.tokens as frequency
     from usage_by_language as used
     inner join runs using (run)
+    where
+        (languages is null or list_contains(languages, used.lang))
+        and (layers is null or list_contains(layers, used.layer))
 )
 
 select

@@ -6,6 +6,8 @@
 -- needs: usage
 -- parameters:
 --   n: size of the sets; null = the run's top_k
+--   languages: the languages that are compared; null = all of the run
+--   layers: decoder layers to look at; null = all
 -- columns:
 --   run: the run's name
 --   layer: the decoder layer's own index
@@ -14,7 +16,7 @@
 --   n: size of the sets
 --   jaccard: intersection over union
 --   isolation: 1 - jaccard
-create or replace macro jaccard(n := null) as table
+create or replace macro jaccard(n := null, languages := null, layers := null) as table
 with member as (
     select
         chosen.run,
@@ -22,7 +24,7 @@ with member as (
         chosen.layer,
         chosen.n as set_size,
         chosen.expert
-    from expert_sets(n := n) as chosen
+    from expert_sets(n := n, languages := languages, layers := layers) as chosen
 ),
 
 expert_set as (

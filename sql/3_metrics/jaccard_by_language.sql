@@ -6,6 +6,8 @@
 -- needs: usage
 -- parameters:
 --   n: size of the sets; null = the run's top_k
+--   languages: the languages that are compared; null = all of the run
+--   layers: decoder layers in the mean; null = all
 -- columns:
 --   run: the run's name
 --   lang: the language's code
@@ -13,7 +15,7 @@
 --   pairs: (layer, other language) in the mean
 --   jaccard: mean intersection over union
 --   isolation: 1 - jaccard
-create or replace macro jaccard_by_language(n := null) as table
+create or replace macro jaccard_by_language(n := null, languages := null, layers := null) as table
 with language_in_pair as (
     select
         pair.run,
@@ -21,7 +23,7 @@ with language_in_pair as (
         pair.n as set_size,
         pair.jaccard,
         pair.isolation
-    from jaccard(n := n) as pair
+    from jaccard(n := n, languages := languages, layers := layers) as pair
 )
 
 select

@@ -6,6 +6,8 @@
 -- needs: usage
 -- parameters:
 --   n: size of the sets; null = the run's top_k
+--   languages: the languages that are compared; null = all of the run
+--   layers: decoder layers to look at; null = all
 -- columns:
 --   run: the run's name
 --   layer: the decoder layer's own index
@@ -13,7 +15,7 @@
 --   pairs: language pairs in the mean
 --   jaccard: mean intersection over union
 --   isolation: 1 - jaccard
-create or replace macro jaccard_by_layer(n := null) as table
+create or replace macro jaccard_by_layer(n := null, languages := null, layers := null) as table
 select
     pair.run,
     pair.layer,
@@ -21,5 +23,5 @@ select
     count(*) as pairs,
     avg(pair.jaccard) as jaccard,
     avg(pair.isolation) as isolation
-from jaccard(n := n) as pair
+from jaccard(n := n, languages := languages, layers := layers) as pair
 group by all;

@@ -6,6 +6,8 @@
 -- needs: usage
 -- parameters:
 --   n: size of the sets; null = the run's top_k
+--   languages: the languages that are compared; null = all of the run
+--   layers: decoder layers in the mean; null = all
 -- columns:
 --   run: the run's name
 --   lang_a: the pair's first language, lang_a < lang_b
@@ -14,7 +16,7 @@
 --   layers: MoE layers in the mean
 --   jaccard: mean intersection over union
 --   isolation: 1 - jaccard
-create or replace macro jaccard_by_pair(n := null) as table
+create or replace macro jaccard_by_pair(n := null, languages := null, layers := null) as table
 select
     pair.run,
     pair.lang_a,
@@ -23,5 +25,5 @@ select
     count(*) as layers,
     avg(pair.jaccard) as jaccard,
     avg(pair.isolation) as isolation
-from jaccard(n := n) as pair
+from jaccard(n := n, languages := languages, layers := layers) as pair
 group by all;

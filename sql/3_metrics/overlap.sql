@@ -8,6 +8,7 @@
 -- parameters:
 --   alpha: how much an expert's mean activation frequency raises its score
 --   languages: the languages that mean and deviation run over; null = all of the run
+--   layers: decoder layers to look at; null = all
 -- columns:
 --   run: the run's name
 --   layer: the decoder layer's own index
@@ -15,7 +16,7 @@
 --   cv: coefficient of variation of a; NULL for an expert that no language uses
 --   overlap: O
 --   score: O (1 + alpha mean a)
-create or replace macro overlap(alpha := 10, languages := null) as table
+create or replace macro overlap(alpha := 10, languages := null, layers := null) as table
 with shared_expert as (
     select
         activation.run,
@@ -24,7 +25,9 @@ with shared_expert as (
         avg(activation.frequency) as mean_frequency,
         stddev_pop(activation.frequency) / nullif(avg(activation.frequency), 0) as cv
     from activation
-    where languages is null or list_contains(languages, activation.lang)
+    where
+        (languages is null or list_contains(languages, activation.lang))
+        and (layers is null or list_contains(layers, activation.layer))
     group by all
 )
 

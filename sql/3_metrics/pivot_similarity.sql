@@ -8,6 +8,8 @@
 -- needs: profiles, sequences
 -- parameters:
 --   pivot_lang: the language to compare to; null = the run's pivot
+--   languages: the languages that are compared to it; null = all of the run
+--   layers: decoder layers to look at; null = all
 -- columns:
 --   run: the run's name
 --   lang: the language's code, the pivot left out
@@ -15,7 +17,7 @@
 --   pairs: text ids that both languages have
 --   divergence: mean entropy-normalised Jensen-Shannon divergence of the pairs
 --   similarity: 1 - divergence
-create or replace macro pivot_similarity(pivot_lang := null) as table
+create or replace macro pivot_similarity(pivot_lang := null, languages := null, layers := null) as table
 with pivot_language as (
     select
         runs.run,
@@ -42,6 +44,7 @@ text_pair as (
             text.run = pivot_text.run
             and pivot_language.lang = pivot_text.lang
             and text.text_id = pivot_text.text_id
+    where languages is null or list_contains(languages, text.lang)
 ),
 
 expert as (
@@ -66,6 +69,7 @@ expert as (
             and text_pair.pivot_seq = pivot_q.seq
             and q.layer = pivot_q.layer
             and q.expert = pivot_q.expert
+    where layers is null or list_contains(layers, q.layer)
 ),
 
 pair_layer as (

@@ -5,6 +5,9 @@
 -- units: nats
 -- source: 2510.04694; 2605.29714
 -- needs: usage
+-- parameters:
+--   languages: languages to look at; null = all of the run
+--   layers: decoder layers to look at; null = all
 -- columns:
 --   run: the run's name
 --   lang: the language's code
@@ -13,20 +16,20 @@
 --   entropy_normalized: H(p) / ln E
 --   probability_entropy: H(P), P the mean router probability; NULL in a run without profiles
 --   probability_entropy_normalized: H(P) / ln E
-create or replace view routing_entropy as
+create or replace macro routing_entropy(languages := null, layers := null) as table
 with layer_entropy as (
     select
-        run,
-        lang,
-        layer,
+        activation.run,
+        activation.lang,
+        activation.layer,
         sum(case when share > 0 then -share * ln(share) else 0 end) as entropy,
         sum(case when probability > 0 then -probability * ln(probability) when probability = 0 then 0 end)
             as probability_entropy
     from activation
-    group by
-        run,
-        lang,
-        layer
+    where
+        (languages is null or list_contains(languages, activation.lang))
+        and (layers is null or list_contains(layers, activation.layer))
+    group by all
 )
 
 select

@@ -7,6 +7,7 @@
 -- parameters:
 --   alpha: how much an expert's activation frequency raises its score
 --   languages: the languages the mean runs over, the language itself where it is one of them; null = all of the run
+--   layers: decoder layers to look at; null = all
 -- columns:
 --   run: the run's name
 --   lang: the language's code
@@ -14,7 +15,7 @@
 --   expert: logical expert id
 --   specificity: S
 --   score: S (1 + alpha a)
-create or replace macro specificity(alpha := 10, languages := null) as table
+create or replace macro specificity(alpha := 10, languages := null, layers := null) as table
 with mean_activation as (
     select
         activation.run,
@@ -22,7 +23,9 @@ with mean_activation as (
         activation.expert,
         avg(activation.frequency) as frequency
     from activation
-    where languages is null or list_contains(languages, activation.lang)
+    where
+        (languages is null or list_contains(languages, activation.lang))
+        and (layers is null or list_contains(layers, activation.layer))
     group by all
 ),
 
