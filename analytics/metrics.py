@@ -7,6 +7,7 @@ traced with what the metric needs, MoetraceError says so.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -231,14 +232,7 @@ def score_correlation(
     UnknownNameError for a language that no run has, MoetraceError for scores that are no such table, and where fewer
     than three languages are left.
     """
-    if missing := {"lang", "score"} - set(scores.columns):
-        raise MoetraceError(f"scores have no column '{min(missing)}'; they need lang and score, one row a language")
-    given = scores.select("lang", "score").drop_nulls()
-    if not given["score"].dtype.is_numeric() or not given["score"].cast(pl.Float64).is_finite().all():
-        raise MoetraceError("scores hold what is no finite number; leave out languages without a score")
-    if repeated := given.filter(given["lang"].is_duplicated())["lang"].to_list():
-        raise MoetraceError(f"scores have language '{repeated[0]}' more than once; they need one row a language")
-    _check_known(connection, "lang", given["lang"].to_list())
+    given = _checked_scores(connection, scores)
     name = "given_scores"
     with in_words():
         connection.execute(
@@ -255,6 +249,40 @@ def score_correlation(
             f"there are {most}; similarity needs profiles, and texts that the language shares with the pivot"
         )
     return frame
+
+
+def read_scores(path: str | Path) -> pl.DataFrame:
+    """Read a table of scores from a .csv or .parquet file; raise MoetraceError where it is none."""
+    suffix = Path(path).suffix
+    if suffix not in {".csv", ".parquet"}:
+        raise MoetraceError(f"{path}: scores are read from a .csv or a .parquet file")
+    try:
+        return pl.read_csv(path) if suffix == ".csv" else pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise MoetraceError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+
+
+def use_scores(connection: duckdb.DuckDBPyConnection, scores: pl.DataFrame) -> None:
+    """Put (lang, score) into the table `scores`, which `score_correlation` reads in SQL; raise as that does."""
+    given = _checked_scores(connection, scores)
+    with in_words():
+        connection.execute("delete from scores")
+        connection.execute(
+            "insert into scores select unnest($lang), unnest($score)",
+            {"lang": given["lang"].to_list(), "score": given["score"].cast(pl.Float64).to_list()},
+        )
+
+
+def _checked_scores(connection: duckdb.DuckDBPyConnection, scores: pl.DataFrame) -> pl.DataFrame:
+    if missing := {"lang", "score"} - set(scores.columns):
+        raise MoetraceError(f"scores have no column '{min(missing)}'; they need lang and score, one row a language")
+    given = scores.select("lang", "score").drop_nulls()
+    if not given["score"].dtype.is_numeric() or not given["score"].cast(pl.Float64).is_finite().all():
+        raise MoetraceError("scores hold what is no finite number; leave out languages without a score")
+    if repeated := given.filter(given["lang"].is_duplicated())["lang"].to_list():
+        raise MoetraceError(f"scores have language '{repeated[0]}' more than once; they need one row a language")
+    _check_known(connection, "lang", given["lang"].to_list())
+    return given
 
 
 def _frame(connection: duckdb.DuckDBPyConnection, name: str, **arguments: object) -> pl.DataFrame:

@@ -27,7 +27,19 @@ MOST_ROWS = 10_000  # of a table on the terminal; files get every row
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write every view into this DuckDB file, for other clients.",
 )
-def sql(store: str, query: str | None, file_format: str | None, output: Path | None, database: Path | None) -> None:
+@click.option(
+    "--scores",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A .csv or .parquet with columns lang and score, for score_correlation.",
+)
+def sql(
+    store: str,
+    query: str | None,
+    file_format: str | None,
+    output: Path | None,
+    database: Path | None,
+    scores: Path | None,
+) -> None:
     """Run QUERY over the views of STORE and print the rows; without QUERY, open a prompt.
 
     `moetrace views` lists what can be asked. Queries read the store's committed shards; they can change neither the
@@ -36,6 +48,7 @@ def sql(store: str, query: str | None, file_format: str | None, output: Path | N
     \b
     moetrace sql my-store "select * from jaccard_by_layer"
     moetrace sql my-store "select * from activation" -o activation.parquet
+    moetrace sql my-store --scores belebele.csv "from score_correlation"
     moetrace sql my-store --database my-store.duckdb
     """  # noqa: D301  click wants the escape itself
     from analytics.query import connect_safely, missing_inputs, run_query
@@ -48,6 +61,10 @@ def sql(store: str, query: str | None, file_format: str | None, output: Path | N
         click.echo(write_database(store, database))
         return
     connection = connect_safely(store)
+    if scores is not None:
+        from analytics.metrics import read_scores, use_scores
+
+        use_scores(connection, read_scores(scores))
     if query is None and sys.stdin.isatty():
         _prompt(connection)
         return

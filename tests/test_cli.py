@@ -213,3 +213,25 @@ def test_the_bundled_model_is_small_and_complete() -> None:
     files = {path.name for path in MODEL.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "training.json"} <= files
     assert sum(path.stat().st_size for path in MODEL.iterdir()) <= 10_000_000
+
+
+def test_scores_from_a_file_are_correlated(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    languages = Store(store).languages("one")
+    scores = tmp_path / "scores.csv"
+    scores.write_text("lang,score\n" + "\n".join(f"{lang},{n * n}" for n, lang in enumerate(languages)))
+    query = "select count(*) as layers, max(n) as n from score_correlation"
+    assert run(["sql", str(store), "--scores", str(scores), query, "--format", "csv"]) == 0
+    header, row = capsys.readouterr().out.split()
+    assert header == "layers,n"
+    assert int(row.split(",")[0]) > 0
+    for content, message in (
+        ("lang,score\nswahili,1\n", "has no language 'swahili'"),
+        ("lang,value\nswh_Latn,1\n", "scores have no column 'score'"),
+        ("lang,score\nswh_Latn,good\n", "scores hold what is no finite number"),
+    ):
+        scores.write_text(content)
+        assert message in failure(capsys, "sql", store, "--scores", scores, query)
+    assert "scores are read from a .csv or a .parquet file" in failure(
+        capsys, "sql", store, "--scores", tmp_path / "scores.txt", query
+    )
+    assert "cannot be read" in failure(capsys, "sql", store, "--scores", tmp_path / "none.csv", query)
