@@ -1,7 +1,8 @@
 """Every metric of sql/3_metrics as a polars frame: one function a view, with the view's name and its macro's arguments.
 
 The definitions, columns, ranges and sources stand in the SQL files; `moetrace views NAME` prints them. Frames are
-sorted by their columns, from left to right, and hold every run of the store. Where there is no row because no run was
+sorted by their columns, from left to right, and hold every run of the store. A language that no run has raises
+UnknownNameError. Where there is no row because no run was
 traced with what the metric needs, MoetraceError says so.
 """
 
@@ -286,6 +287,8 @@ def _checked_scores(connection: duckdb.DuckDBPyConnection, scores: pl.DataFrame)
 
 
 def _frame(connection: duckdb.DuckDBPyConnection, name: str, **arguments: object) -> pl.DataFrame:
+    named = arguments.get("languages")
+    _check_known(connection, "lang", [str(lang) for lang in named] if isinstance(named, list) else [])
     given = ", ".join(f"{argument} := ${argument}" for argument in arguments)
     call = f"{name}({given})" if arguments else name
     with in_words():

@@ -18,9 +18,9 @@ from analytics import metrics
 from analytics.connection import connect
 from analytics.documentation import view
 from analytics.query import missing_inputs
-from store import MoetraceError, UnknownNameError
+from store import MoetraceError, StoreWriter, UnknownNameError
 from tests import reference
-from tests.stores import World, make_record, make_world, write_counts, write_world
+from tests.stores import World, make_record, make_shard, make_world, write_counts, write_world
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,7 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
 }
 SUBSETS = [
     *({"layers": [2, 5]}, {"layers": []}, {"languages": ["deu_Latn", "swh_Latn"]}, {"languages": ["swh_Latn"]}),
-    {"languages": ["deu_Latn", "eng_Latn", "nobody"], "layers": [5, 77]},
+    {"languages": ["deu_Latn", "eng_Latn"], "layers": [5, 77]},
 ]
 CASES = [(name, arguments) for name in reference.METRICS for arguments in ARGUMENTS.get(name, [{}])]
 
@@ -91,8 +91,6 @@ def test_languages_and_layers_restrict_what_is_compared(
     name: str, subset: dict[str, list[Any]], three_languages: duckdb.DuckDBPyConnection
 ) -> None:
     arguments = {key: value for key, value in subset.items() if key in view(name).defaults}
-    if name in {"specificity", "overlap"}:  # a mean over languages has one at least
-        arguments = {key: [item for item in value if item != "nobody"] for key, value in arguments.items()}
     agrees_with_reference(three_languages, [make_world(1)], name, arguments)
 
 
@@ -260,6 +258,30 @@ def test_metrics_do_not_depend_on_how_texts_are_cut_into_shards(tmp_path: Path) 
         first, *others = (keyed(getattr(metrics, name)(cut).to_dicts()) for cut in cuts)
         for other in others:
             assert close(first, other, 1e-12), name
+
+
+def test_metrics_do_not_depend_on_the_order_of_shards_or_on_who_wrote_them(tmp_path: Path) -> None:
+    world = make_world(7)
+    one = open_worlds(tmp_path / "one", [world])
+    shards = [
+        make_shard(world.record, lang, number, start, texts[start : start + 3])
+        for lang, texts in world.texts.items()
+        for number, start in enumerate(range(0, len(texts), 3))
+    ]
+    writers = [StoreWriter(tmp_path / "many", world.record) for _ in range(3)]
+    for index, shard in enumerate(reversed(shards)):
+        writers[index % 3].write(shard)
+    many = connect(tmp_path / "many")
+    for name in reference.METRICS:
+        first, other = (keyed(getattr(metrics, name)(opened).to_dicts()) for opened in (one, many))
+        assert close(first, other, 1e-12), name
+
+
+def test_a_language_that_no_run_has_is_refused(tmp_path: Path) -> None:
+    opened = open_worlds(tmp_path, [make_world(7)])
+    for name in ("jaccard", "divergence", "specificity", "routing_entropy", "activation_gap"):
+        with pytest.raises(UnknownNameError, match="has no language 'swh'; did you mean swh_Latn"):
+            getattr(metrics, name)(opened, languages=["eng_Latn", "swh"])
 
 
 def test_activation_sums_to_top_k_and_shares_sum_to_one(tmp_path: Path) -> None:
