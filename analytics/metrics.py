@@ -95,6 +95,13 @@ def divergence(
     return _frame(connection, "divergence", languages=_list(languages), layers=_list(layers))
 
 
+def divergence_by_layer(
+    connection: duckdb.DuckDBPyConnection, languages: Sequence[str] | None = None, layers: Sequence[int] | None = None
+) -> pl.DataFrame:
+    """Return the mean divergence of all pairs of languages at each layer: the convergence-divergence curve."""
+    return _frame(connection, "divergence_by_layer", languages=_list(languages), layers=_list(layers))
+
+
 def pivot_similarity(
     connection: duckdb.DuckDBPyConnection,
     pivot_lang: str | None = None,

@@ -289,6 +289,19 @@ def divergence(data: Routing) -> list[Row]:
     return rows
 
 
+@of_any_languages
+@of_any_layers
+def divergence_by_layer(data: Routing) -> list[Row]:
+    rows, columns = divergence(data), ("jsd", "jsd_normalized", "probability_jsd", "probability_jsd_normalized")
+    found = []
+    for layer in data.layers:
+        pairs = [row for row in rows if row["layer"] == layer]
+        if pairs:
+            means = {name: float(np.mean([row[name] for row in pairs])) for name in columns}
+            found.append({"layer": layer, "pairs": len(pairs), **means})
+    return found
+
+
 @of_any_layers
 def pivot_similarity(data: Routing, pivot_lang: str | None = None, languages: Sequence[str] | None = None) -> list[Row]:
     pivot = pivot_lang or data.pivot
@@ -524,6 +537,7 @@ METRICS: dict[str, Callable[..., list[Row]]] = {
         activation,
         expert_sets,
         jaccard,
+        divergence_by_layer,
         jaccard_by_layer,
         jaccard_by_language,
         jaccard_by_pair,

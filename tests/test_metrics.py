@@ -453,6 +453,7 @@ def test_a_run_without_profiles_has_null_probabilities_and_no_similarity(tmp_pat
         "activation": ["probability"],
         "routing_entropy": ["probability_entropy", "probability_entropy_normalized"],
         "divergence": ["probability_jsd", "probability_jsd_normalized"],
+        "divergence_by_layer": ["probability_jsd", "probability_jsd_normalized"],
     }.items():
         frame = getattr(metrics, name)(opened)
         assert len(frame) > 0
