@@ -17,13 +17,12 @@
 create or replace macro zones_auto(languages := null) as table
 with curve as (
     select
-        pair.run,
-        pair.layer,
+        mean.run,
+        mean.layer,
         moe_layers.ordinal,
-        avg(pair.jsd_normalized) as divergence
-    from divergence(languages := languages) as pair
+        mean.jsd_normalized as divergence
+    from divergence_by_layer(languages := languages) as mean
     inner join moe_layers using (run, layer)
-    group by all
 ),
 
 segment as (
