@@ -50,4 +50,10 @@ select
     probability_sum,
     sequence_probability_sum
 from language_expert
-inner join languages using (run, lang);
+inner join languages using (run, lang)
+-- In one order, however many shards it was added up from: what is sorted or joined later takes the same time.
+order by
+    run,
+    lang,
+    layer,
+    expert;
