@@ -2,8 +2,7 @@
 
 The definitions, columns, ranges and sources stand in the SQL files; `moetrace views NAME` prints them. Frames are
 sorted by their columns, from left to right, and hold every run of the store. A language that no run has raises
-UnknownNameError. Where there is no row because no run was
-traced with what the metric needs, MoetraceError says so.
+UnknownNameError. Where there is no row because no run was traced with what the metric needs, MoetraceError says so.
 """
 
 from __future__ import annotations
@@ -294,8 +293,8 @@ def _checked_scores(connection: duckdb.DuckDBPyConnection, scores: pl.DataFrame)
 
 
 def _frame(connection: duckdb.DuckDBPyConnection, name: str, **arguments: object) -> pl.DataFrame:
-    named = arguments.get("languages")
-    _check_known(connection, "lang", [str(lang) for lang in named] if isinstance(named, list) else [])
+    if isinstance(named := arguments.get("languages"), list):
+        _check_known(connection, "lang", named)
     given = ", ".join(f"{argument} := ${argument}" for argument in arguments)
     call = f"{name}({given})" if arguments else name
     with in_words():

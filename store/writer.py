@@ -58,7 +58,7 @@ class StoreWriter:
             layout.checked_language(lang)
         path = layout.run_path(record.run)
         with self._in_words():
-            _open_or_create(self.storage)
+            open_or_create(self.storage)
             if not self.storage.has(path) and self.storage.create(path, record.to_json().encode()):
                 reach(FaultPoint.RUN_WRITTEN)
             else:
@@ -308,14 +308,10 @@ def _table(table: Table, columns: Sequence[object]) -> pa.Table:
 def open_or_create(storage: Storage) -> None:
     """Make sure that shards can be written; raise StoreError where the place is no store or cannot be written."""
     try:
-        _open_or_create(storage)
+        there = storage.has(layout.FORMAT) or not _create_format(storage)
     except OSError as error:
         raise StoreError(f"{storage}: cannot be written ({error.strerror or error})") from error
-
-
-def _open_or_create(storage: Storage) -> None:
-    content = f'{{"format": "moetrace-store", "version": {FORMAT_VERSION}}}\n'.encode()
-    if storage.has(layout.FORMAT) or not _create_format(storage, content):
+    if there:
         version = read_format(storage)["version"]
         if version < FORMAT_VERSION:
             raise StoreError(
@@ -324,10 +320,11 @@ def _open_or_create(storage: Storage) -> None:
             )
 
 
-def _create_format(storage: Storage, content: bytes) -> bool:
+def _create_format(storage: Storage) -> bool:
     """Make a store of an empty place; return False where another process was faster."""
     if storage.exists() and not storage.has(layout.FORMAT):
         raise StoreError(f"{storage}: is not empty and not a moetrace store; choose an empty or a new folder")
-    made = storage.create(layout.FORMAT, content)
+    content = f'{{"format": "moetrace-store", "version": {FORMAT_VERSION}}}\n'
+    made = storage.create(layout.FORMAT, content.encode())
     reach(FaultPoint.FORMAT_WRITTEN)
     return made
