@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from analytics.connection import in_words
+from analytics.names import check_languages, check_runs
 from analytics.query import missing_inputs
-from store.errors import MoetraceError, UnknownNameError
+from store.errors import MoetraceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -143,7 +144,7 @@ def stage_comparison(
 
     Raises UnknownNameError for a run that the store lacks.
     """
-    _check_known(connection, "run", [run for run in (run_a, run_b) if run is not None])
+    check_runs(connection, [run for run in (run_a, run_b) if run is not None])
     return _frame(connection, "stage_comparison", run_a=run_a, run_b=run_b, layers=_list(layers))
 
 
@@ -223,7 +224,7 @@ def task_experts(
 
     Raises UnknownNameError for a run that is not in the store.
     """
-    _check_known(connection, "run", [run for run in (run_a, run_b) if run is not None])
+    check_runs(connection, [run for run in (run_a, run_b) if run is not None])
     return _frame(connection, "task_experts", run_a=run_a, run_b=run_b, tau=tau, lang=lang, layers=_list(layers))
 
 
@@ -288,13 +289,13 @@ def _checked_scores(connection: duckdb.DuckDBPyConnection, scores: pl.DataFrame)
         raise MoetraceError("scores hold what is no finite number; leave out languages without a score")
     if repeated := given.filter(given["lang"].is_duplicated())["lang"].to_list():
         raise MoetraceError(f"scores have language '{repeated[0]}' more than once; they need one row a language")
-    _check_known(connection, "lang", given["lang"].to_list())
+    check_languages(connection, given["lang"].to_list())
     return given
 
 
 def _frame(connection: duckdb.DuckDBPyConnection, name: str, **arguments: object) -> pl.DataFrame:
     if isinstance(named := arguments.get("languages"), list):
-        _check_known(connection, "lang", named)
+        check_languages(connection, named)
     given = ", ".join(f"{argument} := ${argument}" for argument in arguments)
     call = f"{name}({given})" if arguments else name
     with in_words():
@@ -330,13 +331,3 @@ def _in_parts(
             at_once = max(TOKEN_LAYERS // max(number, 1), 1)
             for start in range(0, len(wanted), at_once):
                 yield lang, wanted[start : start + at_once]
-
-
-def _check_known(connection: duckdb.DuckDBPyConnection, column: str, names: Sequence[str]) -> None:
-    """Raise UnknownNameError for the first of some runs (column run) or languages (lang) that the store lacks."""
-    table, kind = {"run": ("runs", "run"), "lang": ("languages", "language")}[column]
-    with in_words():
-        known = [name for (name,) in connection.execute(f"select distinct {column} from {table}").fetchall()]
-    for name in names:
-        if name not in known:
-            raise UnknownNameError.among(kind, name, known, "the store")

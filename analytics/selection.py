@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from store.errors import MoetraceError, UnknownNameError
+from analytics.names import languages_of
+from store.errors import MoetraceError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -103,11 +104,12 @@ def rise(
     Raises UnknownNameError for a run or language that is not in the store, SelectionError for a budget that is below 1
     or above the number of experts, and for fewer than two languages.
     """
-    traced = _traced_languages(connection, run)
-    chosen_targets = _known(targets, traced, run)
+    chosen_targets = tuple(dict.fromkeys(targets))
     if not chosen_targets:
         raise SelectionError("rise selects experts for a language; name it with --target")
-    compared = tuple(sorted({*chosen_targets, *_known(reference, traced, run)} if reference else traced))
+    languages_of(connection, run, chosen_targets)
+    traced = languages_of(connection, run, {*chosen_targets, *reference} if reference else None)
+    compared = tuple(traced)
     if len(compared) < 2:
         raise SelectionError(
             f"run '{run}': rise compares languages, and {compared[0]} is the only one; trace or name another"
@@ -130,7 +132,7 @@ def rise(
         run=run,
         targets=chosen_targets,
         languages=compared,
-        tokens=sum(traced[lang] for lang in compared),
+        tokens=sum(traced.values()),
         parameters={"budget": budget, "alpha": alpha, "shallow": shallow, "middle": middle},
         experts=tuple(sorted(experts, key=lambda item: (item.layer, item.expert))),
         zones={zone: tuple(sorted({item.layer for item in pool})) for zone, pool in pools.items()},
@@ -154,22 +156,6 @@ def _quotas(budget: int, shallow: float, middle: float, room: Mapping[str, int])
 def _exact(share: float) -> Fraction:
     """Return the decimal that was meant: floor(180 x 0.35) is 63, whatever binary 0.35 is."""
     return Fraction(str(share))
-
-
-def _traced_languages(connection: duckdb.DuckDBPyConnection, run: str) -> dict[str, int]:
-    """Return the run's languages with their tokens, sorted; raise UnknownNameError for a run that is not there."""
-    runs = [name for (name,) in connection.execute("select run from runs").fetchall()]
-    if run not in runs:
-        raise UnknownNameError.among("run", run, runs, "the store")
-    found = connection.execute("select lang, tokens from languages where run = ? order by lang", [run]).fetchall()
-    return dict(found)
-
-
-def _known(languages: Sequence[str], traced: Mapping[str, int], run: str) -> tuple[str, ...]:
-    for lang in languages:
-        if lang not in traced:
-            raise UnknownNameError.among("language", lang, traced, f"run '{run}'")
-    return tuple(dict.fromkeys(languages))
 
 
 def _candidates(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analytics.connection import in_words
+from analytics.names import check_runs, languages_of
 from store.errors import MoetraceError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -219,27 +220,17 @@ class _Plan:
             known = self._connection.execute(
                 "select run, top_k, num_experts, pivot_lang from runs order by run"
             ).fetchall()
-        if run is None and len(known) != 1:
-            raise UnknownNameError(
-                f"the store has {len(known)} runs ({', '.join(name for name, *_ in known)}); say which"
-            )
-        for found in known:
-            if run in (None, found[0]):
-                return found[0], found[1], found[2], found[3]
-        raise UnknownNameError.among("run", str(run), [name for name, *_ in known], "the store")
+        if run is not None:
+            check_runs(self._connection, [run])
+        elif len(known) != 1:
+            names = ", ".join(name for name, *_ in known)
+            raise UnknownNameError(f"the store has {len(known)} runs ({names}); say which")
+        ((name, top_k, experts, pivot),) = [found for found in known if run in (None, found[0])]
+        return name, top_k, experts, pivot
 
     def _find_languages(self, languages: Sequence[str] | None) -> list[str]:
-        with in_words():
-            known = [
-                lang
-                for (lang,) in self._connection.execute(
-                    "select lang from languages where run = ? order by lang", [self._run]
-                ).fetchall()
-            ]
-        for lang in [*(languages or ()), *([self._pivot] if self._pivot else ())]:
-            if lang not in known:
-                raise UnknownNameError.among("language", lang, known, f"run '{self._run}'")
-        return sorted(set(languages)) if languages is not None else known
+        languages_of(self._connection, self._run, [self._pivot] if self._pivot else None)
+        return list(languages_of(self._connection, self._run, languages))
 
     def _find_texts(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[np.intp]], int]:
         """Return for each language its texts' numbers, ascending, and the index of their ids; and how many ids."""
