@@ -73,7 +73,7 @@ def inspect(
 def _plan(found: Inspection, corpus: Corpus, shard_tokens: int, limit: int | None) -> Plan:
     from tracer.plan import make_plan
     from tracer.prompts import PromptSettings, encoder
-    from tracer.trace import load_tokenizer
+    from tracer.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(found.facts)
     return make_plan(

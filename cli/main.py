@@ -22,6 +22,8 @@ COMMANDS = {
     "views": "cli.views:views",
     "report": "cli.report:report",
     "export": "cli.export:export",
+    "train": "cli.train:train",
+    "merge": "cli.merge:merge",
 }
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130

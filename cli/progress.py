@@ -125,3 +125,41 @@ class ImportProgress:
     def committed(self, commit: CommitRecord) -> None:
         """Name the language under way beside the bar."""
         self._bar.update(self._task, description=f"importing {commit.lang}")
+
+
+class TrainingProgress:
+    """Shows a training on the terminal: what is done now, steps, time left, the loss; a line a stage elsewhere."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("[progress.description]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}", style="progress.data.speed"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("training", total=None, visible=False, loss="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def stage(self, message: str, steps: int | None = None) -> None:
+        """Say what is being done now; begin a bar where it has steps."""
+        if steps is None or self._bar.disable:
+            self._bar.console.print(message, style="dim", highlight=False)
+        self._bar.reset(self._task, description=message, total=steps, visible=steps is not None, loss="")
+
+    def step(self) -> None:
+        """Move the bar."""
+        self._bar.advance(self._task)
+
+    def loss(self, value: float) -> None:
+        """Name the training loss beside the bar."""
+        self._bar.update(self._task, loss=f"loss {value:.4f}")

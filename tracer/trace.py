@@ -26,6 +26,7 @@ from tracer.generation import Generation
 from tracer.plan import Plan, PlannedShard, make_plan
 from tracer.prompts import PromptSettings, encoder, stop_tokens
 from tracer.record import model_record, provenance
+from tracer.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -339,18 +340,6 @@ def _with_engine_facts(record: RunRecord, moe_layers: list[int], dtype: str, gri
 
 def _stored_run(storage: Storage, name: str) -> RunRecord | None:
     return Store(storage).runs.get(name) if storage.has(FORMAT) else None
-
-
-def load_tokenizer(facts: ModelFacts) -> PreTrainedTokenizerBase:
-    """Load a model's tokenizer; raise MoetraceError where it has none."""
-    from transformers import AutoTokenizer  # noqa: PLC0415  seconds to import
-    from transformers.utils import logging as transformers_logging  # noqa: PLC0415
-
-    transformers_logging.set_verbosity_error()
-    try:
-        return AutoTokenizer.from_pretrained(facts.id, revision=facts.revision)
-    except (OSError, ValueError) as error:
-        raise MoetraceError(f"{facts.id}: cannot load its tokenizer ({str(error).splitlines()[0]})") from error
 
 
 def _model_length(facts: ModelFacts, engine: EngineSettings) -> int:

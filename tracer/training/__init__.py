@@ -1,0 +1,1 @@
+"""Training with a mask: only the experts that it names learn, everything else stays as it is to the bit."""
