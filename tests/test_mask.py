@@ -11,7 +11,7 @@ import pytest
 
 from analytics.connection import connect
 from analytics.formats import FORMATS
-from analytics.mask import SCHEMA_FILE, MaskError, build_mask, mask_text, read_mask
+from analytics.mask import SCHEMA_FILE, MaskError, build_mask, check_mask_fits, mask_text, read_mask
 from analytics.selection import Selection, SelectionError, rise
 from tests.stores import make_record, make_world, write_world
 
@@ -175,6 +175,31 @@ def test_an_empty_zone_has_no_boundaries_in_the_rise_format(tmp_path: Path) -> N
 def test_the_rise_format_refuses_other_strategies(selection: Selection) -> None:
     with pytest.raises(SelectionError, match="holds a rise selection, not gap"):
         FORMATS["rise"](replace(selection, strategy="gap"), RECORD, CREATED)
+
+
+FITTING = {"config_sha256": "0" * 64, "moe_layers": [5, 1, 2], "num_experts": 8, "top_k": 2}
+
+
+@pytest.mark.parametrize("known", [{}, {"config_sha256": None}])
+def test_a_mask_fits_the_model_it_was_made_of(known: dict[str, None], selection: Selection) -> None:
+    check_mask_fits(build_mask(selection, RECORD, CREATED), **{**FITTING, **known}, where="mask.json")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"config_sha256": "1" * 64}, "of synthetic with config digest 000000000000, this model.s config has digest 111111111111"),
+        ({"moe_layers": [1, 2, 3, 5]}, "MoE layers are 1-2, 5, this model's are 1-3, 5"),
+        ({"num_experts": 16}, "with 8 experts in a layer, this model has 16"),
+        ({"top_k": 4}, "with 2 experts chosen for each token .top-k., this model has 4"),
+    ],
+)
+def test_a_mask_of_another_model_is_refused_with_the_difference(
+    changed: dict[str, Any], message: str, selection: Selection
+) -> None:
+    with pytest.raises(MaskError, match=f"^mask.json: the mask is of .*{message}") as raised:
+        check_mask_fits(build_mask(selection, RECORD, CREATED), **{**FITTING, **changed}, where="mask.json")
+    assert "\n" not in str(raised.value)
 
 
 def one_layer() -> RunRecord:
