@@ -188,7 +188,7 @@ def test_a_mask_fits_the_model_it_was_made_of(known: dict[str, None], selection:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"config_sha256": "1" * 64}, "of synthetic with config digest 000000000000, this model.s config has digest 111111111111"),
+        ({"config_sha256": "1" * 64}, "synthetic with config digest 000000000000, this model.s config has digest 111111111111"),
         ({"moe_layers": [1, 2, 3, 5]}, "MoE layers are 1-2, 5, this model's are 1-3, 5"),
         ({"num_experts": 16}, "with 8 experts in a layer, this model has 16"),
         ({"top_k": 4}, "with 2 experts chosen for each token .top-k., this model has 4"),
