@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import NoReturn
 
-    from analytics.selection import Selection
+    from analytics.selection import SelectedExpert, Selection
     from store import RunRecord
 
 SCHEMA_FILE = Path(__file__).with_name("mask.schema.json")
@@ -44,16 +44,14 @@ def build_mask(selection: Selection, record: RunRecord, created: str) -> dict[st
             "moe_layers": sorted(record.moe_layers),
             "num_experts": record.num_experts,
             "top_k": record.top_k,
+            "family": record.model.get("family"),
         },
         "strategy": {
             "name": selection.strategy,
             "target": targets if len(targets) > 1 else next(iter(targets), None),
             "parameters": dict(selection.parameters),
         },
-        "experts": [
-            {"layer": item.layer, "expert": item.expert, "role": item.role, "zone": item.zone, "score": item.score}
-            for item in sorted(selection.experts, key=lambda item: (item.layer, item.expert))
-        ],
+        "experts": [_expert(item) for item in sorted(selection.experts, key=lambda item: (item.layer, item.expert))],
         "summary": {
             "experts": len(selection.experts),
             "pool": len(record.moe_layers) * record.num_experts,
@@ -183,6 +181,14 @@ def json_text(value: Any, indent: int = 0) -> str:
     else:
         text = _on_a_line(value)
     return text if indent else text + "\n"
+
+
+def _expert(item: SelectedExpert) -> dict[str, Any]:
+    behind = {"specificity": item.specificity, "overlap": item.overlap}
+    return {
+        **{name: getattr(item, name) for name in ("layer", "expert", "role", "zone", "score")},
+        **{name: value for name, value in behind.items() if value is not None},
+    }
 
 
 class _NotANumberError(ValueError):
