@@ -14,10 +14,10 @@ from store.errors import MoetraceError
 from store.schema import FORMAT_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import NoReturn
 
-    from analytics.selection import Selection
+    from analytics.selection import SelectedExpert, Selection
     from store import RunRecord
 
 SCHEMA_FILE = Path(__file__).with_name("mask.schema.json")
@@ -44,16 +44,14 @@ def build_mask(selection: Selection, record: RunRecord, created: str) -> dict[st
             "moe_layers": sorted(record.moe_layers),
             "num_experts": record.num_experts,
             "top_k": record.top_k,
+            "family": record.model.get("family"),
         },
         "strategy": {
             "name": selection.strategy,
             "target": targets if len(targets) > 1 else next(iter(targets), None),
             "parameters": dict(selection.parameters),
         },
-        "experts": [
-            {"layer": item.layer, "expert": item.expert, "role": item.role, "zone": item.zone, "score": item.score}
-            for item in sorted(selection.experts, key=lambda item: (item.layer, item.expert))
-        ],
+        "experts": [_expert(item) for item in sorted(selection.experts, key=lambda item: (item.layer, item.expert))],
         "summary": {
             "experts": len(selection.experts),
             "pool": len(record.moe_layers) * record.num_experts,
@@ -117,6 +115,52 @@ def check_mask(mask: Any, where: str) -> None:
             raise MaskError(f"{where}, $.summary.{name}: says {mask['summary'][name]}, the mask has {counted}")
 
 
+def check_mask_fits(
+    mask: Mapping[str, Any],
+    *,
+    config_sha256: str | None,
+    moe_layers: Sequence[int],
+    num_experts: int,
+    top_k: int,
+    where: str,
+) -> None:
+    """Raise MaskError, naming `where` and the first difference, where a mask is of another model than this one.
+
+    - config_sha256: the digest of the model's config as run records have it; compared where both sides know theirs
+    - moe_layers: decoder indices of the model's MoE layers, in any order
+    - where: what the error begins with, the mask's file as a rule
+    """
+    model = mask["model"]
+    if sorted(moe_layers) != sorted(model["moe_layers"]):
+        raise MaskError(
+            f"{where}: the mask is of a model whose MoE layers are {in_spans(model['moe_layers'])}, "
+            f"this model's are {in_spans(moe_layers)}"
+        )
+    for name, words, of_model in (
+        ("num_experts", "experts in a layer", num_experts),
+        ("top_k", "experts chosen for each token (top-k)", top_k),
+    ):
+        if model[name] != of_model:
+            raise MaskError(f"{where}: the mask is of a model with {model[name]} {words}, this model has {of_model}")
+    theirs = model["config_sha256"]
+    if None not in {theirs, config_sha256} and theirs != config_sha256:
+        raise MaskError(
+            f"{where}: the mask is of {model['id']} with config digest {theirs[:12]}, "
+            f"this model's config has digest {str(config_sha256)[:12]}"
+        )
+
+
+def in_spans(numbers: Iterable[int]) -> str:
+    """Return numbers as ascending spans: 1-3, 5, 7-9."""
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1].append(number)
+        else:
+            spans.append([number])
+    return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)
+
+
 def rounded_floats(value: Any) -> Any:
     """Return JSON values with every float at DIGITS significant digits."""
     if isinstance(value, float):
@@ -137,6 +181,14 @@ def json_text(value: Any, indent: int = 0) -> str:
     else:
         text = _on_a_line(value)
     return text if indent else text + "\n"
+
+
+def _expert(item: SelectedExpert) -> dict[str, Any]:
+    behind = {"specificity": item.specificity, "overlap": item.overlap}
+    return {
+        **{name: getattr(item, name) for name in ("layer", "expert", "role", "zone", "score")},
+        **{name: value for name, value in behind.items() if value is not None},
+    }
 
 
 class _NotANumberError(ValueError):

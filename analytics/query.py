@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 WRITES_FILES = {duckdb.StatementType.COPY, duckdb.StatementType.EXPORT}
 
 
-def connect_safely(path: str | Path) -> duckdb.DuckDBPyConnection:
+def connect_safely(store: str | Path | Store) -> duckdb.DuckDBPyConnection:
     """Open a store so that queries reach its committed files and nothing else of the machine or the network."""
-    store = Store(path)
-    connection = connect(store)
-    readable = [file.path for table in TABLE_NAMES for file in store.files(table)]
-    readable += [compacted.path for compacted in store.rollups()[0]]
+    opened = store if isinstance(store, Store) else Store(store)
+    connection = connect(opened)
+    readable = [file.path for table in TABLE_NAMES for file in opened.files(table)]
+    readable += [compacted.path for compacted in opened.rollups()[0]]
     connection.execute("set allowed_paths = $paths", {"paths": [verified_url(path) for path in readable]})
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")

@@ -21,10 +21,10 @@ TARGET, BUDGET = "swh_Latn", 24
 def demo(output: Path) -> None:
     """Trace the bundled corpus through the bundled model, draw the report and export a mask for Swahili."""
     from analytics.connection import connect
-    from analytics.formats import moetrace as mask_file
+    from analytics.mask import build_mask, mask_text
     from analytics.metrics import jaccard_by_layer
     from analytics.report import write_report
-    from analytics.selection import rise
+    from analytics.strategies import rise
     from cli.progress import TraceProgress
     from store import Store
     from tracer.bundled import CORPUS, MODEL
@@ -40,7 +40,7 @@ def demo(output: Path) -> None:
         record = opened.run("demo")
         connection = connect(opened)
         selection = rise(connection, "demo", [TARGET], budget=BUDGET)
-        mask.write_text(mask_file(selection, record, opened.traced_at("demo")), encoding="utf-8")
+        mask.write_text(mask_text(build_mask(selection, record, opened.traced_at("demo"))), encoding="utf-8")
         write_report(store, report, run="demo", mask=mask)
     layers, experts = len(record.moe_layers), record.num_experts
     click.echo(

@@ -1,68 +1,293 @@
-"""`moetrace export`: the experts to train, as a file that a trainer reads."""
+"""`moetrace export`: the experts to train or to steer, as a file that a trainer reads. One command a strategy."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.options import RUN, STORE, output
+from cli.table import aligned
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable, Mapping
 
-STRATEGIES = ("rise",)
-FORMATS = ("moetrace", "rise")
+    import duckdb
 
+    from analytics.selection import Selection
 
-@click.command(short_help="Export the experts to train for a language.")
-@click.argument("strategy", type=click.Choice(STRATEGIES))
-@STORE
-@RUN
-@click.option(
-    "--target", "targets", multiple=True, required=True, metavar="LANG", help="Language to select for; may be repeated."
+FORMATS = ("moetrace", "rise", "esft", "target-experts", "axolotl")
+MASK = click.Path(path_type=Path)
+
+FORMAT = click.option(
+    "--format", "file_format", type=click.Choice(FORMATS), default="moetrace", show_default=True, help="Which file."
 )
-@click.option(
+EXPLAIN = click.option(
+    "--explain", is_flag=True, help="Also print each expert's scores, why it was chosen, and what just missed."
+)
+REFERENCE = click.option(
     "--reference",
     "references",
     multiple=True,
     metavar="LANG",
-    help="Languages to compare with; may be repeated.  [default: all of the run]",
+    help="Language to compare with; may be repeated.  [default: all of the run]",
 )
-@click.option("--budget", type=int, default=128, show_default=True, metavar="K", help="Experts over the whole model.")
-@click.option("--alpha", type=float, default=10.0, show_default=True, help="Weight of the activation in a score.")
-@click.option("--format", "file_format", type=click.Choice(FORMATS), default="moetrace", show_default=True)
-@output("Write the mask here.  [default: standard output]")
-def export(
-    strategy: str,
-    store: str,
-    run: str | None,
-    targets: tuple[str, ...],
-    references: tuple[str, ...],
-    budget: int,
-    alpha: float,
-    file_format: str,
-    output: Path | None,
-) -> None:
-    """Select experts by STRATEGY from a run of STORE and write them as a mask.
+OUTPUT = output("Write the mask here.  [default: standard output]")
 
-    rise: language-specific experts of the shallow and deep layers, shared ones of the middle (2604.03592).
+
+def _target(help_text: str, *, required: bool = False) -> Callable[..., Any]:
+    return click.option(
+        "--target", "targets", multiple=True, required=required, metavar="LANG", help=f"{help_text}; may be repeated."
+    )
+
+
+@click.group(short_help="Export the experts to train for a language.")
+def export() -> None:
+    """Select experts from a run of a store and write them as a mask, by one of these strategies.
+
+    The same call gives the same bytes on every machine: ties go to the lower layer, then the lower expert.
 
     \b
     moetrace export rise my-store --target swh_Latn --budget 32 -o mask.json
+    moetrace export rise my-store --target swh_Latn --budget 32 --explain -o mask.json
+    moetrace export convert mask.json --format axolotl -o experts.yaml
     """  # noqa: D301  click wants the escape itself
-    from analytics.connection import connect
-    from analytics.formats import FORMATS as WRITERS
-    from analytics.selection import STRATEGIES as SELECT
-    from store import Store
 
-    opened = Store(store)
-    record = opened.run(run)
-    selection = SELECT[strategy](connect(opened), record.run, targets, reference=references, budget=budget, alpha=alpha)
-    # The trace's own time, not the clock's: the same call gives the same bytes.
-    text = WRITERS[file_format](selection, record, opened.traced_at(record.run))
+
+def strategy(name: str, short_help: str, *options: Callable[..., Any], safely: bool = False) -> Callable[..., Any]:
+    """Make `moetrace export NAME` of a function (connection, run, **options) -> Selection.
+
+    `safely`: the connection reaches the store's files and nothing else.
+    """
+
+    def command_of(select: Callable[..., Selection]) -> click.Command:
+        @wraps(select)
+        def command(
+            store: str, run: str | None, file_format: str, output: Path | None, explain: bool, **options: Any
+        ) -> None:
+            from analytics.connection import connect
+            from analytics.mask import build_mask
+            from analytics.query import connect_safely
+            from store import Store
+
+            opened = Store(store)
+            record = opened.run(run)
+            connection = connect_safely(opened) if safely else connect(opened)
+            selection = select(connection, record.run, **options)
+            # The trace's own time, not the clock's: the same call gives the same bytes.
+            _write(build_mask(selection, record, opened.traced_at(record.run)), file_format, output)
+            if explain:
+                click.echo(_explanation(selection), err=output is None)
+
+        found: Any = command
+        for option in (EXPLAIN, OUTPUT, FORMAT, *reversed(options), RUN, STORE):
+            found = option(found)
+        return export.command(name, short_help=short_help)(found)
+
+    return command_of
+
+
+@strategy(
+    "rise",
+    "Specific experts of shallow and deep layers, shared ones of the middle.",
+    _target("Language to select for", required=True),
+    REFERENCE,
+    click.option(
+        "--budget", type=int, default=128, show_default=True, metavar="K", help="Experts over the whole model."
+    ),
+    click.option("--alpha", type=float, default=10.0, show_default=True, help="Weight of the activation in a score."),
+    click.option("--shallow", type=float, default=0.35, show_default=True, help="The shallow zone's share of K."),
+    click.option(
+        "--middle", type=float, default=0.25, show_default=True, help="The middle zone's share; the rest is deep."
+    ),
+)
+def rise(connection: duckdb.DuckDBPyConnection, run: str, references: tuple[str, ...], **options: Any) -> Selection:
+    """Select K experts by RISE (arXiv 2604.03592, eq. 8 and algorithm 1).
+
+    With a = tokens routed to an expert / tokens: the shallow and the deep zone give the experts with the highest
+    S (1 + alpha a), S = a of the target / mean a of the languages; the middle zone those with the highest
+    O (1 + alpha mean a), O = 1 / (1 + standard deviation of a / mean a). The zones are the first 37.5%, the next 25%
+    and the last 37.5% of the MoE layers. What a zone cannot hold goes to the zone with most room.
+    """
+    from analytics.strategies import rise as select
+
+    return select(connection, run, reference=references, **options)
+
+
+@strategy(
+    "gap",
+    "Experts of the final layers that the language uses more than any other.",
+    _target("Language to select for", required=True),
+    REFERENCE,
+    click.option("--layers", type=int, default=2, show_default=True, metavar="N", help="How many final MoE layers."),
+    click.option("--alpha", type=float, default=0.01, show_default=True, help="The least gap."),
+    click.option("--shared", type=int, metavar="K", help="Shared experts of each layer.  [default: the run's top-k]"),
+    click.option("--parent", metavar="LANG", help="Borrow this language's set: for a low-resource target."),
+)
+def gap(connection: duckdb.DuckDBPyConnection, run: str, references: tuple[str, ...], **options: Any) -> Selection:
+    """Select by activation gap in the final MoE layers (arXiv 2605.29714).
+
+    With p = an expert's share of the layer's routing decisions: the experts that the target uses most, with
+    gap = largest p - second largest p over the languages >= alpha; and in each layer K shared ones beside them, those
+    with the highest mean p over the languages.
+    """
+    from analytics.strategies import gap as select
+
+    return select(connection, run, reference=references, **options)
+
+
+@strategy(
+    "top-p",
+    "Of each layer, the experts that do a share p of its work (ESFT).",
+    _target("Language to select for, several pooled; none: all of the run"),
+    click.option("--score", type=click.Choice(["token", "gate"]), default="token", show_default=True, help="Of what."),
+    click.option("--p", type=float, default=0.2, show_default=True, help="The share, above 0 and at most 1."),
+)
+def top_p(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Selection:
+    """Select, in each MoE layer, experts until their scores sum to p (ESFT, arXiv 2407.01906).
+
+    Experts are taken by descending score, normalised over the layer and rounded to 4 decimals: the expert's share of
+    the routing decisions (token), or of the applied gate weights (gate).
+    """
+    from analytics.strategies import top_p as select
+
+    return select(connection, run, **options)
+
+
+@strategy(
+    "top-k",
+    "The most used experts, of the model or of each layer.",
+    _target("Language to select for, several pooled; none: all of the run"),
+    click.option("--budget", type=int, metavar="K", help="Experts over the whole model.  [default: 128]"),
+    click.option("--per-layer", type=int, metavar="K", help="Experts of each layer, instead of a budget."),
+)
+def top_k(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Selection:
+    """Select the K experts with the highest activation frequency a = count / T (a of RISE, arXiv 2604.03592)."""
+    from analytics.strategies import top_k as select
+
+    return select(connection, run, **options)
+
+
+@strategy(
+    "task",
+    "Middle-layer experts that a task uses more than general text.",
+    click.option("--target", "targets", multiple=True, metavar="LANG", help="Only this language.  [default: all]"),
+    click.option("--against", required=True, metavar="RUN", help="Run of general texts, in the same store."),
+    click.option("--tau", type=float, default=0.0, show_default=True, help="What a score must be above."),
+)
+def task(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Selection:
+    """Select the middle-layer task experts of --run, the run of a task's texts (arXiv 2510.04694, eq. 3).
+
+    score = mean over the task's texts of (tokens routed to the expert / tokens) - the same over the general texts;
+    selected where it is above tau, in the middle zone: the MoE layers from 37.5% to 62.5% of the depth. The paper's own
+    tau depends on the model; the default here is ours.
+    """
+    from analytics.strategies import task as select
+
+    return select(connection, run, **options)
+
+
+@strategy(
+    "random",
+    "A control: as many experts of each layer as a mask has, drawn.",
+    click.option("--like", type=MASK, required=True, metavar="MASK", help="The mask that this is a control for."),
+    click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Another seed, another draw."),
+)
+def random(connection: duckdb.DuckDBPyConnection, run: str, like: Path, seed: int) -> Selection:
+    """Draw, in each layer, as many experts as MASK has there, in the same roles: a control.
+
+    Every expert of a layer is as likely as any other. The draw is the experts with the least SHA-256 of
+    "seed:layer:expert", the same on every machine.
+    """
+    from analytics.mask import read_mask
+    from analytics.strategies import random as select
+
+    return select(connection, run, like=read_mask(like), seed=seed, where=str(like))
+
+
+@strategy(
+    "sql",
+    "The experts that a query returns.",
+    _target("Language the experts are for, to be written down"),
+    click.option("--query", metavar="SQL", help="Returns layer, expert[, score]."),
+    click.option("--query-file", type=MASK, metavar="FILE", help="The query, in a file."),
+    safely=True,
+)
+def sql(
+    connection: duckdb.DuckDBPyConnection,
+    run: str,
+    targets: tuple[str, ...],
+    query: str | None,
+    query_file: Path | None,
+) -> Selection:
+    """Select the experts that a query over the store's views returns: layer, expert and, if it likes, score.
+
+    `moetrace views` lists what can be asked. Each expert once; layers and experts must be the run's.
+
+    \b
+    moetrace export sql my-store --query "
+      select layer, expert, max(score) as score from specificity
+      where lang in ('swh_Latn', 'hau_Latn') group by all having max(score) > 3"
+    """  # noqa: D301  click wants the escape itself
+    from analytics.selection import SelectionError
+    from analytics.strategies import sql as select
+
+    if (query is None) == (query_file is None):
+        raise click.UsageError("name one of --query and --query-file")
+    if query_file is not None:
+        try:
+            query = query_file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise SelectionError(f"{query_file}: cannot be read as a query ({reason})") from error
+    return select(connection, run, targets, query=query or "")
+
+
+@export.command("convert", short_help="Write a mask in another format; needs no store.")
+@click.argument("mask", type=MASK)
+@FORMAT
+@output("Write the file here.  [default: standard output]")
+def convert(mask: Path, file_format: str, output: Path | None) -> None:
+    """Write MASK, a mask in the moetrace format, in another one.
+
+    \b
+    moetrace export convert mask.json --format esft -o expert_config.json
+    """  # noqa: D301  click wants the escape itself
+    from analytics.mask import read_mask
+
+    _write(read_mask(mask), file_format, output)
+
+
+def _write(mask: Mapping[str, Any], file_format: str, output: Path | None) -> None:
+    from analytics.formats import FORMATS as WRITERS
+    from analytics.mask import MaskError
+
+    text = WRITERS[file_format](mask)
     if output is None:
         click.echo(text, nl=False)
         return
-    output.write_text(text, encoding="utf-8")
-    click.echo(f"{output}: {len(selection.experts)} experts for {', '.join(selection.targets)}", err=True)
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise MaskError(f"{output}: cannot be written ({error.strerror})") from error
+    target = mask["strategy"]["target"]
+    languages = [target] if isinstance(target, str) else target or []
+    words = f" for {', '.join(languages)}" if languages else ""
+    click.echo(f"{output}: {len(mask['experts'])} experts{words}", err=True)
+
+
+def _explanation(selection: Selection) -> str:
+    """Return what was chosen and what just missed, as two tables."""
+    columns = [
+        name
+        for name in ("layer", "expert", "role", "zone", "score", "specificity", "overlap", "reason")
+        if any(getattr(item, name) is not None for item in selection.experts)
+    ]
+    parts = [f"Chosen: {len(selection.experts)} experts"]
+    parts.append(aligned(columns, [[getattr(item, name) for name in columns] for item in selection.experts]))
+    if selection.missed:
+        parts.append("\nJust missed")
+        parts.append(aligned(columns, [[getattr(item, name) for name in columns] for item in selection.missed]))
+    return "\n".join(parts)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cli.options import STORE, output
+from cli.table import aligned
 
 if TYPE_CHECKING:
     import duckdb
@@ -118,29 +119,13 @@ def _put(text: str, output: Path | None) -> None:
 
 
 def _as_table(relation: duckdb.DuckDBPyRelation) -> str:
-    """Return rows as aligned text, numbers to the right, floats at six significant digits."""
+    """Return the first rows as aligned text."""
     from analytics.connection import in_words
 
     with in_words():
         names, rows = relation.columns, relation.limit(MOST_ROWS + 1).fetchall()
-    cells = [[_cell(value) for value in row] for row in rows[:MOST_ROWS]]
-    widths = [max(len(name), *(len(row[i]) for row in cells), 0) for i, name in enumerate(names)]
-    right = [any(isinstance(row[i], (int, float)) for row in rows) for i in range(len(names))]
-
-    def line(values: list[str]) -> str:
-        aligned = (v.rjust(w) if r else v.ljust(w) for v, w, r in zip(values, widths, right, strict=True))
-        return "  ".join(aligned).rstrip()
-
-    lines = [line(names), line(["-" * width for width in widths]), *map(line, cells)]
-    if len(rows) > MOST_ROWS:
-        lines.append(f"(the first {MOST_ROWS:,} rows; -o FILE writes all of them)")
-    return "\n".join(lines)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "null"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = aligned(names, rows[:MOST_ROWS])
+    return text if len(rows) <= MOST_ROWS else f"{text}\n(the first {MOST_ROWS:,} rows; -o FILE writes all of them)"
 
 
 def _prompt(connection: duckdb.DuckDBPyConnection) -> None:

@@ -10,15 +10,14 @@ import jsonschema
 import pytest
 
 from analytics.connection import connect
-from analytics.formats import FORMATS
-from analytics.mask import SCHEMA_FILE, MaskError, build_mask, mask_text, read_mask
-from analytics.selection import Selection, SelectionError, rise
+from analytics.mask import SCHEMA_FILE, MaskError, build_mask, check_mask_fits, mask_text, read_mask
+from analytics.strategies import rise
 from tests.stores import make_record, make_world, write_world
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from store import RunRecord
+    from analytics.selection import Selection
 
 CREATED = "2025-01-01T00:00:00+00:00"
 RECORD = make_record()
@@ -39,6 +38,7 @@ def test_a_mask_names_model_strategy_experts_and_provenance(selection: Selection
         "moe_layers": [1, 2, 5],
         "num_experts": 8,
         "top_k": 2,
+        "family": "qwen3_moe",
     }
     assert mask["strategy"]["name"] == "rise"
     assert mask["strategy"]["target"] == "swh_Latn"
@@ -67,7 +67,7 @@ def test_unknown_sizes_are_null(unknown: tuple[str, ...], selection: Selection) 
 
 
 def test_a_written_mask_is_read_back_as_it_was(selection: Selection, tmp_path: Path) -> None:
-    text = FORMATS["moetrace"](selection, RECORD, CREATED)
+    text = mask_text(build_mask(selection, RECORD, CREATED))
     (tmp_path / "mask.json").write_text(text)
     mask = read_mask(tmp_path / "mask.json")
     assert mask_text(mask) == text
@@ -81,7 +81,7 @@ def test_the_same_selection_is_the_same_bytes(selection: Selection) -> None:
     noisy = replace(
         selection, experts=tuple(replace(item, score=item.score * (1 + 1e-14)) for item in selection.experts)
     )
-    texts = {FORMATS["moetrace"](chosen, RECORD, CREATED) for chosen in (selection, shuffled, noisy)}
+    texts = {mask_text(build_mask(chosen, RECORD, CREATED)) for chosen in (selection, shuffled, noisy)}
     assert len(texts) == 1
     assert texts.pop().count('{"layer": ') == len(selection.experts)
 
@@ -110,7 +110,7 @@ def test_the_schema_is_a_schema_and_describes_every_part() -> None:
 def test_a_mask_that_is_wrong_is_refused_with_the_place(
     path: list[Any], value: object, message: str, selection: Selection, tmp_path: Path
 ) -> None:
-    mask = json.loads(FORMATS["moetrace"](selection, RECORD, CREATED))
+    mask = json.loads(mask_text(build_mask(selection, RECORD, CREATED)))
     part = mask
     for key in path[:-1]:
         part = part[key]
@@ -122,7 +122,7 @@ def test_a_mask_that_is_wrong_is_refused_with_the_place(
 
 
 def test_an_expert_that_stands_twice_is_refused(selection: Selection, tmp_path: Path) -> None:
-    mask = json.loads(FORMATS["moetrace"](selection, RECORD, CREATED))
+    mask = json.loads(mask_text(build_mask(selection, RECORD, CREATED)))
     mask["experts"][1] = mask["experts"][0]
     (tmp_path / "mask.json").write_text(json.dumps(mask))
     with pytest.raises(MaskError, match=r"\$.experts\[1\]: layer 1, expert \d stands twice"):
@@ -149,33 +149,32 @@ def test_what_is_not_json_is_refused_with_the_place(content: bytes | None, messa
 
 def test_a_mask_that_breaks_the_schema_is_not_written(selection: Selection) -> None:
     with pytest.raises(MaskError, match=r"this mask, \$.provenance.created: 'today' does not match"):
-        FORMATS["moetrace"](selection, RECORD, "today")
+        mask_text(build_mask(selection, RECORD, "today"))
 
 
-def test_the_rise_format_is_what_rise_training_reads(selection: Selection) -> None:
-    document = json.loads(FORMATS["rise"](selection, RECORD, CREATED))
-    assert document["method"] == "RISE"
-    assert document["model_type"] == "qwen3_moe"
-    assert document["target_language"] == "swh_Latn"
-    assert document["zone_boundaries"] == {"shallow": [1, 1], "middle": [2, 2], "deep": [5, 5]}
-    assert document["config"]["num_experts"] == 6
-    assert len(document["experts"]) == 6
-    for item in document["experts"]:
-        assert list(item) == ["layer", "expert", "zone", "score", "specificity", "overlap"]
+FITTING = {"config_sha256": "0" * 64, "moe_layers": [5, 1, 2], "num_experts": 8, "top_k": 2}
 
 
-def test_an_empty_zone_has_no_boundaries_in_the_rise_format(tmp_path: Path) -> None:
-    record = one_layer()
-    opened = connect(write_world(tmp_path, make_world(2, record)))
-    document = json.loads(FORMATS["rise"](rise(opened, "run", ["swh_Latn"], budget=3), record, CREATED))
-    assert document["zone_boundaries"] == {"shallow": None, "middle": [4, 4], "deep": None}
-    assert document["zone_counts"] == {"shallow": 0, "middle": 3, "deep": 0}
+@pytest.mark.parametrize("known", [{}, {"config_sha256": None}])
+def test_a_mask_fits_the_model_it_was_made_of(known: dict[str, None], selection: Selection) -> None:
+    check_mask_fits(build_mask(selection, RECORD, CREATED), **{**FITTING, **known}, where="mask.json")
 
 
-def test_the_rise_format_refuses_other_strategies(selection: Selection) -> None:
-    with pytest.raises(SelectionError, match="holds a rise selection, not gap"):
-        FORMATS["rise"](replace(selection, strategy="gap"), RECORD, CREATED)
-
-
-def one_layer() -> RunRecord:
-    return make_record(moe_layers=[4])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"config_sha256": "1" * 64},
+            "synthetic with config digest 000000000000, this model.s config has digest 111111111111",
+        ),
+        ({"moe_layers": [1, 2, 3, 5]}, "MoE layers are 1-2, 5, this model's are 1-3, 5"),
+        ({"num_experts": 16}, "with 8 experts in a layer, this model has 16"),
+        ({"top_k": 4}, "with 2 experts chosen for each token .top-k., this model has 4"),
+    ],
+)
+def test_a_mask_of_another_model_is_refused_with_the_difference(
+    changed: dict[str, Any], message: str, selection: Selection
+) -> None:
+    with pytest.raises(MaskError, match=f"^mask.json: the mask is of .*{message}") as raised:
+        check_mask_fits(build_mask(selection, RECORD, CREATED), **{**FITTING, **changed}, where="mask.json")
+    assert "\n" not in str(raised.value)

@@ -10,13 +10,15 @@ import pytest
 
 from analytics import metrics
 from analytics.connection import connect
-from analytics.selection import SelectedExpert, rise
+from analytics.strategies import rise
 from tests.stores import make_record, write_counts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import duckdb
+
+    from analytics.selection import SelectedExpert
 
 LANGUAGES = ("bn", "de", "en", "es", "sw", "zh")
 

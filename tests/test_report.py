@@ -20,7 +20,7 @@ from analytics.connection import connect
 from analytics.mask import MaskError, build_mask, mask_text
 from analytics.report import write_report
 from analytics.report.ordering import similarity_order
-from analytics.selection import rise
+from analytics.strategies import rise
 from store import RunRecord, StoreError, StoreWriter, UnknownNameError
 from tests.stores import make_record, make_world, write_counts, write_world
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from analytics.connection import connect
-from analytics.selection import SelectionError, rise
+from analytics.selection import SelectionError
+from analytics.strategies import rise
 from store import MoetraceError, UnknownNameError
 from tests import reference
 from tests.stores import make_record, make_world, write_counts, write_world
@@ -151,6 +152,6 @@ def test_a_run_without_usage_cannot_be_selected_from(tmp_path: Path) -> None:
 
 
 def test_exporting_imports_nothing_heavy() -> None:
-    code = "import sys, analytics.connection, analytics.selection, analytics.formats; print(*sys.modules)"
+    code = "import sys, analytics.connection, analytics.strategies, analytics.formats; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not {"torch", "vllm", "transformers", "polars", "pandas", "altair", "datasets"} & set(loaded)
