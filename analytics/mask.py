@@ -14,7 +14,7 @@ from store.errors import MoetraceError
 from store.schema import FORMAT_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import NoReturn
 
     from analytics.selection import Selection
@@ -115,6 +115,28 @@ def check_mask(mask: Any, where: str) -> None:
     for name, counted in (("experts", len(experts)), ("pool", pool)):
         if mask["summary"][name] != counted:
             raise MaskError(f"{where}, $.summary.{name}: says {mask['summary'][name]}, the mask has {counted}")
+
+
+def check_mask_fits(
+    mask: Mapping[str, Any],
+    *,
+    config_sha256: str | None,
+    moe_layers: Sequence[int],
+    num_experts: int,
+    top_k: int,
+    where: str,
+) -> None:
+    """Raise MaskError, naming `where` and what differs, for a mask that was made for another model than this one.
+
+    A config digest that either side does not know is not compared.
+    """
+    model = mask["model"]
+    found = {"moe_layers": sorted(moe_layers), "num_experts": num_experts, "top_k": top_k}
+    if config_sha256 is not None and model["config_sha256"] is not None:
+        found["config_sha256"] = config_sha256
+    for name, value in found.items():
+        if model[name] != value:
+            raise MaskError(f"{where}: the mask is for another model: its {name} is {model[name]}, the model's {value}")
 
 
 def rounded_floats(value: Any) -> Any:
