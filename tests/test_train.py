@@ -12,7 +12,7 @@ from store import MoetraceError
 from tests.masks import write_mask
 from tracer.bundled import CORPUS, MODEL
 from tracer.corpus import open_corpus
-from tracer.training.output import TrainingError
+from tracer.training.layout import TrainingError
 from tracer.training.texts import held_out_texts, is_held_out, training_blocks
 from tracer.training.trainer import Silent, TrainingSettings, train
 
@@ -175,7 +175,7 @@ def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path, mask: Path)
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"languages": ("swahili",)}, "has no language 'swahili'; did you mean swh_Latn"),
+        ({"languages": ("swh",)}, "has no language 'swh'; did you mean swh_Latn"),
         ({"eval_languages": ("english",)}, "has no language 'english'; did you mean eng_Latn"),
         ({"length": 4096}, "--length 4096: .* takes 2 to 1024 tokens"),
         ({"eval_share": 1e-9}, "no text of eng_Latn is held out; raise --eval-share"),

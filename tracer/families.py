@@ -78,7 +78,7 @@ def read_facts(model: str, revision: str | None = None) -> ModelFacts:
     config = read_config(model, revision)
     text = config.get("text_config") or config
     name = str(text.get("model_type", config.get("model_type")))
-    num_experts, top_k = (_first(text, keys, model) for keys in (EXPERT_COUNTS, TOP_KS))
+    num_experts, top_k = (first_value(text, keys, model) for keys in (EXPERT_COUNTS, TOP_KS))
     if not num_experts or not top_k:
         raise MoetraceError(f"{model}: not a Mixture-of-Experts model (its config, family {name}, names no experts)")
     for key in ("num_hidden_layers", "hidden_size"):
@@ -105,7 +105,7 @@ def read_facts(model: str, revision: str | None = None) -> ModelFacts:
     )
 
 
-def _first(config: Config, keys: tuple[str, ...], model: str) -> int:
+def first_value(config: Config, keys: tuple[str, ...], model: str) -> int:
     """Return the first of `keys` that the config has, 0 where it has none; a list must say the same for every layer."""
     for key in keys:
         values = set(value if isinstance(value := config.get(key), list) else [value])
@@ -118,7 +118,7 @@ def _first(config: Config, keys: tuple[str, ...], model: str) -> int:
 
 def _expert_parameters(config: Config, model: str, *, biases: bool) -> int:
     """Return the parameters of one expert: gate, up and down projection."""
-    hidden, size = int(config["hidden_size"]), _first(config, EXPERT_SIZES, model)
+    hidden, size = int(config["hidden_size"]), first_value(config, EXPERT_SIZES, model)
     return 3 * hidden * size + (2 * size + hidden if biases else 0)
 
 

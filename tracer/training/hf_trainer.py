@@ -19,8 +19,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from tracer.training.checkpoint import load_experts, save_experts
-from tracer.training.output import EXPERTS_FILE, WHOLE_MODEL, TrainingError
+from tracer.training.experts_file import load_experts, save_experts
+from tracer.training.layout import TrainingError
+from tracer.training.output import EXPERTS_FILE, WHOLE_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from analytics.mask import mask_text
-from store import MoetraceError
+from tracer.training.layout import TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,10 +20,6 @@ EXPERTS_FILE, RESULTS_FILE, SETTINGS_FILE, MASK_FILE = (
     "mask.json",
 )
 BEFORE_FILE, CHECKPOINTS, WHOLE_MODEL = "before.json", "checkpoints", "model"
-
-
-class TrainingError(MoetraceError):
-    """Training cannot start, or cannot go on."""
 
 
 class OutputFolder:

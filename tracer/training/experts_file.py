@@ -1,0 +1,132 @@
+"""The file of trained experts: only what a mask trains, in float32, and what is needed to put it into a model again.
+
+A safetensors file. Its tensors are named `layers.3.experts.17.gate_up_proj` (`...17.gate_proj.weight` where experts are
+modules) and `layers.3.router.weight`; its metadata are `format`, `version`, `mask` (the mask's JSON), `train_router`
+and `config_sha256`, of the config that the model was loaded from (empty where that is unknown).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from tracer.training.layout import TrainingError
+from tracer.training.masking import masking_of, trained_places
+from tracer.training.model_facts import check_fits, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+FORMAT, VERSION = "moetrace-experts", "1"
+
+
+@dataclass(frozen=True)
+class TrainedExperts:
+    """What a file of trained experts holds: tensors by key, float32, or float64 of a float64 model."""
+
+    mask: Mapping[str, Any]
+    train_router: bool
+    config_sha256: str | None
+    tensors: Mapping[str, torch.Tensor]
+
+
+def save_experts(model: nn.Module, path: str | Path) -> None:
+    """Write the trained tensors of a masked model to a file; it is there whole, or as it was before.
+
+    Raises TrainingError where the model has no mask or the file cannot be written.
+    """
+    masking = masking_of(model)
+    if masking is None:
+        raise TrainingError("the model has no mask, so there are no trained experts to save; call apply_mask first")
+    tensors = {key: master.detach().cpu().contiguous() for key, master in masking.masters().items()}
+    metadata = {
+        "format": FORMAT,
+        "version": VERSION,
+        "mask": json.dumps(masking.mask),
+        "train_router": json.dumps(masking.train_router),
+        "config_sha256": masking.loaded.config_sha256 or "",
+    }
+    partial = Path(f"{path}.{secrets.token_hex(4)}.partial")
+    try:
+        save_file(tensors, partial, metadata=metadata)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path}: cannot be written ({error})") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_experts(path: str | Path) -> TrainedExperts:
+    """Read a file of trained experts.
+
+    Raises TrainingError where it cannot be read or is something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+                raise TrainingError(f"{path}: not a file of trained experts of version {VERSION}")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  it is no dict
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path}: cannot be read as a file of trained experts ({error})") from error
+    return TrainedExperts(
+        mask=json.loads(metadata["mask"]),
+        train_router=json.loads(metadata["train_router"]),
+        config_sha256=metadata["config_sha256"] or None,
+        tensors=tensors,
+    )
+
+
+@torch.no_grad()
+def load_experts(model: nn.Module, path: str | Path) -> None:
+    """Put the trained tensors of a file into a model.
+
+    A masked model takes them as its masters, bit for bit, and goes on training; its mask must be the file's. A plain
+    model takes them rounded to its dtype, and stays a plain one.
+
+    Raises TrainingError or MaskError, naming what differs, where they do not fit; nothing is changed then.
+    """
+    file = read_experts(path)
+    masking = masking_of(model)
+    loaded = masking.loaded if masking else describe(model)
+    check_fits(file.mask, loaded)
+    if file.config_sha256 and loaded.config_sha256 and file.config_sha256 != loaded.config_sha256:
+        raise TrainingError(
+            f"{path}: these experts were trained in a model with config digest {file.config_sha256}; "
+            f"that of {loaded.id} is {loaded.config_sha256}"
+        )
+    targets: Mapping[str, torch.Tensor]
+    if masking:
+        targets = masking.masters()
+    else:
+        places = trained_places(file.mask, loaded, train_router=file.train_router)
+        targets = {key: place.tensor for key, place in places.items()}
+    _check_same(path, file.tensors, targets)
+    for key, tensor in file.tensors.items():
+        targets[key].copy_(tensor)
+
+
+def _check_same(path: str | Path, tensors: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> None:
+    for keys, problem in (
+        (tensors.keys() - targets.keys(), "has {}, which the model does not train"),
+        (targets.keys() - tensors.keys(), "has no {}, which the model trains"),
+    ):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise TrainingError(f"{path}: {problem.format(min(keys) + more)}")
+    for key, tensor in tensors.items():
+        if tensor.shape != targets[key].shape:
+            shapes = f"{list(tensor.shape)} in the file and {list(targets[key].shape)} in the model"
+            raise TrainingError(f"{path}: {key} is {shapes}")
