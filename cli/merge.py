@@ -23,10 +23,10 @@ def merge(experts: Path, model: str, revision: str | None, output: Path) -> None
     moetrace merge trained/experts.safetensors --model bundled -o merged
     """  # noqa: D301  click wants the escape itself
     from tracer.bundled import MODEL
-    from tracer.training.requirements import require_train
+    from tracer.requirements import require_train
 
     require_train()
-    from tracer.training.checkpoint import merge as write_merged  # torch is slow to import
+    from tracer.training.merging import merge as write_merged  # torch is slow to import
 
     write_merged(str(MODEL) if model == BUNDLED else model, experts, output, revision=revision)
     click.echo(str(output))

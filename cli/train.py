@@ -116,7 +116,7 @@ def train(
     from analytics.mask import read_mask
     from cli.progress import TrainingProgress
     from tracer.bundled import CORPUS, MODEL
-    from tracer.training.requirements import require_train
+    from tracer.requirements import require_train
     from tracer.training.trainer import TrainingSettings
     from tracer.training.trainer import train as run_training
 
@@ -157,8 +157,7 @@ def train(
             watch=progress,
         )
         if merged:
-            from tracer.training.checkpoint import merge
-
+            from tracer.training.merging import merge
             from tracer.training.output import EXPERTS_FILE
 
             progress.stage("writing the merged model")

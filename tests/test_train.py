@@ -12,7 +12,7 @@ from store import MoetraceError
 from tests.masks import write_mask
 from tracer.bundled import CORPUS, MODEL
 from tracer.corpus import open_corpus
-from tracer.training.layout import TrainingError
+from tracer.training.errors import TrainingError
 from tracer.training.texts import held_out_texts, is_held_out, training_blocks
 from tracer.training.trainer import Silent, TrainingSettings, train
 

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from tracer.training.layout import TrainingError
+from tracer.training.errors import TrainingError
 from tracer.training.masking import masking_of, trained_places
 from tracer.training.model_facts import check_fits, describe
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
+
+    from tracer.training.layout import Place
+    from tracer.training.model_facts import LoadedModel
 
 FORMAT, VERSION = "moetrace-experts", "1"
 
@@ -98,24 +101,35 @@ def load_experts(model: nn.Module, path: str | Path) -> None:
 
     Raises TrainingError or MaskError, naming what differs, where they do not fit; nothing is changed then.
     """
-    file = read_experts(path)
-    masking = masking_of(model)
-    loaded = masking.loaded if masking else describe(model)
+    file, masking = read_experts(path), masking_of(model)
+    if masking is None:
+        targets = {key: place.tensor for key, place in fitting_places(path, file, describe(model)).items()}
+    else:
+        _check_model(path, file, masking.loaded)
+        targets = {key: master.data for key, master in masking.masters().items()}
+        _check_same(path, file.tensors, targets)
+    for key, tensor in file.tensors.items():
+        targets[key].copy_(tensor)
+
+
+def fitting_places(path: str | Path, file: TrainedExperts, loaded: LoadedModel) -> dict[str, Place]:
+    """Return where a file's tensors belong in a plain model, by key.
+
+    Raises TrainingError or MaskError, naming `path` and what differs, where they do not fit.
+    """
+    _check_model(path, file, loaded)
+    places = trained_places(file.mask, loaded, train_router=file.train_router)
+    _check_same(path, file.tensors, {key: place.tensor for key, place in places.items()})
+    return places
+
+
+def _check_model(path: str | Path, file: TrainedExperts, loaded: LoadedModel) -> None:
     check_fits(file.mask, loaded)
     if file.config_sha256 and loaded.config_sha256 and file.config_sha256 != loaded.config_sha256:
         raise TrainingError(
             f"{path}: these experts were trained in a model with config digest {file.config_sha256}; "
             f"that of {loaded.id} is {loaded.config_sha256}"
         )
-    targets: Mapping[str, torch.Tensor]
-    if masking:
-        targets = masking.masters()
-    else:
-        places = trained_places(file.mask, loaded, train_router=file.train_router)
-        targets = {key: place.tensor for key, place in places.items()}
-    _check_same(path, file.tensors, targets)
-    for key, tensor in file.tensors.items():
-        targets[key].copy_(tensor)
 
 
 def _check_same(path: str | Path, tensors: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> None:

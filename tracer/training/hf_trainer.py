@@ -19,8 +19,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from tracer.training.errors import TrainingError
 from tracer.training.experts_file import load_experts, save_experts
-from tracer.training.layout import TrainingError
 from tracer.training.output import EXPERTS_FILE, WHOLE_MODEL
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class ExpertTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
 
     def eval_steps(self, held_out: HeldOut) -> int:
         """Return the batches of one evaluation."""
-        return math.ceil(len(held_out.rows) / self.args.eval_batch_size)
+        return math.ceil(len(held_out.rows) / int(self.args.eval_batch_size))
 
     def fit(self, checkpoint: Path | None) -> int:
         """Train, from a checkpoint where there is one, and return the steps that were made in all.

@@ -8,17 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from store import MoetraceError
+from tracer.training.errors import TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROUTERS = ("gate", "router")  # what transformers calls the router of a MoE block
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-
-class TrainingError(MoetraceError):
-    """A model cannot be trained with a mask, or a file of trained experts does not fit it; the message says why."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tracer.training.layout import LayerExperts, Place, TrainingError, check_trainable
+from tracer.training.errors import TrainingError
+from tracer.training.layout import LayerExperts, Place, check_trainable
 from tracer.training.model_facts import LoadedModel, check_fits, describe
 from tracer.training.trained_tensors import TrainedTensors, trained_tensors
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from analytics.mask import check_mask, check_mask_fits
 from store import MoetraceError
 from tracer.families import EXPERT_COUNTS, TOP_KS, first_value, read_facts
-from tracer.training.layout import LayerExperts, TrainingError, find_experts
+from tracer.training.errors import TrainingError
+from tracer.training.layout import LayerExperts, find_experts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

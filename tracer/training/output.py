@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from analytics.mask import mask_text
-from tracer.training.layout import TrainingError
+from tracer.training.errors import TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

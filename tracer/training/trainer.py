@@ -18,7 +18,7 @@ from tracer.corpus import Corpus, Text, open_corpus
 from tracer.families import ModelFacts, read_facts
 from tracer.prompts import PromptSettings, encoder
 from tracer.tokenizer import load_tokenizer
-from tracer.training.layout import TrainingError
+from tracer.training.errors import TrainingError
 from tracer.training.output import CHECKPOINTS, OutputFolder
 from tracer.training.texts import HeldOut, held_out_texts, is_held_out, training_blocks
 
