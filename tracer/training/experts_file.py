@@ -1,8 +1,9 @@
 """The file of trained experts: only what a mask trains, in float32, and what is needed to put it into a model again.
 
 A safetensors file. Its tensors are named `layers.3.experts.17.gate_up_proj` (`...17.gate_proj.weight` where experts are
-modules) and `layers.3.router.weight`; its metadata are `format`, `version`, `mask` (the mask's JSON), `train_router`
-and `config_sha256`, of the config that the model was loaded from (empty where that is unknown).
+modules) and `layers.3.router.weight`; its metadata have one entry, `moetrace`: JSON with `format`, `version`, `mask`,
+`train_router` and `config_sha256`, of the config that the model was loaded from (null where that is unknown). The same
+training gives the same bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from tracer.training.layout import Place
     from tracer.training.model_facts import LoadedModel
 
-FORMAT, VERSION = "moetrace-experts", "1"
+FORMAT, VERSION = "moetrace-experts", 1
+KEY = "moetrace"  # the one entry of the metadata: safetensors writes several in any order
 
 
 @dataclass(frozen=True)
@@ -52,16 +54,16 @@ def save_experts(model: nn.Module, path: str | Path) -> None:
     if masking is None:
         raise TrainingError("the model has no mask, so there are no trained experts to save; call apply_mask first")
     tensors = {key: master.detach().cpu().contiguous() for key, master in masking.masters().items()}
-    metadata = {
+    header = {
         "format": FORMAT,
         "version": VERSION,
-        "mask": json.dumps(masking.mask),
-        "train_router": json.dumps(masking.train_router),
-        "config_sha256": masking.loaded.config_sha256 or "",
+        "mask": masking.mask,
+        "train_router": masking.train_router,
+        "config_sha256": masking.loaded.config_sha256,
     }
     partial = Path(f"{path}.{secrets.token_hex(4)}.partial")
     try:
-        save_file(tensors, partial, metadata=metadata)
+        save_file(tensors, partial, metadata={KEY: json.dumps(header)})
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
@@ -78,16 +80,16 @@ def read_experts(path: str | Path) -> TrainedExperts:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+            header = json.loads((file.metadata() or {}).get(KEY, "{}"))
+            if header.get("format") != FORMAT or header.get("version") != VERSION:
                 raise TrainingError(f"{path}: not a file of trained experts of version {VERSION}")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  it is no dict
     except (OSError, SafetensorError) as error:
         raise TrainingError(f"{path}: cannot be read as a file of trained experts ({error})") from error
     return TrainedExperts(
-        mask=json.loads(metadata["mask"]),
-        train_router=json.loads(metadata["train_router"]),
-        config_sha256=metadata["config_sha256"] or None,
+        mask=header["mask"],
+        train_router=header["train_router"],
+        config_sha256=header["config_sha256"],
         tensors=tensors,
     )
 
