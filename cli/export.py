@@ -43,7 +43,15 @@ def _target(help_text: str, *, required: bool = False) -> Callable[..., Any]:
     )
 
 
-@click.group(short_help="Export the experts to train for a language.")
+class InOrder(click.Group):
+    """A group that lists its commands in the order in which they are defined."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's interface
+        """Return the commands' names."""
+        return list(self.commands)
+
+
+@click.group(cls=InOrder, short_help="Export the experts to train for a language.")
 def export() -> None:
     """Select experts from a run of a store and write them as a mask, by one of these strategies.
 

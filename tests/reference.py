@@ -556,27 +556,3 @@ METRICS: dict[str, Callable[..., list[Row]]] = {
         routing_consistency,
     )
 }
-
-
-def rise(data: Routing, target: str, budget: int, alpha: float = 10) -> list[tuple[int, int, str]]:
-    """RISE's algorithm 1 as (layer, expert, zone), best first within each zone."""
-    specific = {
-        (row["layer"], row["expert"]): row["score"] for row in specificity(data, alpha=alpha) if row["lang"] == target
-    }
-    shared = {(row["layer"], row["expert"]): row["score"] for row in overlap(data, alpha=alpha)}
-    zone_of = {row["layer"]: row["zone"] for row in zones(data)}
-    pools = {
-        zone: sorted(
-            (cell for cell in specific if zone_of[cell[0]] == zone),
-            key=lambda cell, scores=scores: (-round(scores[cell], 10), cell),
-        )
-        for zone, scores in (("shallow", specific), ("middle", shared), ("deep", specific))
-    }
-    wanted = {"shallow": budget * 35 // 100, "middle": budget * 25 // 100}
-    wanted["deep"] = budget - sum(wanted.values())
-    taken = {zone: min(wanted[zone], len(pools[zone])) for zone in pools}
-    while sum(taken.values()) < budget:
-        room = {zone: len(pool) - taken[zone] for zone, pool in pools.items()}
-        widest = max(room, key=room.__getitem__)
-        taken[widest] += min(room[widest], budget - sum(taken.values()))
-    return [(*cell, zone) for zone, pool in pools.items() for cell in pool[: taken[zone]]]

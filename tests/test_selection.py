@@ -13,7 +13,7 @@ from analytics.connection import connect
 from analytics.selection import SelectionError
 from analytics.strategies import rise
 from store import MoetraceError, UnknownNameError
-from tests import reference
+from tests import reference, reference_selections
 from tests.stores import make_record, make_world, write_counts, write_world
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def test_rise_selects_what_the_reference_selects_for_every_budget(layers: int, s
         selected = rise(opened, "run", ["swh_Latn"], budget=budget).experts
         assert len(selected) == budget
         assert [(item.layer, item.expert, item.zone) for item in selected] == sorted(
-            reference.rise(data, "swh_Latn", budget)
+            reference_selections.rise(data, "swh_Latn", budget)
         )
 
 

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from analytics.mask import MaskError, check_mask, read_mask
+from analytics.mask import check_mask, check_mask_fits, read_mask
 
 if TYPE_CHECKING:
     from store import RunRecord
 
 COLUMNS = {"layer": pl.Int64, "expert": pl.Int64, "role": pl.String, "zone": pl.String, "score": pl.Float64}
-OPTIONS = {"budget": "--budget", "p": "--p", "score": "--score"}
-REPEATABLE = ("rise", "gap", "top-p", "top-k")  # strategies that need nothing beside the store
+SETTINGS = (  # parameters that are options of the same name
+    *("reference", "budget", "per_layer", "alpha", "shallow", "middle"),
+    *("layers", "shared", "parent", "score", "p", "against", "tau"),
+)
+REPEATABLE = ("rise", "gap", "top-p", "top-k", "task")  # strategies that need nothing beside the store
 MOST_ITEMS = 6
 
 
@@ -26,14 +29,14 @@ def fitting_mask(mask: Mapping[str, Any] | str | Path, record: RunRecord) -> dic
     else:
         found, where = dict(mask), "the mask"
         check_mask(found, where)
-    model = found["model"]
-    for name in ("moe_layers", "num_experts", "config_sha256"):
-        ours, theirs = record.model.get(name), model[name]
-        if ours is not None and theirs is not None and ours != theirs:
-            raise MaskError(
-                f"{where}: is for model {model['id']}, whose {name} is {theirs}; run '{record.run}' traced "
-                f"{record.model.get('id')}, where it is {ours}. Show the mask with a run of its own model"
-            )
+    check_mask_fits(
+        found,
+        config_sha256=record.model.get("config_sha256"),
+        moe_layers=record.moe_layers,
+        num_experts=record.num_experts,
+        top_k=record.top_k,
+        where=where,
+    )
     return found
 
 
@@ -76,9 +79,10 @@ def mask_command(mask: Mapping[str, Any]) -> str | None:
     words = ["moetrace", "export", strategy["name"], "STORE", "--run", str(run)]
     for target in mask_targets(mask):
         words += ["--target", target]
-    for name, option in OPTIONS.items():
-        if strategy["parameters"].get(name) is not None:
-            words += [option, _plain(strategy["parameters"][name])]
+    for name in SETTINGS:
+        value = strategy["parameters"].get(name)
+        for item in value if isinstance(value, list) else [] if value is None else [value]:
+            words += [f"--{name.replace('_', '-')}", str(item)]
     return " ".join([*words, "-o", "mask.json"])
 
 

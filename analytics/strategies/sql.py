@@ -6,7 +6,7 @@ import math
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from analytics.connection import in_words
+from analytics.connection import QueryError, in_words
 from analytics.mask import in_spans
 from analytics.names import languages_of
 from analytics.query import run_query
@@ -72,11 +72,16 @@ def sql(
 
 def _result(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Return the names, in lower case, and rows of the one result of a query."""
-    results = list(run_query(connection, query))
-    if len(results) != 1:
-        raise SelectionError(f"the query has {len(results)} results; it must return one, with columns layer and expert")
-    with in_words():
-        names, rows = [name.lower() for name in results[0].columns], results[0].fetchall()
+    try:
+        results = list(run_query(connection, query))
+        if len(results) != 1:
+            raise SelectionError(f"the query has {len(results)} results; it must return one, of columns layer, expert")
+        with in_words():
+            names, rows = [name.lower() for name in results[0].columns], results[0].fetchall()
+    except QueryError as error:
+        # Without the excerpt of the query, which DuckDB draws on lines of its own.
+        words = str(error).partition("\n\nLINE ")[0].split()
+        raise QueryError(f"the query fails: {' '.join(words)}") from error
     if sorted(names) not in COLUMNS:
         raise SelectionError(f"the query returns columns {', '.join(names)}; it must return layer, expert[, score]")
     return names, rows
