@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.checkpoints import make_checkpoint
-from tests.families import TINY, VOCABULARY
+from tests.masked import (
+    FAMILIES,
+    Hits,
+    batch,
+    changed_outside,
+    masters,
+    snapshot,
+    some_experts,
+    tiny,
+    train,
+    trained,
+)
 from tests.masks import mask_for
 
 if TYPE_CHECKING:
@@ -15,8 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
-
-FAMILIES = [name for name in TINY if not TINY[name].quantize]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,98 +38,345 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def tiny(name: str, folder: Path, dtype: str = "float32") -> Any:
-    model = make_checkpoint(name, folder, dtype=dtype)
-    model.set_experts_implementation("eager")
-    return model
-
-
-def some_experts(model: torch.nn.Module) -> dict[str, Any]:
-    """A mask of every other expert of the first and the last MoE layer: some of them will get no token."""
-    from tracer.training.model_facts import describe
-
-    found = describe(model)
-    layers = sorted({min(found.experts), max(found.experts)})
-    return mask_for(model, [(layer, expert) for layer in layers for expert in range(0, found.num_experts, 2)])
-
-
-def batch(seed: int, shape: tuple[int, int] = (1, 3)) -> torch.Tensor:
-    import torch
-
-    return torch.randint(3, VOCABULARY, shape, generator=torch.Generator().manual_seed(seed))
-
-
-def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def train(model: Any, optimizer: torch.optim.Optimizer, steps: int) -> None:
-    """Steps over three tokens, so that some masked experts never get one."""
-    for _ in range(steps):
-        ids = batch(0)
-        model(input_ids=ids, labels=ids).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-class Hits:
-    """Listens to experts modules: the (layer, expert) pairs that tokens were sent to."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        from tracer.training.model_facts import describe
-
-        self.pairs: set[tuple[int, int]] = set()
-        self.num_experts = (found := describe(model)).num_experts
-        for layer, experts in found.experts.items():
-            experts.module.register_forward_pre_hook(self.listener(layer), with_kwargs=True)
-
-    def listener(self, layer: int) -> Any:
-        def listen(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            given = [*args, *kwargs.values()]
-            chosen = [value for value in given if not value.is_floating_point()]
-            if not chosen:  # Llama 4 gives every expert every token, times zero where it was not chosen
-                chosen = [given[0].reshape(self.num_experts, -1).any(dim=1).nonzero()]
-            self.pairs |= {(layer, expert) for expert in chosen[0].unique().tolist()}
-
-        return listen
-
-
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_masked_experts_that_get_tokens_move_and_nothing_else_does(name: str, tmp_path: Path) -> None:
+def test_masked_experts_that_get_tokens_move_and_nothing_else_does(name: str, dtype: str, tmp_path: Path) -> None:
     import torch
 
     from tracer.training import apply_mask
     from tracer.training.masking import masking_of
 
-    model = tiny(name, tmp_path)
-    mask = some_experts(model)
-    before, unmasked = snapshot(model), model(batch(0)).logits
-    apply_mask(model, mask)
-    assert torch.equal(model(batch(0)).logits, unmasked)
+    model = tiny(name, tmp_path, dtype)
+    before, unmasked = snapshot(model), model(batch()).logits
+    apply_mask(model, some_experts(model))
+    assert torch.equal(model(batch()).logits, unmasked)
 
-    places, masters = masking_of(model).places, masking_of(model).masters()
-    started, hits = {key: master.clone() for key, master in masters.items()}, Hits(model)
+    places, started, hits = masking_of(model).places, masters(model), Hits(model)
     train(model, torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1), 20)
 
     hit = {key for key, place in places.items() if (int(key.split(".")[1]), place.expert) in hits.pairs}
-    assert {key for key, master in masters.items() if not master.equal(started[key])} == hit
+    assert {key for key, master in masters(model).items() if not master.equal(started[key])} == hit
     assert hit
-    assert len(hit) < len(places) or name == "flex_olmo"  # five of seven experts get each of its tokens
+    assert len(hit) < len(places) or name == "flex_olmo"  # five of its seven experts get each token
     assert changed_outside(model, before) == []
+    assert all(torch.equal(place.tensor, masters(model)[key].to(model.dtype)) for key, place in places.items())
 
 
-def changed_outside(model: torch.nn.Module, before: dict[str, torch.Tensor]) -> list[str]:
-    """The names in the state dict that differ from before in anything but masked slices."""
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_are_the_slices_of_the_whole_models_gradients(name: str, tmp_path: Path) -> None:
     import torch
 
+    from tracer.training import apply_mask
     from tracer.training.masking import masking_of
 
-    after = snapshot(model)
-    assert after.keys() == before.keys()
+    model, ids = tiny(name, tmp_path), batch(shape=(2, 16))
+    references = [copy.deepcopy(model)]
+    apply_mask(model, some_experts(model), train_router=True)
+    model(input_ids=ids, labels=ids).loss.backward()
+    if name != "llama4_text":  # the one family that has no other way to run its experts
+        references.append(copy.deepcopy(references[0]))
+        references[1].set_experts_implementation("grouped_mm")
     names = {id(parameter): path for path, parameter in model.named_parameters()}
-    for place in masking_of(model).places.values():
-        path = names[id(place.parameter)]
-        index = slice(None) if place.expert is None else place.expert
-        assert torch.equal(after[path][index], place.tensor)
-        after[path][index] = before[path][index]
-    return [path for path in before if not torch.equal(before[path], after[path])]
+    for reference in references:
+        reference.requires_grad_(True)
+        reference(input_ids=ids, labels=ids).loss.backward()
+        compared = 0
+        for key, place in masking_of(model).places.items():
+            dense = reference.get_parameter(names[id(place.parameter)]).grad
+            ours = masking_of(model).masters()[key].grad
+            if ours is None:
+                assert dense is None or not dense[place.expert].any()
+            else:
+                torch.testing.assert_close(ours, dense if place.expert is None else dense[place.expert])
+                compared += 1
+        assert compared >= len(masking_of(model).places) // 2
+
+
+def test_only_masters_require_gradients_and_have_optimizer_state(tmp_path: Path) -> None:
+    import torch
+
+    from tracer.training import apply_mask
+    from tracer.training.masking import masking_of
+
+    model = tiny("olmoe", tmp_path)
+    apply_mask(model, mask_for(model, [(1, 5), (2, 7)]))
+    parameters = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert parameters == {
+        f"model.layers.{layer}.mlp.experts.trained.{name}_{expert}"
+        for layer, expert in ((1, 5), (2, 7))
+        for name in ("gate_up_proj", "down_proj")
+    }
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    ids = batch(shape=(4, 32))
+    model(input_ids=ids, labels=ids).loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    assert norm > 0
+    optimizer.step()
+    moments = sum(each.numel() for state in optimizer.state.values() for each in state.values() if each.ndim)
+    mask_size = sum(master.numel() for master in masking_of(model).masters().values())
+    assert moments == 2 * mask_size == 2 * 2 * 3 * 64 * 96
+    model.zero_grad()
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["olmoe", "gpt_oss", "llama4_text"])
+def test_no_tensor_of_a_step_is_as_large_as_a_fused_parameter(name: str, tmp_path: Path) -> None:
+    """With so few tokens, only a dense gradient or a materialised parameter could be."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from tracer.training import apply_mask
+    from tracer.training.model_facts import describe
+
+    class Largest(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            for each in out if isinstance(out, (tuple, list)) else (out,):
+                new = hasattr(each, "numel") and not func.is_view and each.is_floating_point()
+                self.size = max(self.size, each.numel()) if new else self.size
+            return out
+
+    def largest(model: Any) -> int:
+        ids = batch()
+        with Largest() as mode:
+            model(input_ids=ids, labels=ids).loss.backward()
+        return mode.size
+
+    model = tiny(name, tmp_path)
+    experts = next(iter(describe(model).experts.values()))
+    fused = max(place.parameter.numel() for place in experts.places(0).values())
+    dense = copy.deepcopy(model)
+    dense.requires_grad_(False)
+    for place in describe(dense).experts[experts.layer].places(0).values():
+        place.parameter.requires_grad_(True)
+    apply_mask(model, some_experts(model))
+    assert largest(dense) >= fused > 4 * largest(model)
+
+
+def test_training_goes_the_same_way_with_checkpointing_accumulation_and_generation_between(tmp_path: Path) -> None:
+    import torch
+
+    from tracer.training import apply_mask
+
+    plain = tiny("qwen3_moe", tmp_path)
+    apply_mask(plain, some_experts(plain), train_router=True)
+    odd = copy.deepcopy(plain)
+    odd.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    ids = batch(shape=(4, 16))
+    for model, parts in ((plain, (ids,)), (odd, ids.chunk(2))):
+        model.train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+        for _ in range(3):
+            for part in parts:
+                (model(input_ids=part, labels=part).loss / len(parts)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if model is odd:
+                model.eval().generate(ids[:1], max_new_tokens=2, do_sample=False)
+                model.train()
+    for key, master in masters(plain).items():
+        torch.testing.assert_close(masters(odd)[key], master, rtol=1e-4, atol=1e-5)
+
+
+def test_under_autocast_gradients_are_those_of_the_whole_model_under_autocast(tmp_path: Path) -> None:
+    import torch
+
+    from tracer.training import apply_mask
+    from tracer.training.masking import masking_of
+
+    model, ids = tiny("gpt_oss", tmp_path), batch(shape=(2, 8))
+    reference = copy.deepcopy(model)
+    apply_mask(model, some_experts(model))
+    for each in (model, reference):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = each(input_ids=ids, labels=ids).loss
+        loss.backward()
+    place = masking_of(model).places["layers.0.experts.2.gate_up_proj"]
+    dense = reference.model.layers[0].mlp.experts.gate_up_proj.grad[2]
+    ours = masking_of(model).masters()["layers.0.experts.2.gate_up_proj"].grad
+    assert place.expert == 2
+    assert ours.dtype == torch.float32
+    assert ours.any()
+    torch.testing.assert_close(ours, dense)
+
+
+def test_updates_too_small_for_bfloat16_add_up_in_the_masters(tmp_path: Path) -> None:
+    import torch
+
+    from tracer.training import apply_mask
+
+    model = tiny("mixtral", tmp_path, "bfloat16")
+    apply_mask(model, mask_for(model, [(0, expert) for expert in range(8)]))
+    before = snapshot(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    small = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for _ in range(100):
+        for parameter in small.values():
+            parameter.grad = parameter.detach() * 0.1  # 1e-4 of each value a step: a fortieth of a bfloat16 step
+        optimizer.step()
+    after = snapshot(model)["model.layers.0.mlp.experts.down_proj"].float()
+    ratio = (after / before["model.layers.0.mlp.experts.down_proj"].float()).nanmean()
+    assert ratio == pytest.approx(0.99, abs=1e-3)
+    assert {parameter.dtype for parameter in small.values()} == {torch.float32}
+
+
+def test_a_slice_is_cast_once_a_forward(tmp_path: Path) -> None:
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from tracer.training import apply_mask
+
+    class Casts(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if func is torch.ops.aten._to_copy.default and out.shape == (2 * 96, 64) and out.dtype == torch.bfloat16:
+                self.count += 1
+            return out
+
+    model = tiny("mixtral", tmp_path, "bfloat16")
+    apply_mask(model, mask_for(model, [(1, expert) for expert in range(8)]))
+    hits = Hits(model)
+    with Casts() as casts:
+        model(batch(shape=(4, 32)))
+    assert casts.count == len({pair for pair in hits.pairs if pair[0] == 1}) == 8
+
+
+def test_other_layers_keep_their_way_of_running_experts(tmp_path: Path) -> None:
+    from tracer.training import apply_mask, restore
+
+    model = tiny("qwen3_moe", tmp_path)
+    model.set_experts_implementation("grouped_mm")
+    apply_mask(model, mask_for(model, [(1, 0)]))
+    one, three = (model.model.layers[layer].mlp.experts.config for layer in (1, 3))
+    assert (one._experts_implementation, three._experts_implementation) == ("eager", "grouped_mm")
+    assert one.hidden_size == model.config.hidden_size
+    assert model.config._experts_implementation == "grouped_mm"
+    restore(model)
+    assert model.model.layers[1].mlp.experts.config is three
+
+
+def test_with_its_router_a_layer_learns_to_route_and_other_routers_stay(tmp_path: Path) -> None:
+    import torch
+
+    from tracer.training import apply_mask
+
+    model = tiny("ernie4_5_moe", tmp_path)
+    before = snapshot(model)
+    apply_mask(model, mask_for(model, [(2, 1)]), train_router=True)
+    train(model, torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1), 3)
+    changed = {name for name, tensor in snapshot(model).items() if not torch.equal(tensor, before[name])}
+    assert "model.layers.2.mlp.gate.weight" in changed
+    assert all(name.startswith(("model.layers.2.mlp.gate", "model.layers.2.mlp.experts")) for name in changed)
+    assert "model.layers.2.mlp.gate.moe_statics.e_score_correction_bias" not in changed, "it has no gradient"
+
+
+@pytest.mark.parametrize("kind", ["list", "dict"])
+def test_experts_that_are_modules_of_their_own_are_trained_alike(kind: str, tmp_path: Path) -> None:
+    """The layout of transformers 4, in a Mixtral whose experts are the same."""
+    import torch
+
+    from tracer.training import apply_mask, restore
+    from tracer.training.masking import masking_of
+
+    fused, ids = tiny("mixtral", tmp_path), batch(shape=(2, 16))
+    modular = copy.deepcopy(fused)
+    for layer in modular.model.layers:
+        layer.mlp.experts = modular_experts(layer.mlp.experts, kind)
+    before = snapshot(modular)
+    for model in (fused, modular):
+        apply_mask(model, mask_for(model, [(0, 1), (2, 3)]), train_router=True)
+        train(model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.1), 3)
+    torch.testing.assert_close(modular(ids).logits, fused(ids).logits)
+    assert changed_outside(modular, before) == []
+    keys = masking_of(modular).masters().keys()
+    assert {key for key in keys if key.startswith("layers.0")} == {
+        *(f"layers.0.experts.1.{name}.weight" for name in ("gate_proj", "up_proj", "down_proj")),
+        "layers.0.router.weight",
+    }
+    assert not any(torch.equal(masters(modular)[key], before_of(modular, key, before)) for key in keys)
+    restore(modular)
+    assert snapshot(modular).keys() == before.keys()
+
+
+def before_of(model: torch.nn.Module, key: str, before: dict[str, torch.Tensor]) -> torch.Tensor:
+    """What a whole parameter of a masked model was before."""
+    from tracer.training.masking import masking_of
+
+    names = {id(parameter): path for path, parameter in model.named_parameters()}
+    return before[names[id(masking_of(model).places[key].parameter)]]
+
+
+def modular_experts(fused: torch.nn.Module, kind: str) -> torch.nn.Module:
+    """A fused experts module's experts as modules in a list or dictionary."""
+    import torch
+    from torch import nn
+
+    class Expert(nn.Module):
+        def __init__(self, gate_up: torch.Tensor, down: torch.Tensor) -> None:
+            super().__init__()
+            gate, up = gate_up.chunk(2)
+            for name, weight in (("gate_proj", gate), ("up_proj", up), ("down_proj", down)):
+                linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+                linear.weight = nn.Parameter(weight.detach().clone())
+                self.add_module(name, linear)
+
+        def forward(self, states: torch.Tensor) -> torch.Tensor:
+            return self.down_proj(nn.functional.silu(self.gate_proj(states)) * self.up_proj(states))
+
+    def forward(self: Any, states: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        out = torch.zeros_like(states)
+        for number, expert in enumerate(self.children()):
+            token, rank = (index == number).nonzero(as_tuple=True)
+            if len(token):
+                out.index_add_(0, token, expert(states[token]) * weights[token, rank, None])
+        return out
+
+    base = nn.ModuleList if kind == "list" else nn.ModuleDict
+    experts = [Expert(*pair) for pair in zip(fused.gate_up_proj, fused.down_proj, strict=True)]
+    given = experts if kind == "list" else {f"expert_{number}": expert for number, expert in enumerate(experts)}
+    return type("Experts", (base,), {"forward": forward})(given)
+
+
+def test_a_restored_model_is_an_ordinary_one_with_the_trained_values(tmp_path: Path) -> None:
+    import torch
+
+    from tracer.training import restore
+
+    model = tiny("gpt_oss", tmp_path / "untrained")
+    modules, parameters = [name for name, _ in model.named_modules()], [name for name, _ in model.named_parameters()]
+    masked = trained("gpt_oss", tmp_path / "model", train_router=True)
+    logits, after = masked(batch()).logits, snapshot(masked)
+    restore(masked)
+    assert [name for name, _ in masked.named_modules()] == modules
+    assert [name for name, _ in masked.named_parameters()] == parameters
+    assert all(parameter.requires_grad for parameter in masked.parameters())
+    assert isinstance(masked.model.layers[0].mlp.experts.gate_up_proj, torch.nn.Parameter)
+    assert torch.equal(masked(batch()).logits, logits)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in masked.state_dict().items())
+
+
+def test_what_required_no_gradients_before_requires_none_after(tmp_path: Path) -> None:
+    from tracer.training import apply_mask, restore
+
+    model = tiny("mixtral", tmp_path)
+    model.lm_head.requires_grad_(False)
+    apply_mask(model, mask_for(model, [(0, 0)]))
+    restore(model)
+    assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == ["lm_head.weight"]
+
+
+def test_write_back_rounds_the_masters_into_the_ordinary_parameters(tmp_path: Path) -> None:
+    import torch
+
+    from tracer.training import write_back
+    from tracer.training.masking import masking_of
+
+    model = trained("mixtral", tmp_path, "bfloat16")
+    place = masking_of(model).places["layers.0.experts.0.down_proj"]
+    master = masters(model)["layers.0.experts.0.down_proj"]
+    assert not torch.equal(place.tensor, master.bfloat16())
+    write_back(model)
+    assert torch.equal(place.tensor, master.bfloat16())
