@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 
-.PHONY: install demo test test-oldest test-gpu lint format bench-trace bench-store bench-plan bench-analytics model clean
+.PHONY: install demo test test-oldest test-gpu lint format bench-trace bench-store bench-plan bench-analytics experiment-rise model clean
 
 install: $(INSTALLED)
 
@@ -70,8 +70,12 @@ bench-plan: install
 bench-analytics: install
 	$(BIN)/python -m tests.benchmarks.bench_analytics
 
+EXPERIMENT ?= moetrace-experiment
+experiment-rise: install
+	$(BIN)/python -m tests.benchmarks.experiment_rise --ui-strings $(SHARED)/data/ui-strings -o $(EXPERIMENT)
+
 model: install
 	$(BIN)/python -m tracer.bundled.make_model --ui-strings $(SHARED)/data/ui-strings --udhr $(SHARED)/data/udhr
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist *.egg-info moetrace-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info moetrace-demo moetrace-experiment .pytest_cache .mypy_cache .ruff_cache .hypothesis
