@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from store import MoetraceError
+from tracer.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
 def load_tokenizer(facts: ModelFacts) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer; raise MoetraceError where it has none."""
     from transformers import AutoTokenizer  # noqa: PLC0415  seconds to import
-    from transformers.utils import logging as transformers_logging  # noqa: PLC0415
 
-    transformers_logging.set_verbosity_error()
+    quiet_transformers()
     try:
         return AutoTokenizer.from_pretrained(facts.id, revision=facts.revision)
     except (OSError, ValueError) as error:

@@ -17,7 +17,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.utils import logging as transformers_logging
 
 from tracer.training.errors import TrainingError
 from tracer.training.experts_file import load_experts, save_experts
@@ -50,7 +49,6 @@ class ExpertTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         *,
         masked: bool,
     ) -> None:
-        transformers_logging.set_verbosity_error()
         self._masked, self._watch = masked, watch
         set_seed(settings.seed)
         super().__init__(

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from tracer.families import read_config
+from tracer.quiet import quiet_transformers
 from tracer.training.errors import TrainingError
 from tracer.training.experts_file import TrainedExperts, fitting_places, read_experts
 from tracer.training.model_facts import describe
@@ -140,6 +141,7 @@ def _as_on_disk(model: Any, name: str, tensor: torch.Tensor, scratch: Path) -> d
 def _load(folder: Path, dtype: torch.dtype) -> Any:
     import transformers  # noqa: PLC0415  slow to import: after what can be refused without it
 
+    quiet_transformers()
     named = [getattr(transformers, name, None) for name in read_config(str(folder)).get("architectures") or ()]
     architecture = next((found for found in named if found), transformers.AutoModelForCausalLM)
     try:
