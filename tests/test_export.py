@@ -295,6 +295,9 @@ def test_sql_takes_one_query(queries: tuple[str, ...], folder: Path) -> None:
 
 def test_exporting_imports_nothing_heavy(folder: Path) -> None:
     calls = [arguments(folder, strategy, "--explain", "-o", str(folder / "out")) for strategy in CALLS]
+    # A run that was imported lacks tables.
+    write_counts(folder / "bare", make_record("one", ["a"], tables=["usage"]), {"a": np.full((3, 8), 5)}, {"a": 20})
+    calls.append(["export", "top-k", str(folder / "bare"), "--budget", "3", "-o", str(folder / "out")])
     calls.append(["export", "convert", str(folder / "like.json"), "--format", "axolotl"])
     program = f"""
 import sys
