@@ -24,6 +24,16 @@ class QueryError(MoetraceError):
 
 
 WIDEST = 1 << 16  # experts a layer: the widest column type a run can have
+SQL_TYPES = {  # of Arrow's types, those that tables of a store have
+    "bool": "boolean",
+    "double": "double",
+    "float": "float",
+    "int32": "integer",
+    "int64": "bigint",
+    "string": "varchar",
+    "uint16": "usmallint",
+    "uint8": "utinyint",
+}
 
 
 def connect(store: str | Path | Store) -> duckdb.DuckDBPyConnection:
@@ -138,10 +148,10 @@ def _create_rollups_view(connection: duckdb.DuckDBPyConnection, store: Store) ->
 def _create_empty(
     connection: duckdb.DuckDBPyConnection, name: str, keys: Sequence[tuple[str, pa.DataType]], table: str
 ) -> None:
-    empty = pa.schema([*pa.schema(keys), *tables(WIDEST)[table].schema]).empty_table()
-    connection.register("empty", empty)
-    connection.execute(f"create table files.{name} as from empty")
-    connection.unregister("empty")
+    # Types in words: an Arrow table makes DuckDB import pandas.
+    fields = pa.schema([*pa.schema(keys), *tables(WIDEST)[table].schema])
+    columns = ", ".join(f'"{field.name}" {SQL_TYPES[str(field.type)]}' for field in fields)
+    connection.execute(f"create table files.{name} ({columns})")
 
 
 def _missing_columns(table: str, version: int) -> str:

@@ -86,6 +86,8 @@ def _plan(found: Inspection, corpus: Corpus, shard_tokens: int, limit: int | Non
 
 
 def _lines(found: Inspection, record: dict[str, Any]) -> list[str]:
+    from analytics.mask import in_spans
+
     facts, store = found.facts, record["store"]
     shared = f", and {facts.shared_experts} shared that every token takes" if facts.shared_experts else ""
     guessed = "" if found.known_family else " (not in the family table: guessed from the config's names)"
@@ -94,7 +96,7 @@ def _lines(found: Inspection, record: dict[str, Any]) -> list[str]:
     rows = {
         "model": f"{facts.id}" + (f" at {facts.revision}" if facts.revision else ""),
         "family": facts.family + guessed,
-        "MoE layers": f"{len(facts.moe_layers)} of {facts.num_layers}: {_spans(facts.moe_layers)}",
+        "MoE layers": f"{len(facts.moe_layers)} of {facts.num_layers}: {in_spans(facts.moe_layers)}",
         "experts": f"{facts.num_experts} a layer, {facts.top_k} chosen for each token{shared}",
         "gate weights": record["routing"]["words"],
         "window": f"{facts.window:,} tokens",
@@ -146,17 +148,6 @@ def _parameters(found: Inspection) -> str:
 
 def _counted(count: int, plural: str) -> str:
     return f"{count:,} {plural if count != 1 else plural.removesuffix('s')}"
-
-
-def _spans(layers: tuple[int, ...]) -> str:
-    """Return ascending numbers as spans: 1-3, 5, 7-9."""
-    spans: list[list[int]] = []
-    for layer in layers:
-        if spans and layer == spans[-1][-1] + 1:
-            spans[-1].append(layer)
-        else:
-            spans.append([layer])
-    return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)
 
 
 def _size(count: float) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from analytics.mask import read_mask
+from analytics.report.mask_input import mask_command
 from cli.export import export
 from cli.main import run
 from tests.stores import make_record, make_world, write_counts, write_world
@@ -158,6 +159,23 @@ def test_explain_names_the_runner_up_of_each_zone(folder: Path, capsys: pytest.C
         assert words in missed
 
 
+@pytest.mark.parametrize("strategy", CALLS)
+def test_the_command_that_a_report_shows_makes_the_mask_again(
+    strategy: str, folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    mask, again = tmp_path / "one.json", tmp_path / "again.json"
+    reference = ("--reference", "deu_Latn", "--reference", "eng_Latn") if strategy in {"rise", "gap"} else ()
+    assert run(arguments(folder, strategy, *reference, "-o", str(mask))) == 0
+    command = mask_command(read_mask(mask))
+    if strategy in {"random", "sql"}:
+        assert command is None
+        return
+    words = command.replace("STORE", str(folder / "store")).replace("mask.json", str(again)).split()
+    assert run(words[1:]) == 0
+    capsys.readouterr()
+    assert again.read_bytes() == mask.read_bytes()
+
+
 def test_a_query_may_come_from_a_file(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "query.sql").write_text(CALLS["sql"][1])
     store = str(folder / "store")
@@ -277,6 +295,9 @@ def test_sql_takes_one_query(queries: tuple[str, ...], folder: Path) -> None:
 
 def test_exporting_imports_nothing_heavy(folder: Path) -> None:
     calls = [arguments(folder, strategy, "--explain", "-o", str(folder / "out")) for strategy in CALLS]
+    # A run that was imported lacks tables.
+    write_counts(folder / "bare", make_record("one", ["a"], tables=["usage"]), {"a": np.full((3, 8), 5)}, {"a": 20})
+    calls.append(["export", "top-k", str(folder / "bare"), "--budget", "3", "-o", str(folder / "out")])
     calls.append(["export", "convert", str(folder / "like.json"), "--format", "axolotl"])
     program = f"""
 import sys

@@ -10,7 +10,9 @@ import pytest
 
 from analytics import metrics
 from analytics.connection import connect
-from analytics.strategies import rise
+from analytics.strategies import gap, rise, top_k, top_p
+from cli.main import run as moetrace
+from tests.published import import_files
 from tests.stores import make_record, write_counts
 
 if TYPE_CHECKING:
@@ -60,6 +62,45 @@ def test_rise_selects_the_experts_of_bengali(opened: duckdb.DuckDBPyConnection) 
     assert [round(item.score, 3) for item in best.values()] == [21.443, 8.833, 21.517]
     zones = [item.zone for item in selection.experts]
     assert {zone: zones.count(zone) for zone in best} == {"shallow": 44, "middle": 32, "deep": 52}
+
+
+@pytest.fixture(scope="module")
+def imported(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Bengali and English, imported as they were published."""
+    store = tmp_path_factory.mktemp("imported") / "store"
+    folder = shared_data / "qwen3-30b-a3b-mgsm"
+    import_files("usage-json", store, *(f"{lang}={folder}/mgsm_{lang}.json" for lang in ("bn", "en")))
+    return store
+
+
+def test_published_counts_become_a_mask(imported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["export", "rise", str(imported), "--target", "bn", "--budget", "128"]
+    assert moetrace(call) == 0
+    mask = json.loads(capsys.readouterr().out)
+    for layer, expert, score in ((0, 9, 21.443), (26, 89, 8.833), (46, 110, 21.517)):
+        found = next(item for item in mask["experts"] if (item["layer"], item["expert"]) == (layer, expert))
+        assert found["score"] == pytest.approx(score, abs=5e-4)
+        assert found["score"] == max(item["score"] for item in mask["experts"] if item["zone"] == found["zone"])
+    assert mask["summary"]["experts"] == 128
+    assert mask["summary"]["pool"] == 6144
+    assert mask["provenance"]["languages"] == ["bn", "en"]
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 10, 127, 129, 1000, 2304, 3000, 5000, 6143, 6144])
+def test_a_budget_is_met_to_the_expert(budget: int, imported: Path) -> None:
+    connection = connect(imported)
+    for select in (rise, top_k):
+        selection = select(connection, "run", ["bn"], budget=budget)
+        assert len({(item.layer, item.expert) for item in selection.experts}) == budget
+
+
+def test_every_strategy_for_one_run_selects_from_published_counts(imported: Path) -> None:
+    connection = connect(imported)
+    for selection in (gap(connection, "run", ["bn"]), top_p(connection, "run", ["bn"], score="gate")):
+        assert selection.experts
+        assert selection.languages == (("bn", "en") if selection.strategy == "gap" else ("bn",))
+    last = [item for item in gap(connection, "run", ["bn"]).experts if item.role == "shared"]
+    assert [item.layer for item in last] == [46] * 8 + [47] * 8
 
 
 def test_languages_lie_closest_where_rise_says_meaning_is_shared(opened: duckdb.DuckDBPyConnection) -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from analytics.connection import connect
 from analytics.selection import SelectionError
@@ -49,6 +51,27 @@ def test_a_budget_is_shared_out_by_decimal_fractions(tmp_path: Path) -> None:
     zones = [item.zone for item in selection.experts]
     # In binary 180 x 0.35 may fall short of 63.
     assert {zone: zones.count(zone) for zone in zones} == {"shallow": 63, "middle": 45, "deep": 72}
+
+
+@pytest.fixture(scope="module")
+def two_layers(tmp_path_factory: pytest.TempPathFactory) -> duckdb.DuckDBPyConnection:
+    """A model whose middle zone has no layers."""
+    return connect(write_world(tmp_path_factory.mktemp("two"), make_world(1, make_record(moe_layers=[0, 3]))))
+
+
+@given(st.integers(1, 16), st.integers(0, 100), st.integers(0, 100))
+@settings(max_examples=50, deadline=None)
+def test_any_budget_and_shares_are_met_to_the_expert(
+    two_layers: duckdb.DuckDBPyConnection, budget: int, shallow: int, middle: int
+) -> None:
+    middle = min(middle, 100 - shallow)
+    selection = rise(two_layers, "run", ["swh_Latn"], budget=budget, shallow=shallow / 100, middle=middle / 100)
+    assert selection.zones["middle"] == ()
+    assert len({(item.layer, item.expert) for item in selection.experts}) == budget
+    of_shallow = sum(item.zone == "shallow" for item in selection.experts)
+    if of_shallow < 8 and budget - of_shallow < 8:
+        assert of_shallow >= budget * shallow // 100
+        assert budget - of_shallow >= budget - budget * shallow // 100 - budget * middle // 100
 
 
 def test_equal_scores_go_to_the_lower_layer_then_the_lower_expert(tmp_path: Path) -> None:
