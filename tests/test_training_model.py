@@ -178,6 +178,22 @@ def test_a_state_dict_cannot_be_assigned_to_a_masked_model(tmp_path: Path) -> No
         model.load_state_dict(snapshot(model), assign=True)
 
 
+def test_a_state_dict_with_the_names_on_disk_is_refused_rather_than_loaded_without_its_experts(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from tracer.training import restore
+
+    model = trained("mixtral", tmp_path)
+    before = masters(model)
+    on_disk = load_file(tmp_path / "model.safetensors")
+    with pytest.raises(MoetraceError, match="such as those on disk; load trained experts with load_experts"):
+        model.load_state_dict(on_disk, strict=False)
+    assert all(torch.equal(master, before[key]) for key, master in masters(model).items())
+    restore(model)
+    model.load_state_dict(on_disk, strict=False)
+
+
 def test_a_copy_of_a_masked_model_is_trained_apart_from_it(tmp_path: Path) -> None:
     import torch
 
