@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from torch import nn
+    from torch.utils.hooks import RemovableHandle
 
 STATE = "moetrace_masking"
 
@@ -27,6 +28,7 @@ class Masking:
     - configs: the config of each experts module that was made to run its eager forward, as it was
     - trainable: the names of the parameters that required gradients before
     - loaded: what the model said of itself when the mask was checked against it
+    - hook: refuses state dicts that name experts as they stand on disk
     """
 
     mask: Mapping[str, Any]
@@ -36,6 +38,7 @@ class Masking:
     holders: tuple[nn.Module, ...]
     configs: tuple[tuple[nn.Module, Any], ...]
     trainable: frozenset[str]
+    hook: RemovableHandle
 
     def masters(self) -> dict[str, nn.Parameter]:
         """Return the trained copies by key: float32, or float64 in a float64 model."""
@@ -78,7 +81,9 @@ def apply_mask(model: nn.Module, mask: Mapping[str, Any], *, train_router: bool 
         TrainedTensors(holder, own)
     layers = sorted({item["layer"] for item in mask["experts"]})
     configs = tuple(_make_eager(loaded.experts[layer].module for layer in layers))
-    model.__dict__[STATE] = Masking(mask, train_router, loaded, places, tuple(by_holder), configs, trainable)
+    typed: Any = model  # torch leaves this one without types
+    hook = typed.register_load_state_dict_pre_hook(_refuse_names_on_disk)
+    model.__dict__[STATE] = Masking(mask, train_router, loaded, places, tuple(by_holder), configs, trainable, hook)
 
 
 def masking_of(model: nn.Module) -> Masking | None:
@@ -123,6 +128,7 @@ def restore(model: nn.Module) -> None:
     write_back(model)
     for holder in masking.holders:
         trained_tensors(holder).remove_from(holder)
+    masking.hook.remove()
     for module, config in masking.configs:
         module.config = config
     for name, parameter in model.named_parameters():
@@ -151,6 +157,24 @@ def _make_eager(modules: Iterable[nn.Module]) -> Iterable[tuple[nn.Module, Any]]
         if config is not None:
             module.config = EagerConfig(config)  # type: ignore[assignment]
             yield module, config
+
+
+def _refuse_names_on_disk(model: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Refuse a state dict that is not the model's own and leaves trained experts out: they would silently stay.
+
+    transformers gives experts other names on disk than in the model, and its Trainer resumes with `strict=False`.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    known = parameters.keys() | dict(model.named_buffers(remove_duplicate=False)).keys()
+    masking = _required(model)
+    trained = {id(place.parameter) for place in masking.places.values()}
+    missing = [name for name, each in parameters.items() if id(each) in trained and prefix + name not in state_dict]
+    unknown = [name for name in state_dict if name.startswith(prefix) and name.removeprefix(prefix) not in known]
+    if missing and unknown:
+        raise TrainingError(
+            f"this state dict has no {missing[0]}, which the mask trains, and names the model has not ({unknown[0]}), "
+            "such as those on disk; load trained experts with load_experts"
+        )
 
 
 def _required(model: nn.Module) -> Masking:
