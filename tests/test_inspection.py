@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from cli.inspection import _duration, _spans, inspect
+from analytics.mask import in_spans
+from cli.inspection import _duration, inspect
 from cli.main import run
 from store import MoetraceError
 from tests.stores import make_record, make_shard, make_world
@@ -269,7 +270,7 @@ def test_the_rate_is_measured_in_a_fraction_of_a_second() -> None:
 
 
 def test_layers_and_durations_read_well() -> None:
-    assert _spans((1, 2, 3, 5, 7, 8)) == "1-3, 5, 7-8"
+    assert in_spans((1, 2, 3, 5, 7, 8)) == "1-3, 5, 7-8"
     assert [_duration(seconds) for seconds in (0.2, 90, 600, 20_000, 400_000)] == [
         "under a second",
         "90 s",
