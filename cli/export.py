@@ -189,8 +189,8 @@ def task(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Sel
     """Select the middle-layer task experts of --run, the run of a task's texts (arXiv 2510.04694, eq. 3).
 
     score = mean over the task's texts of (tokens routed to the expert / tokens) - the same over the general texts;
-    selected where it is above tau, in the middle zone: the MoE layers from 37.5% to 62.5% of the depth. The paper's own
-    tau depends on the model; the default here is ours.
+    selected where it is above tau, in the middle zone: the MoE layers from 37.5% to 62.5% of the depth. The default of
+    tau is ours.
     """
     from analytics.strategies import task as select
 

@@ -59,7 +59,8 @@ def read_config(model: str, revision: str | None = None) -> Config:
             from huggingface_hub import hf_hub_download  # noqa: PLC0415  slow to import: only for a model of the hub
             from huggingface_hub.utils import logging as hub_logging  # noqa: PLC0415
 
-            hub_logging.set_verbosity_error()  # it logs each of its retries twice; our message says what came of them
+            # It logs each of its retries twice; our message says what came of them.
+            hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
             path = Path(hf_hub_download(model, "config.json", revision=revision))
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
