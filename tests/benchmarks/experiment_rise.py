@@ -32,7 +32,7 @@ BUDGET = 16  # experts of 256
 GAP_REFERENCE = ("eng_Latn", "deu_Latn", "spa_Latn", "rus_Cyrl", "jpn_Jpan", "zho_Hans")
 
 # The best of SWEPT for each on the development texts of the first target, with another seed: --sweep.
-RATES = {"rise": 3e-3, "gap": 3e-3, "top-k": 3e-3, "random": 3e-3, "full": 1e-3}
+RATES = {"rise": 1e-2, "gap": 1e-2, "top-k": 1e-2, "random": 1e-2, "full": 3e-3}
 SWEPT = (1e-3, 3e-3, 1e-2)
 SWEEP_SEED = 100
 TRAINING = {"epochs": 3.0, "length": 128, "batch_size": 16, "eval_texts": 100, "dtype": "float32"}
