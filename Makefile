@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 
-.PHONY: install demo test test-oldest test-gpu lint format bench-trace bench-store bench-plan bench-analytics model clean
+.PHONY: install demo test test-oldest test-gpu lint format bench-trace bench-store bench-plan bench-analytics bench-training model clean
 
 install: $(INSTALLED)
 
@@ -69,6 +69,9 @@ bench-plan: install
 
 bench-analytics: install
 	$(BIN)/python -m tests.benchmarks.bench_analytics
+
+bench-training: install
+	$(BIN)/python -m tests.benchmarks.bench_training
 
 model: install
 	$(BIN)/python -m tracer.bundled.make_model --ui-strings $(SHARED)/data/ui-strings --udhr $(SHARED)/data/udhr
