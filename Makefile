@@ -9,7 +9,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 
-.PHONY: install demo test test-oldest test-gpu lint format bench-trace bench-store bench-plan bench-analytics experiment-rise model clean
+.PHONY: install demo test test-oldest test-gpu lint format bench-trace bench-store bench-plan bench-analytics \
+	bench-training experiment-rise model clean
 
 install: $(INSTALLED)
 
@@ -69,6 +70,9 @@ bench-plan: install
 
 bench-analytics: install
 	$(BIN)/python -m tests.benchmarks.bench_analytics
+
+bench-training: install
+	$(BIN)/python -m tests.benchmarks.bench_training
 
 EXPERIMENT ?= moetrace-experiment
 experiment-rise: install

@@ -62,6 +62,40 @@ def test_masked_experts_that_get_tokens_move_and_nothing_else_does(name: str, dt
     assert all(torch.equal(place.tensor, masters(model)[key].to(model.dtype)) for key, place in places.items())
 
 
+def test_transformers_trainer_moves_the_mask_and_nothing_else(tmp_path: Path) -> None:
+    """Its own AdamW with weight decay, gradient clipping, accumulation, checkpointing and autocast."""
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    from tracer.training import apply_mask
+
+    model = tiny("gpt_oss", tmp_path / "model", "bfloat16")
+    before = snapshot(model)
+    apply_mask(model, mask_for(model, [(1, expert) for expert in range(0, 16, 2)]), train_router=True)
+    started, texts = masters(model), batch(shape=(16, 24))
+    settings = TrainingArguments(
+        output_dir=str(tmp_path / "out"),
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        max_steps=4,
+        learning_rate=1e-3,
+        weight_decay=0.1,
+        bf16=True,
+        use_cpu=True,
+        gradient_checkpointing=True,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+    trainer = Trainer(model=model, args=settings, train_dataset=[{"input_ids": text, "labels": text} for text in texts])
+    trainer.train()
+    assert changed_outside(model, before) == []
+    assert all(not torch.equal(master, started[key]) for key, master in masters(model).items())
+    decayed = {group["weight_decay"]: len(group["params"]) for group in trainer.optimizer.param_groups}
+    assert decayed == {0.1: 2 * 8 + 1, 0.0: 2 * 8 + 1}, "biases do not decay"
+    assert trainer.optimizer.state.keys() == {each for each in model.parameters() if each.requires_grad}
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_are_the_slices_of_the_whole_models_gradients(name: str, tmp_path: Path) -> None:
     import torch
@@ -278,13 +312,13 @@ def test_experts_that_are_modules_of_their_own_are_trained_alike(kind: str, tmp_
     """The layout of transformers 4, in a Mixtral whose experts are the same."""
     import torch
 
-    from tracer.training import apply_mask, restore
+    from tracer.training import apply_mask, load_experts, restore, save_experts
 
     fused, ids = tiny("mixtral", tmp_path), batch(shape=(2, 16))
     modular = copy.deepcopy(fused)
     for layer in modular.model.layers:
         layer.mlp.experts = modular_experts(layer.mlp.experts, kind)
-    before, moved = snapshot(modular), []
+    before, untrained, moved = snapshot(modular), copy.deepcopy(modular), []
     for model in (fused, modular):
         apply_mask(model, mask_for(model, [(0, 1), (0, 2), (0, 3), (2, 3)]), train_router=True)
         started = masters(model)
@@ -299,6 +333,9 @@ def test_experts_that_are_modules_of_their_own_are_trained_alike(kind: str, tmp_
         *(f"layers.2.experts.3.{name}.weight" for name in ("gate_proj", "up_proj", "down_proj")),
         "layers.2.router.weight",
     }
+    save_experts(modular, tmp_path / "experts.safetensors")
+    load_experts(untrained, tmp_path / "experts.safetensors")
+    assert torch.equal(untrained(ids).logits, modular(ids).logits)
     restore(modular)
     assert snapshot(modular).keys() == before.keys()
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from analytics.mask import MaskError
-from tests.masked import FAMILIES, batch, masters, snapshot, some_experts, tiny, train, trained
+from tests.masked import FAMILIES, batch, changed_outside, masters, snapshot, some_experts, tiny, train, trained
 from tests.masks import mask_for
 from tracer.bundled import MODEL
 
@@ -70,6 +70,7 @@ def test_loaded_and_merged_models_are_the_trained_one(name: str, dtype: str, tmp
     save_experts(model, tmp_path / "experts.safetensors")
 
     plain = tiny(name, tmp_path / "again", dtype)
+    assert changed_outside(model, snapshot(plain)) == []
     load_experts(plain, tmp_path / "experts.safetensors")
     assert plain.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(tensor, model.state_dict()[path]) for path, tensor in plain.state_dict().items())

@@ -91,6 +91,7 @@ def test_writing_to_a_view_is_refused_because_it_would_be_lost(tmp_path: Path) -
     for write in (
         lambda: view.mul_(2),
         lambda: view.data,
+        lambda: setattr(view, "data", dense),
         lambda: torch.nn.init.zeros_(view),
         lambda: torch.relu_(view),
         lambda: torch.add(dense, 1, out=view),

@@ -1,4 +1,4 @@
-"""What training a mask costs beside training every expert: memory above the loaded model, and time.
+"""What training a mask costs beside training every expert: memory above a forward and backward pass, and time.
 
     python -m tests.benchmarks.bench_training [--masked 4] [--hidden 512] [--steps 5]
 
@@ -42,13 +42,14 @@ def measure(way: str, dtype: str, masked: int, hidden: int, steps: int) -> dict[
     )
     model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     ids = torch.randint(0, 256, (4, 64))
-    with torch.no_grad():
-        model(ids)  # buffers of kernels
+    model.requires_grad_(False).get_input_embeddings().requires_grad_(True)  # activations and kernels' own buffers
+    model(input_ids=ids, labels=ids).loss.backward()
+    model.zero_grad()
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    model.requires_grad_(False)
     if way == "masked":
         apply_mask(model, mask_for(model, [(layer, expert) for layer in range(LAYERS) for expert in range(masked)]))
     else:
-        model.requires_grad_(False)
         for experts in describe(model).experts.values():
             experts.module.requires_grad_(True)
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
@@ -76,7 +77,7 @@ def main() -> None:
     if given.measure:
         print(json.dumps(measure(*given.measure, given.masked, given.hidden, given.steps)))
         return
-    print("| weights | trained | parameters | optimizer state | memory above the model | a step |")
+    print("| weights | trained | parameters | optimizer state | memory above a pass | a step |")
     print("|---|---|---|---|---|---|")
     for dtype in ("float32", "bfloat16"):
         for way in WAYS:

@@ -45,7 +45,7 @@ def merge(checkpoint: str | Path, experts_file: str | Path, output: str | Path, 
         raise TrainingError(f"{output}: there is something already; merge into a new or empty folder")
     experts = read_experts(experts_file)
     folder = _local(str(checkpoint), revision)
-    if "quantization_config" in read_config(str(folder)):
+    if read_config(str(folder)).get("quantization_config"):
         raise TrainingError(f"{checkpoint}: a quantised checkpoint; experts are merged into one that is not")
     files = _files_by_tensor(folder)
     partial = output.absolute().with_name(f".{output.name}.{secrets.token_hex(4)}.partial")

@@ -104,8 +104,11 @@ class _View:
     and as large as the Parameter. Writing to it is refused, as it would be lost.
     """
 
+    _holder: nn.Module
+    _name: str
+
     def __init__(self, holder: nn.Module, name: str) -> None:
-        self._holder, self._name = holder, name
+        self.__dict__.update(_holder=holder, _name=name)
 
     @property
     def _frozen(self) -> torch.Tensor:
@@ -154,10 +157,11 @@ class _View:
         if name.startswith("__") or name in {"_holder", "_name"}:
             raise AttributeError(f"{type(self).__name__} has no attribute {name}")
         if name in {"data", "grad"} or name.endswith("_"):
-            raise TrainingError(
-                f"{self._name}.{name}: a masked parameter cannot be written to; call restore(model) first"
-            )
+            raise _written(f"{self._name}.{name}")
         return getattr(self.whole(), name)
+
+    def __setattr__(self, name: str, _value: Any) -> None:
+        raise _written(f"{self._name}.{name}")
 
     @classmethod
     def __torch_function__(
@@ -166,7 +170,7 @@ class _View:
         name, kwargs = getattr(func, "__name__", ""), dict(kwargs or {})
         in_place = name.endswith("_") and not name.endswith("__")
         if isinstance(kwargs.get("out"), _View) or (in_place and args and isinstance(args[0], _View)):
-            raise TrainingError(f"{name}: a masked parameter cannot be written to; call restore(model) first")
+            raise _written(name)
         return func(*tree_map(_whole, args), **tree_map(_whole, kwargs))
 
 
@@ -243,6 +247,10 @@ class SlicedView(_View):
         except TypeError:
             return None
         return expert + len(self) if expert < 0 else expert
+
+
+def _written(what: str) -> TrainingError:
+    return TrainingError(f"{what}: a masked parameter cannot be written to; call restore(model) first")
 
 
 def _whole(value: Any) -> Any:
