@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from analytics.expert_parameters import expert_parameters
-from analytics.mask import MaskError, json_text, mask_text, rounded_floats
+from store.mask import MaskError, json_text, mask_text, rounded_floats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

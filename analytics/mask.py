@@ -1,31 +1,15 @@
-"""The moetrace mask, version 1: making it from a selection, writing it to the byte, reading it with checks."""
+"""Making the moetrace mask from a selection; what a mask is stands in `store.mask`."""
 
 from __future__ import annotations
 
-import json
-from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jsonschema
-
-from store.errors import MoetraceError
 from store.schema import FORMAT_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from typing import NoReturn
-
     from analytics.selection import SelectedExpert, Selection
     from store import RunRecord
-
-SCHEMA_FILE = Path(__file__).with_name("mask.schema.json")
-DIGITS = 9  # significant digits of every float: more than a ranking needs, fewer than machines disagree about
-
-
-class MaskError(MoetraceError):
-    """A mask file is damaged, not a mask, or contradicts itself."""
 
 
 def build_mask(selection: Selection, record: RunRecord, created: str) -> dict[str, Any]:
@@ -70,146 +54,12 @@ def build_mask(selection: Selection, record: RunRecord, created: str) -> dict[st
     }
 
 
-def mask_text(mask: Mapping[str, Any]) -> str:
-    """Return a mask as the text of its file, the same for the same mask; raise MaskError where it is not a mask."""
-    rounded = rounded_floats(mask)
-    check_mask(rounded, "this mask")
-    return json_text(rounded)
-
-
-def read_mask(path: str | Path) -> dict[str, Any]:
-    """Read a mask file; raise MaskError, naming file and place, where it is not a valid mask."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MaskError(f"{path}: cannot be read as a mask ({getattr(error, 'strerror', None) or error})") from error
-    try:
-        mask = json.loads(text, parse_constant=_reject_constant)
-    except json.JSONDecodeError as error:
-        raise MaskError(f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from error
-    except _NotANumberError as error:
-        raise MaskError(f"{path}: not valid JSON ({error} is not a number)") from error
-    check_mask(mask, str(path))
-    return dict(mask)
-
-
-def check_mask(mask: Any, where: str) -> None:
-    """Raise MaskError, naming `where` and the place in it, for anything that is not a mask which agrees with itself."""
-    found = jsonschema.exceptions.best_match(_validator().iter_errors(mask))
-    if found is not None:
-        raise MaskError(f"{where}, {found.json_path}: {_shortened(found.message)}")
-    model, experts = mask["model"], mask["experts"]
-    layers, seen = set(model["moe_layers"]), set()
-    for index, item in enumerate(experts):
-        place, key = f"{where}, $.experts[{index}]", (item["layer"], item["expert"])
-        if item["layer"] not in layers:
-            raise MaskError(f"{place}: layer {item['layer']} is not one of the model's MoE layers")
-        if item["expert"] >= model["num_experts"]:
-            raise MaskError(f"{place}: expert {item['expert']}, but a layer has {model['num_experts']} experts")
-        if key in seen:
-            raise MaskError(f"{place}: layer {key[0]}, expert {key[1]} stands twice")
-        seen.add(key)
-    pool = len(layers) * model["num_experts"]
-    for name, counted in (("experts", len(experts)), ("pool", pool)):
-        if mask["summary"][name] != counted:
-            raise MaskError(f"{where}, $.summary.{name}: says {mask['summary'][name]}, the mask has {counted}")
-
-
-def check_mask_fits(
-    mask: Mapping[str, Any],
-    *,
-    config_sha256: str | None,
-    moe_layers: Sequence[int],
-    num_experts: int,
-    top_k: int,
-    where: str,
-) -> None:
-    """Raise MaskError, naming `where` and the first difference, where a mask is of another model than this one.
-
-    - config_sha256: the digest of the model's config as run records have it; compared where both sides know theirs
-    - moe_layers: decoder indices of the model's MoE layers, in any order
-    - where: what the error begins with, the mask's file as a rule
-    """
-    model = mask["model"]
-    if sorted(moe_layers) != sorted(model["moe_layers"]):
-        raise MaskError(
-            f"{where}: the mask is of a model whose MoE layers are {in_spans(model['moe_layers'])}, "
-            f"this model's are {in_spans(moe_layers)}"
-        )
-    for name, words, of_model in (
-        ("num_experts", "experts in a layer", num_experts),
-        ("top_k", "experts chosen for each token (top-k)", top_k),
-    ):
-        if model[name] != of_model:
-            raise MaskError(f"{where}: the mask is of a model with {model[name]} {words}, this model has {of_model}")
-    theirs = model["config_sha256"]
-    if None not in {theirs, config_sha256} and theirs != config_sha256:
-        raise MaskError(
-            f"{where}: the mask is of {model['id']} with config digest {theirs[:12]}, "
-            f"this model's config has digest {str(config_sha256)[:12]}"
-        )
-
-
-def in_spans(numbers: Iterable[int]) -> str:
-    """Return numbers as ascending spans: 1-3, 5, 7-9."""
-    spans: list[list[int]] = []
-    for number in sorted(numbers):
-        if spans and number == spans[-1][-1] + 1:
-            spans[-1].append(number)
-        else:
-            spans.append([number])
-    return ", ".join(f"{span[0]}-{span[-1]}" if len(span) > 1 else str(span[0]) for span in spans)
-
-
-def rounded_floats(value: Any) -> Any:
-    """Return JSON values with every float at DIGITS significant digits."""
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}")
-    if isinstance(value, dict):
-        return {key: rounded_floats(item) for key, item in value.items()}
-    return [rounded_floats(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def json_text(value: Any, indent: int = 0) -> str:
-    """Return JSON text that people can read: objects down the page, lists of numbers on a line, one expert a line."""
-    inner, outer = "\n" + " " * (indent + 1), "\n" + " " * indent
-    if isinstance(value, dict) and value:
-        items = [f"{json.dumps(key)}: {json_text(item, indent + 1)}" for key, item in value.items()]
-        text = "{" + inner + f",{inner}".join(items) + outer + "}"
-    elif isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
-        text = "[" + inner + f",{inner}".join(_on_a_line(item) for item in value) + outer + "]"
-    else:
-        text = _on_a_line(value)
-    return text if indent else text + "\n"
-
-
 def _expert(item: SelectedExpert) -> dict[str, Any]:
     behind = {"specificity": item.specificity, "overlap": item.overlap}
     return {
         **{name: getattr(item, name) for name in ("layer", "expert", "role", "zone", "score")},
         **{name: value for name, value in behind.items() if value is not None},
     }
-
-
-class _NotANumberError(ValueError):
-    pass
-
-
-def _on_a_line(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _reject_constant(name: str) -> NoReturn:
-    raise _NotANumberError(name)
-
-
-def _shortened(message: str, most: int = 200) -> str:
-    return message if len(message) <= most else f"{message[: most // 2]} ... {message[-most // 2 :]}"
-
-
-@cache
-def _validator() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
 
 
 def _installed_version() -> str:

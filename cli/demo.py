@@ -21,12 +21,13 @@ TARGET, BUDGET = "swh_Latn", 24
 def demo(output: Path) -> None:
     """Trace the bundled corpus through the bundled model, draw the report and export a mask for Swahili."""
     from analytics.connection import connect
-    from analytics.mask import build_mask, mask_text
+    from analytics.mask import build_mask
     from analytics.metrics import jaccard_by_layer
     from analytics.report import write_report
     from analytics.strategies import rise
     from cli.progress import TraceProgress
     from store import Store
+    from store.mask import mask_text
     from tracer.bundled import CORPUS, MODEL
     from tracer.engine import EngineSettings
     from tracer.trace import TraceSettings, trace

@@ -209,8 +209,8 @@ def random(connection: duckdb.DuckDBPyConnection, run: str, like: Path, seed: in
     Every expert of a layer is as likely as any other. The draw is the experts with the least SHA-256 of
     "seed:layer:expert", the same on every machine.
     """
-    from analytics.mask import read_mask
     from analytics.strategies import random as select
+    from store.mask import read_mask
 
     return select(connection, run, like=read_mask(like), seed=seed, where=str(like))
 
@@ -263,14 +263,14 @@ def convert(mask: Path, file_format: str, output: Path | None) -> None:
     \b
     moetrace export convert mask.json --format esft -o expert_config.json
     """  # noqa: D301  click wants the escape itself
-    from analytics.mask import read_mask
+    from store.mask import read_mask
 
     _write(read_mask(mask), file_format, output)
 
 
 def _write(mask: Mapping[str, Any], file_format: str, output: Path | None) -> None:
     from analytics.formats import FORMATS as WRITERS
-    from analytics.mask import MaskError
+    from store.mask import MaskError
 
     text = WRITERS[file_format](mask)
     if output is None:

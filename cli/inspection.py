@@ -86,7 +86,7 @@ def _plan(found: Inspection, corpus: Corpus, shard_tokens: int, limit: int | Non
 
 
 def _lines(found: Inspection, record: dict[str, Any]) -> list[str]:
-    from analytics.mask import in_spans
+    from store.mask import in_spans
 
     facts, store = found.facts, record["store"]
     shared = f", and {facts.shared_experts} shared that every token takes" if facts.shared_experts else ""

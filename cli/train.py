@@ -113,8 +113,8 @@ def train(
     moetrace train mask.json --model bundled --corpus texts/ -o trained
     moetrace merge trained/experts.safetensors --model bundled -o merged
     """  # noqa: D301  click wants the escape itself
-    from analytics.mask import read_mask
     from cli.progress import TrainingProgress
+    from store.mask import read_mask
     from tracer.bundled import CORPUS, MODEL
     from tracer.requirements import require_train
     from tracer.training.trainer import TrainingSettings

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
-from analytics.mask import read_mask
 from store import Store
+from store.mask import read_mask
 from store.verify import verify
 from tracer.bundled import CORPUS
 

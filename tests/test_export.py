@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from analytics.mask import read_mask
 from analytics.report.mask_input import mask_command
 from cli.export import export
 from cli.main import run
+from store.mask import read_mask
 from tests.stores import make_record, make_world, write_counts, write_world
 from tests.test_cli import failure
 

@@ -14,9 +14,10 @@ import yaml
 from analytics.connection import connect
 from analytics.expert_parameters import EXPERT_PARAMETERS, UnknownFamilyError
 from analytics.formats import FORMATS
-from analytics.mask import MaskError, build_mask, mask_text, read_mask
+from analytics.mask import build_mask
 from analytics.selection import SelectedExpert, Selection
 from analytics.strategies import rise, top_p
+from store.mask import MaskError, mask_text, read_mask
 from tests.families import COMMON, TINY
 from tests.published import import_files
 from tests.stores import make_record, make_world, write_world

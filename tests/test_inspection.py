@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from analytics.mask import in_spans
 from cli.inspection import _duration, inspect
 from cli.main import run
 from store import MoetraceError
+from store.mask import in_spans
 from tests.stores import make_record, make_shard, make_world
 from tracer.bundled import MODEL
 from tracer.checkpoint import read_checkpoint

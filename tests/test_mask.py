@@ -10,8 +10,9 @@ import jsonschema
 import pytest
 
 from analytics.connection import connect
-from analytics.mask import SCHEMA_FILE, MaskError, build_mask, check_mask_fits, mask_text, read_mask
+from analytics.mask import build_mask
 from analytics.strategies import rise
+from store.mask import SCHEMA_FILE, MaskError, check_mask_fits, mask_text, read_mask
 from tests.stores import make_record, make_world, write_world
 
 if TYPE_CHECKING:

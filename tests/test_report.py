@@ -17,11 +17,12 @@ import vl_convert
 from polars.testing import assert_frame_equal
 
 from analytics.connection import connect
-from analytics.mask import MaskError, build_mask, mask_text
+from analytics.mask import build_mask
 from analytics.report import write_report
 from analytics.report.ordering import similarity_order
 from analytics.strategies import rise
 from store import RunRecord, StoreError, StoreWriter, UnknownNameError
+from store.mask import MaskError, mask_text
 from tests.stores import make_record, make_world, write_counts, write_world
 
 if TYPE_CHECKING:

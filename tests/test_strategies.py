@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analytics.connection import connect
-from analytics.mask import MaskError, build_mask
+from analytics.mask import build_mask
 from analytics.query import connect_safely
 from analytics.selection import Selection, SelectionError
 from analytics.strategies import gap, random, rise, sql, task, top_k, top_p
 from store import MoetraceError, Store, UnknownNameError
+from store.mask import MaskError
 from tests import reference, reference_selections
 from tests.stores import World, make_record, make_world, write_counts, write_world
 

@@ -34,7 +34,7 @@ QUICK = {
 
 
 def quickly(output: Path, mask: Path, **changed: Any) -> Any:
-    from analytics.mask import read_mask
+    from store.mask import read_mask
 
     asked = {name: changed.pop(name) for name in ("resume", "watch") if name in changed}
     settings = TrainingSettings(**{**QUICK, **changed})

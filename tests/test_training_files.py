@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from analytics.mask import MaskError
+from store.mask import MaskError
 from tests.masked import FAMILIES, batch, changed_outside, masters, snapshot, some_experts, tiny, train, trained
 from tests.masks import mask_for
 from tracer.bundled import MODEL

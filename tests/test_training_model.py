@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from analytics.mask import MaskError
 from store import MoetraceError
+from store.mask import MaskError
 from tests.masked import batch, masters, snapshot, some_experts, tiny, trained
 from tests.masks import mask_for
 

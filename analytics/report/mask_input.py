@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from analytics.mask import check_mask, check_mask_fits, read_mask
+from store.mask import check_mask, check_mask_fits, read_mask
 
 if TYPE_CHECKING:
     from store import RunRecord

@@ -6,9 +6,9 @@ import hashlib
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from analytics.mask import check_mask_fits
 from analytics.names import languages_of
 from analytics.selection import SelectedExpert, Selection, SelectionError, facts_of, in_order, moe_layers_of
+from store.mask import check_mask_fits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,10 +7,10 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from analytics.connection import QueryError, in_words
-from analytics.mask import in_spans
 from analytics.names import languages_of
 from analytics.query import run_query
 from analytics.selection import SelectedExpert, Selection, SelectionError, facts_of, in_order, moe_layers_of
+from store.mask import in_spans
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

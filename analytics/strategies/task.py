@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analytics.connection import in_words
-from analytics.mask import in_spans
 from analytics.names import check_runs, languages_of
 from analytics.selection import (
     SelectedExpert,
@@ -18,6 +17,7 @@ from analytics.selection import (
     moe_layers_of,
     with_usage,
 )
+from store.mask import in_spans
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -99,7 +99,7 @@ def run_job(job: Job) -> None:
     """Train once, on one thread."""
     import torch
 
-    from analytics.mask import read_mask
+    from store.mask import read_mask
     from tracer.bundled import MODEL
     from tracer.training.trainer import TrainingSettings, train
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analytics.mask import check_mask, check_mask_fits
 from store import MoetraceError
+from store.mask import check_mask, check_mask_fits
 from tracer.families import EXPERT_COUNTS, TOP_KS, first_value, read_facts
 from tracer.training.errors import TrainingError
 from tracer.training.layout import LayerExperts, find_experts

@@ -6,7 +6,7 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from analytics.mask import mask_text
+from store.mask import mask_text
 from tracer.training.errors import TrainingError
 
 if TYPE_CHECKING:

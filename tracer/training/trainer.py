@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from analytics.mask import check_mask_fits
 from store import UnknownNameError
+from store.mask import check_mask_fits
 from tracer.corpus import Corpus, Text, open_corpus
 from tracer.families import ModelFacts, read_facts
 from tracer.prompts import PromptSettings, encoder
