@@ -155,7 +155,7 @@ def test_experts_that_do_not_fit_are_refused_by_name_and_nothing_is_changed(tmp_
 
     olmoe = tiny("olmoe", tmp_path / "olmoe")
     before = snapshot(olmoe)
-    with pytest.raises(MaskError, match="num_experts"):
+    with pytest.raises(MaskError, match=r"experts|top.k"):
         load_experts(olmoe, file)
     assert all(torch.equal(tensor, before[name]) for name, tensor in olmoe.state_dict().items())
 
@@ -228,7 +228,7 @@ def test_a_merge_that_fails_leaves_nothing_and_one_into_a_full_folder_is_refused
     with pytest.raises(TrainingError, match="there is something already"):
         merge(source, file, source)
     tiny("olmoe", tmp_path / "model2")
-    with pytest.raises(MaskError, match="num_experts"):
+    with pytest.raises(MaskError, match=r"experts|top.k"):
         merge(tmp_path / "model2", file, tmp_path / "merged")
 
     def fail(*_: Any) -> None:

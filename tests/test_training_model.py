@@ -63,6 +63,9 @@ def test_a_view_is_indexed_by_tensors_and_taken_by_functions_like_the_parameter(
     states = torch.randn(8, 5, dense.shape[1], generator=torch.Generator().manual_seed(0))
     for index in (torch.tensor(2), torch.tensor([2]), torch.tensor([0, 1, 2]), torch.arange(8) > 3):
         assert torch.equal(view[index], dense[index])
+    for index in (8, -9, torch.tensor(8)):
+        with pytest.raises(IndexError):
+            view[index]
     assert torch.equal(torch.matmul(states, view), torch.matmul(states, dense))
     assert torch.equal(states @ view, states @ dense)
     torch.testing.assert_close(torch.bmm(states, view), torch.bmm(states, dense))
@@ -228,9 +231,9 @@ def test_masters_stay_in_float32_when_the_model_changes_its_dtype(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"num_experts": 32}, "num_experts"),
-        ({"top_k": 3}, "top_k"),
-        ({"moe_layers": [0, 1, 2, 3, 4]}, "moe_layers"),
+        ({"num_experts": 32}, "experts"),
+        ({"top_k": 3}, "top.k"),
+        ({"moe_layers": [0, 1, 2, 3, 4]}, "layers"),
         ({"config_sha256": "0" * 64}, "config"),
     ],
 )

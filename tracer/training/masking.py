@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,7 @@ def apply_mask(model: nn.Module, mask: Mapping[str, Any], *, train_router: bool 
     """
     if masking_of(model) is not None:
         raise TrainingError("the model has a mask already; call restore(model) first")
-    loaded = describe(model)
+    loaded, mask = describe(model), copy.deepcopy(mask)
     check_fits(mask, loaded)
     places = trained_places(mask, loaded, train_router=train_router)
     trainable = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
@@ -151,7 +152,7 @@ class EagerConfig:
 
 
 def _make_eager(modules: Iterable[nn.Module]) -> Iterable[tuple[nn.Module, Any]]:
-    """Have experts modules run their own forward: transformers reads which from the config that a module holds."""
+    """Have experts modules run their own forward; transformers looks up which one in the config that a module holds."""
     for module in modules:
         config = getattr(module, "config", None)
         if config is not None:

@@ -236,7 +236,7 @@ class SlicedView(_View):
         return self._frozen[expert]
 
     def _expert(self, index: Any) -> int | None:
-        """Return the expert that an index selects, None where it is not the index of one."""
+        """Return the expert that an index selects, None where it is not the index of one; raise IndexError outside."""
         if isinstance(index, torch.Tensor):
             if index.ndim or index.dtype == torch.bool:
                 return None
@@ -246,7 +246,9 @@ class SlicedView(_View):
             expert = operator.index(index)
         except TypeError:
             return None
-        return expert + len(self) if expert < 0 else expert
+        if not -len(self) <= expert < len(self):
+            raise IndexError(f"expert {expert} of {len(self)}")
+        return expert % len(self)
 
 
 def _written(what: str) -> TrainingError:
