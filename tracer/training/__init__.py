@@ -8,13 +8,24 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from tracer.training.errors import TrainingError
+
 if TYPE_CHECKING:
     from tracer.training.experts_file import load_experts, save_experts
     from tracer.training.masking import apply_mask, restore, write_back
     from tracer.training.merging import merge
     from tracer.training.trainer import train
 
-__all__ = ["apply_mask", "load_experts", "merge", "restore", "save_experts", "train", "write_back"]
+__all__ = [
+    "TrainingError",
+    "apply_mask",
+    "load_experts",
+    "merge",
+    "restore",
+    "save_experts",
+    "train",
+    "write_back",
+]
 
 MODULES = {
     "apply_mask": "masking",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,7 +88,7 @@ def held_out_texts(
     found: list[tuple[int, str, list[int]]] = []
     for lang in languages:
         kept = (text for text in corpus.read(lang) if keep(text))
-        mine = [ids[:length] for ids in _encoded(_first(kept, most), encode) if len(ids) > 1]
+        mine = [ids[:length] for ids in _encoded(islice(kept, most), encode) if len(ids) > 1]
         if not mine:
             raise MoetraceError(
                 f"{corpus.source}: no text of {lang} is held out; raise --eval-share, or leave it out with --eval-lang"
@@ -95,13 +96,6 @@ def held_out_texts(
         found += [(len(ids), lang, ids) for ids in mine]
     found.sort(key=lambda row: row[:2])
     return HeldOut([ids for _, _, ids in found], [lang for _, lang, _ in found])
-
-
-def _first(texts: Iterable[Text], most: int | None) -> Iterator[Text]:
-    for count, text in enumerate(texts):
-        if most is not None and count >= most:
-            return
-        yield text
 
 
 def _encoded(texts: Iterable[Text], encode: Encode) -> Iterator[list[int]]:
