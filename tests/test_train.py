@@ -190,6 +190,23 @@ def test_what_cannot_be_trained_is_a_one_line_error(
     assert "\n" not in str(raised.value)
 
 
+def test_several_processes_are_refused(tmp_path: Path, mask: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="one process on one GPU"):
+        quickly(tmp_path / "out", mask)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_mask_the_whole_model_is_trained_and_written(tmp_path: Path) -> None:
+    settings = TrainingSettings(**{**QUICK, "max_steps": 1, "eval_texts": 2})
+    result = train(str(MODEL), str(CORPUS), tmp_path / "out", mask=None, settings=settings)
+    assert result.trained_parameters == result.parameters == 3_467_360
+    written, original = (
+        json.loads((folder / "config.json").read_text()) for folder in (result.output / "model", MODEL)
+    )
+    assert all(written[name] == original[name] for name in original if name not in {"dtype", "transformers_version"})
+
+
 def test_a_mask_of_another_model_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     other = write_mask(tmp_path / "other.json", MODEL, [(0, 1)], target="swh_Latn", num_experts=64)
     with pytest.raises(MoetraceError, match="64"):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 IGNORED = -100  # a label that is not predicted
 KEPT_CHECKPOINTS = 2
+OFF = ("use_cache", "output_router_logits")
 
 
 class ExpertTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
@@ -49,7 +50,10 @@ class ExpertTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         *,
         masked: bool,
     ) -> None:
-        self._masked, self._watch = masked, watch
+        self._masked = masked
+        self._config = {name: getattr(model.config, name, None) for name in OFF}
+        # Without router logits the loss is the language's alone.
+        model.config.update(dict.fromkeys(OFF, False))
         set_seed(settings.seed)
         super().__init__(
             model=model,
@@ -120,6 +124,7 @@ class ExpertTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         if self._masked:
             save_experts(self.model, folder / EXPERTS_FILE)
         else:
+            self.model.config.update(self._config)
             self.model.save_pretrained(folder / WHOLE_MODEL)
             self.data_collator.tokenizer.save_pretrained(folder / WHOLE_MODEL)
 

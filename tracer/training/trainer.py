@@ -6,6 +6,7 @@ and, while training goes on, checkpoints to resume from; all of them are of the 
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -264,14 +265,14 @@ def _load_model(facts: ModelFacts, dtype: str) -> PreTrainedModel:
 
     if dtype not in DTYPES:
         raise UnknownNameError.among("dtype", dtype, DTYPES, "moetrace train")
+    if torch.cuda.device_count() > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise TrainingError("training runs in one process on one GPU: set CUDA_VISIBLE_DEVICES to one of them")
     try:
         model = AutoModelForCausalLM.from_pretrained(
             facts.id, revision=facts.revision, dtype=dtype if dtype == "auto" else getattr(torch, dtype)
         )
     except (OSError, ValueError) as error:
         raise TrainingError(f"{facts.id}: cannot load the model ({str(error).splitlines()[0]})") from error
-    model.config.use_cache = False
-    model.config.output_router_logits = False  # without them the loss is the language's alone
     return model
 
 
