@@ -190,6 +190,14 @@ def test_what_cannot_be_trained_is_a_one_line_error(
     assert "\n" not in str(raised.value)
 
 
+def test_routers_of_masked_layers_are_trained_where_they_are_asked_for(tmp_path: Path, mask: Path) -> None:
+    from tracer.training.experts_file import read_experts
+
+    quickly(tmp_path / "out", mask, train_router=True, max_steps=1, eval_texts=1)
+    routers = {key for key in read_experts(tmp_path / "out" / "experts.safetensors").tensors if "router" in key}
+    assert routers == {f"layers.{layer}.router.weight" for layer in (0, 5, 7)}
+
+
 def test_several_processes_are_refused(tmp_path: Path, mask: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(TrainingError, match="one process on one GPU"):
