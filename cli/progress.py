@@ -1,8 +1,8 @@
-"""What a person sees while a corpus is traced or a trace imported: stages, a bar and the time left, on stderr."""
+"""What a person sees while a corpus is traced, a trace imported, a mask trained: stages, a bar, the time left."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -10,6 +10,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -36,21 +37,20 @@ class RateColumn(TextColumn):
         return Text(f"{task.speed:,.0f} tokens/s" if task.speed else "- tokens/s", style="progress.data.speed")
 
 
-class TraceProgress:
-    """Shows a trace on the terminal; where stderr is no terminal, one line a stage."""
+class OneBar:
+    """A bar on stderr between what is being done and the time left; `columns` stand in between."""
 
-    def __init__(self) -> None:
+    def __init__(self, description: str, *columns: ProgressColumn, **fields: Any) -> None:
         self.console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("[progress.description]{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            RateColumn(),
+            *columns,
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self._task = self._bar.add_task("tracing", total=None, visible=False)
+        self._task = self._bar.add_task(description, total=None, visible=False, **fields)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -58,6 +58,13 @@ class TraceProgress:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+
+class TraceProgress(OneBar):
+    """Shows a trace on the terminal; where stderr is no terminal, one line a stage."""
+
+    def __init__(self) -> None:
+        super().__init__("tracing", MofNCompleteColumn(), RateColumn())
 
     def stage(self, message: str) -> None:
         """Say what is being done now."""
@@ -91,28 +98,11 @@ class TraceProgress:
         self._bar.console.print(message, style=style, highlight=False)
 
 
-class ImportProgress:
+class ImportProgress(OneBar):
     """Shows an import on the terminal, bytes read of those there are; nothing where stderr is no terminal."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("[progress.description]{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("importing", total=None, visible=False)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        super().__init__("importing", DownloadColumn(), TransferSpeedColumn())
 
     def stage(self, what: str, total: int) -> None:
         """Begin a bar for what is being done from now on."""
@@ -127,28 +117,12 @@ class ImportProgress:
         self._bar.update(self._task, description=f"importing {commit.lang}")
 
 
-class TrainingProgress:
+class TrainingProgress(OneBar):
     """Shows a training on the terminal: what is done now, steps, time left, the loss; a line a stage elsewhere."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("[progress.description]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[loss]}", style="progress.data.speed"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
-        self._task = self._bar.add_task("training", total=None, visible=False, loss="")
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        loss = TextColumn("{task.fields[loss]}", style="progress.data.speed")
+        super().__init__("training", MofNCompleteColumn(), loss, loss="")
 
     def stage(self, message: str, steps: int | None = None) -> None:
         """Say what is being done now; begin a bar where it has steps."""
