@@ -225,7 +225,7 @@ def test_scores_from_a_file_are_correlated(store: Path, tmp_path: Path, capsys: 
     assert header == "layers,n"
     assert int(row.split(",")[0]) > 0
     for content, message in (
-        ("lang,score\nswahili,1\n", "has no language 'swahili'"),
+        ("lang,score\nswahili,1\n", "has no language 'swahili'; did you mean swh_Latn"),
         ("lang,value\nswh_Latn,1\n", "scores have no column 'score'"),
         ("lang,score\nswh_Latn,good\n", "scores hold what is no finite number"),
     ):

@@ -204,7 +204,13 @@ def test_a_table_of_texts_without_languages_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("swa_Latn", "swh_Latn"), ("eng-Latn", "eng_Latn"), ("english", "eng_Latn"), ("zho_Hant", "zho_Hans")],
+    [
+        ("swa_Latn", "swh_Latn"),
+        ("eng-Latn", "eng_Latn"),
+        ("english", "eng_Latn"),
+        ("swahili", "swh_Latn"),
+        ("zho_Hant", "zho_Hans"),
+    ],
 )
 def test_a_language_typed_wrongly_is_answered_with_the_one_meant(flores_plus: str, typed: str, meant: str) -> None:
     with pytest.raises(UnknownNameError, match=f"no language '{typed}'; did you mean {meant}"):
