@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 
-.PHONY: install demo test test-oldest test-gpu lint format bench-trace bench-store bench-plan bench-analytics \
+.PHONY: install demo test test-quick test-oldest test-gpu lint format bench-trace bench-store bench-plan bench-analytics \
 	bench-training experiment-rise model clean
 
 install: $(INSTALLED)
@@ -27,6 +27,10 @@ demo: install
 
 test: install
 	$(BIN)/pytest
+
+# All but the tests that start an engine, on all cores.
+test-quick: install
+	$(BIN)/pytest -m 'not gpu and not engine' --numprocesses auto
 
 # The oldest vLLM that is supported, beside everything else as it is installed: the tap's contact with it, and parity.
 $(OLDEST)/.installed: $(INSTALLED)
