@@ -79,6 +79,7 @@ bench-training: install
 	$(BIN)/python -m tests.benchmarks.bench_training
 
 EXPERIMENT ?= moetrace-experiment
+EXPERIMENT_ARGS ?=
 experiment-rise: install
 	$(BIN)/python -m tests.benchmarks.experiment_rise --ui-strings $(SHARED)/data/ui-strings -o $(EXPERIMENT) $(EXPERIMENT_ARGS)
 

@@ -41,7 +41,7 @@ class UnknownNameError(MoetraceError):
         close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         # `swahili` is nearer to swh_Latn than its letters say: codes mostly begin as the English name does.
         for letters in (3, 2):
-            close = close or [known for known in names if known[:letters].lower() == name[:letters].lower()][:3]
+            close = close or [each for each in names if each[:letters].lower() == name[:letters].lower()][:3]
         listed = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
         hint = f"did you mean {' or '.join(close)}?" if close else f"known: {listed or 'none'}"
         return cls(f"{where} has no {kind} '{name}'; {hint}")

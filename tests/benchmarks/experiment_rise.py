@@ -78,8 +78,8 @@ def moetrace(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "cli.main", *map(str, arguments)], check=True, stdout=sys.stderr)
 
 
-def select(store: Path, folder: Path, target: str) -> dict[tuple[str, int], Path]:
-    """Export the masks of a target; (method, seed) -> file."""
+def select(store: Path, folder: Path, target: str, seeds: tuple[int, ...]) -> dict[tuple[str, int], Path]:
+    """Export the masks of a target, for each seed; (method, seed) -> file."""
     folder.mkdir(parents=True, exist_ok=True)
     common = (store, "--run", RUN)
     files = {method: folder / f"{target}-{method}.json" for method in ("rise", "gap", "top-k")}
@@ -87,8 +87,8 @@ def select(store: Path, folder: Path, target: str) -> dict[tuple[str, int], Path
     references = [part for lang in GAP_REFERENCE for part in ("--reference", lang)]
     moetrace("export", "gap", *common, "--target", target, *references, "-o", files["gap"])
     moetrace("export", "top-k", *common, "--target", target, "--budget", BUDGET, "-o", files["top-k"])
-    found = {(method, seed): file for method, file in files.items() for seed in (*SEEDS, SWEEP_SEED)}
-    for seed in (*SEEDS, SWEEP_SEED):
+    found = {(method, seed): file for method, file in files.items() for seed in seeds}
+    for seed in seeds:
         found["random", seed] = folder / f"{target}-random-{seed}.json"
         moetrace(
             *("export", "random", *common, "--like", files["rise"], "--seed", seed, "-o", found["random", seed]),
@@ -209,21 +209,22 @@ def main(ui_strings: Path, output: Path, sweep: bool) -> None:  # noqa: FBT001
         *("trace", "bundled", "--corpus", texts / "adapt", "--store", store, "--run", RUN),
         *("--dtype", "float32", "--sample", TRACED_TEXTS, "--no-routes"),
     )
-    masks = {target: select(store, output / "masks", target) for target in TARGETS}
+    targets, methods, seeds = (TARGETS[:1], METHODS, (SWEEP_SEED,)) if sweep else (TARGETS, tuple(RATES), SEEDS)
+    masks = {target: select(store, output / "masks", target, seeds) for target in targets}
     jobs = [
         Job(
             target,
             method,
             seed,
             rate,
-            output / ("sweep" if sweep else "trained") / f"{target}-{method}-{seed}{f'-{rate:g}' if sweep else ''}",
+            output / ("sweep" if sweep else "trained") / f"{target}-{method}-{seed}-{rate:g}",
             masks[target].get((method, seed)),
             texts / "adapt",
             texts / ("development" if sweep else "held-out"),
         )
-        for target in (TARGETS[:1] if sweep else TARGETS)
-        for method in (METHODS if sweep else RATES)
-        for seed in ((SWEEP_SEED,) if sweep else SEEDS)
+        for target in targets
+        for method in methods
+        for seed in seeds
         for rate in (SWEPT if sweep else (RATES[method],))
     ]
     run_jobs(jobs)
