@@ -34,7 +34,7 @@ def mask_text(mask: Mapping[str, Any]) -> str:
 
 
 def read_mask(path: str | Path) -> dict[str, Any]:
-    """Read a mask file; raise MaskError, naming file and place, where it is not a valid mask."""
+    """Read a mask file; raise MaskError, naming file and place, where it is not a valid mask or names no expert."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -46,6 +46,8 @@ def read_mask(path: str | Path) -> dict[str, Any]:
     except _NotANumberError as error:
         raise MaskError(f"{path}: not valid JSON ({error} is not a number)") from error
     check_mask(mask, str(path))
+    if not mask["experts"]:
+        raise MaskError(f"{path}, $.experts: the mask has no experts; there is nothing to train or to convert")
     return dict(mask)
 
 

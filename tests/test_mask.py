@@ -122,6 +122,13 @@ def test_a_mask_that_is_wrong_is_refused_with_the_place(
     assert "\n" not in str(raised.value)
 
 
+def test_a_mask_file_without_experts_is_refused(selection: Selection, tmp_path: Path) -> None:
+    empty = mask_text(build_mask(replace(selection, experts=()), RECORD, CREATED))
+    (tmp_path / "mask.json").write_text(empty, encoding="utf-8")
+    with pytest.raises(MaskError, match=r"mask.json, \$.experts: the mask has no experts"):
+        read_mask(tmp_path / "mask.json")
+
+
 def test_an_expert_that_stands_twice_is_refused(selection: Selection, tmp_path: Path) -> None:
     mask = json.loads(mask_text(build_mask(selection, RECORD, CREATED)))
     mask["experts"][1] = mask["experts"][0]
