@@ -41,10 +41,10 @@ $(OLDEST)/.installed: $(INSTALLED)
 	touch $@
 
 test-oldest: $(OLDEST)/.installed
-	$(OLDEST)/bin/python -m pytest tests/test_contact.py tests/test_tap.py -k 'not udhr'
+	$(OLDEST)/bin/python -m pytest tests/tracer/worker -k 'not udhr'
 
 test-gpu:
-	$(PYTHON) -m pytest -m gpu tests/test_gpu.py
+	$(PYTHON) -m pytest -m gpu tests/end_to_end/test_gpu.py
 
 lint: install
 	$(BIN)/ruff check .
@@ -84,7 +84,7 @@ experiment-rise: install
 	$(BIN)/python -m tests.benchmarks.experiment_rise --ui-strings $(SHARED)/data/ui-strings -o $(EXPERIMENT) $(EXPERIMENT_ARGS)
 
 model: install
-	$(BIN)/python -m tracer.bundled.make_model --ui-strings $(SHARED)/data/ui-strings --udhr $(SHARED)/data/udhr
+	$(BIN)/python -m moetrace.tracer.bundled.make_model --ui-strings $(SHARED)/data/ui-strings --udhr $(SHARED)/data/udhr
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist *.egg-info moetrace-demo moetrace-experiment .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist src/*.egg-info moetrace-demo moetrace-experiment .pytest_cache .mypy_cache .ruff_cache .hypothesis

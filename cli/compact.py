@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.options import RUN, STORE
+from moetrace.cli.options import RUN, STORE
 
 
 @click.command(short_help="Make a store of many shards open faster.")
@@ -16,8 +16,8 @@ def compact(store: str, run: str | None) -> None:
     What is made is used as long as the shards it was made from are as they were, can be made again at any time, and
     changes no result. Without --run, every run.
     """
-    from store import Store
-    from store.compact import compact as add_up
+    from moetrace.store.read.reader import Store
+    from moetrace.store.write.compact import compact as add_up
 
     opened = Store(store)
     for name in [opened.run(run).run] if run else list(opened.runs):

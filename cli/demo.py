@@ -20,17 +20,17 @@ TARGET, BUDGET = "swh_Latn", 24
 )
 def demo(output: Path) -> None:
     """Trace the bundled corpus through the bundled model, draw the report and export a mask for Swahili."""
-    from analytics.connection import connect
-    from analytics.mask import build_mask
-    from analytics.metrics import jaccard_by_layer
-    from analytics.report import write_report
-    from analytics.strategies import rise
-    from cli.progress import TraceProgress
-    from store import Store
-    from store.mask import mask_text
-    from tracer.bundled import CORPUS, MODEL
-    from tracer.engine import EngineSettings
-    from tracer.trace import TraceSettings, trace
+    from moetrace.analytics.database.connection import connect
+    from moetrace.analytics.masks.mask import build_mask
+    from moetrace.analytics.metrics.frames import jaccard_by_layer
+    from moetrace.analytics.report import write_report
+    from moetrace.analytics.selection import rise
+    from moetrace.cli.progress import TraceProgress
+    from moetrace.store.mask import mask_text
+    from moetrace.store.read.reader import Store
+    from moetrace.tracer.bundled import CORPUS, MODEL
+    from moetrace.tracer.engine.engine import EngineSettings
+    from moetrace.tracer.runs.trace import TraceSettings, trace
 
     store, mask, report = output / "store", output / "mask.json", output / "report.html"
     settings = TraceSettings(engine=EngineSettings(dtype="float32"))

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import RUN, STORE, output
-from cli.table import aligned
+from moetrace.cli.options import RUN, STORE, output
+from moetrace.cli.table import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import duckdb
 
-    from analytics.selection import Selection
+    from moetrace.analytics.selection.selection import Selection
 
 FORMATS = ("moetrace", "rise", "esft", "target-experts", "axolotl")
 MASK = click.Path(path_type=Path)
@@ -75,10 +75,10 @@ def strategy(name: str, short_help: str, *options: Callable[..., Any], safely: b
         def command(
             store: str, run: str | None, file_format: str, output: Path | None, explain: bool, **options: Any
         ) -> None:
-            from analytics.connection import connect
-            from analytics.mask import build_mask
-            from analytics.query import connect_safely
-            from store import Store
+            from moetrace.analytics.database.connection import connect
+            from moetrace.analytics.database.query import connect_safely
+            from moetrace.analytics.masks.mask import build_mask
+            from moetrace.store.read.reader import Store
 
             opened = Store(store)
             record = opened.run(run)
@@ -119,7 +119,7 @@ def rise(connection: duckdb.DuckDBPyConnection, run: str, references: tuple[str,
     O (1 + alpha mean a), O = 1 / (1 + standard deviation of a / mean a). The zones are the first 37.5%, the next 25%
     and the last 37.5% of the MoE layers. What a zone cannot hold goes to the zone with most room.
     """
-    from analytics.strategies import rise as select
+    from moetrace.analytics.selection import rise as select
 
     return select(connection, run, reference=references, **options)
 
@@ -141,7 +141,7 @@ def gap(connection: duckdb.DuckDBPyConnection, run: str, references: tuple[str, 
     gap = largest p - second largest p over the languages >= alpha; and in each layer K shared ones beside them, those
     with the highest mean p over the languages.
     """
-    from analytics.strategies import gap as select
+    from moetrace.analytics.selection import gap as select
 
     return select(connection, run, reference=references, **options)
 
@@ -159,7 +159,7 @@ def top_p(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Se
     Experts are taken by descending score, normalised over the layer and rounded to 4 decimals: the expert's share of
     the routing decisions (token), or of the applied gate weights (gate).
     """
-    from analytics.strategies import top_p as select
+    from moetrace.analytics.selection import top_p as select
 
     return select(connection, run, **options)
 
@@ -173,7 +173,7 @@ def top_p(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Se
 )
 def top_k(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Selection:
     """Select the K experts with the highest activation frequency a = count / T (a of RISE, arXiv 2604.03592)."""
-    from analytics.strategies import top_k as select
+    from moetrace.analytics.selection import top_k as select
 
     return select(connection, run, **options)
 
@@ -192,7 +192,7 @@ def task(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Sel
     selected where it is above tau, in the middle zone: the MoE layers from 37.5% to 62.5% of the depth. The default of
     tau is ours.
     """
-    from analytics.strategies import task as select
+    from moetrace.analytics.selection import task as select
 
     return select(connection, run, **options)
 
@@ -209,8 +209,8 @@ def random(connection: duckdb.DuckDBPyConnection, run: str, like: Path, seed: in
     Every expert of a layer is as likely as any other. The draw is the experts with the least SHA-256 of
     "seed:layer:expert", the same on every machine.
     """
-    from analytics.strategies import random as select
-    from store.mask import read_mask
+    from moetrace.analytics.selection import random as select
+    from moetrace.store.mask import read_mask
 
     return select(connection, run, like=read_mask(like), seed=seed, where=str(like))
 
@@ -239,8 +239,8 @@ def sql(
       select layer, expert, max(score) as score from specificity
       where lang in ('swh_Latn', 'hau_Latn') group by all having max(score) > 3"
     """  # noqa: D301  click wants the escape itself
-    from analytics.selection import SelectionError
-    from analytics.strategies import sql as select
+    from moetrace.analytics.selection import sql as select
+    from moetrace.analytics.selection.selection import SelectionError
 
     if (query is None) == (query_file is None):
         raise click.UsageError("name one of --query and --query-file")
@@ -263,14 +263,14 @@ def convert(mask: Path, file_format: str, output: Path | None) -> None:
     \b
     moetrace export convert mask.json --format esft -o expert_config.json
     """  # noqa: D301  click wants the escape itself
-    from store.mask import read_mask
+    from moetrace.store.mask import read_mask
 
     _write(read_mask(mask), file_format, output)
 
 
 def _write(mask: Mapping[str, Any], file_format: str, output: Path | None) -> None:
-    from analytics.formats import FORMATS as WRITERS
-    from store.mask import MaskError
+    from moetrace.analytics.masks.formats import FORMATS as WRITERS
+    from moetrace.store.mask import MaskError
 
     text = WRITERS[file_format](mask)
     if output is None:

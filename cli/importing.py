@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.options import SHARD_TOKENS
+from moetrace.cli.options import SHARD_TOKENS
 
 FORMATS = ("esft", "usage-json", "rise-stats")
 
@@ -60,9 +60,9 @@ def import_traces(
     moetrace import usage-json en=mgsm_en.json sw=mgsm_sw.json --store my-store --run mgsm
     moetrace import rise-stats routing_stats.json --store my-store --run rise
     """  # noqa: D301  click wants the escape itself
-    from cli.progress import ImportProgress
-    from store.imports import FORMATS as READERS
-    from store.imports import ImportRequest, Source
+    from moetrace.cli.progress import ImportProgress
+    from moetrace.store.imports import FORMATS as READERS
+    from moetrace.store.imports import ImportRequest, Source
 
     request = ImportRequest(
         tuple(Source.parse(text) for text in sources),

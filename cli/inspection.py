@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.options import BUNDLED, SHARD_TOKENS, corpus_selection
+from moetrace.cli.options import BUNDLED, SHARD_TOKENS, corpus_selection
 
 if TYPE_CHECKING:
-    from tracer.corpus import Corpus
-    from tracer.inspection import Inspection
-    from tracer.plan import Plan
+    from moetrace.tracer.corpus.corpus import Corpus
+    from moetrace.tracer.plan.plan import Plan
+    from moetrace.tracer.runs.inspection import Inspection
 
 UNITS = (("days", 86400), ("h", 3600), ("min", 60))
 
@@ -48,13 +48,13 @@ def inspect(
     moetrace inspect bundled
     moetrace inspect Qwen/Qwen3-30B-A3B --corpus hf:openlanguagedata/flores_plus::devtest --lang eng_Latn
     """  # noqa: D301  click wants the escape itself
-    from tracer.bundled import CORPUS, MODEL
-    from tracer.inspection import inspect_model, matmul_rate
+    from moetrace.tracer.bundled import CORPUS, MODEL
+    from moetrace.tracer.runs.inspection import inspect_model, matmul_rate
 
     found = inspect_model(str(MODEL) if model == BUNDLED else model, revision)
     record = found.record(shard_tokens)
     if corpus is not None:
-        from tracer.corpus import open_corpus
+        from moetrace.tracer.corpus.corpus import open_corpus
 
         spec = str(CORPUS) if corpus == BUNDLED else corpus
         opened = open_corpus(spec, text_template=text_template, id_template=id_template).only(languages)
@@ -71,9 +71,9 @@ def inspect(
 
 
 def _plan(found: Inspection, corpus: Corpus, shard_tokens: int, limit: int | None) -> Plan:
-    from tracer.plan import make_plan
-    from tracer.prompts import PromptSettings, encoder
-    from tracer.tokenizer import load_tokenizer
+    from moetrace.tracer.model.tokenizer import load_tokenizer
+    from moetrace.tracer.plan.plan import make_plan
+    from moetrace.tracer.plan.prompts import PromptSettings, encoder
 
     tokenizer = load_tokenizer(found.facts)
     return make_plan(
@@ -86,7 +86,7 @@ def _plan(found: Inspection, corpus: Corpus, shard_tokens: int, limit: int | Non
 
 
 def _lines(found: Inspection, record: dict[str, Any]) -> list[str]:
-    from store.mask import in_spans
+    from moetrace.store.mask import in_spans
 
     facts, store = found.facts, record["store"]
     shared = f", and {facts.shared_experts} shared that every token takes" if facts.shared_experts else ""

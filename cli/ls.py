@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.options import STORE
+from moetrace.cli.options import STORE
 
 
 @click.command(short_help="What a store holds.")
@@ -17,7 +17,7 @@ def ls(store: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from store import Store
+    from moetrace.store.read.reader import Store
 
     opened = Store(store)
     console = Console()

@@ -10,20 +10,20 @@ from typing import Any
 import click
 
 COMMANDS = {
-    "demo": "cli.demo:demo",
-    "inspect": "cli.inspection:inspect",
-    "trace": "cli.trace:trace",
-    "import": "cli.importing:import_traces",
-    "ls": "cli.ls:ls",
-    "verify": "cli.verify:verify",
-    "compact": "cli.compact:compact",
-    "upgrade": "cli.upgrade:upgrade",
-    "sql": "cli.sql:sql",
-    "views": "cli.views:views",
-    "report": "cli.report:report",
-    "export": "cli.export:export",
-    "train": "cli.train:train",
-    "merge": "cli.merge:merge",
+    "demo": "moetrace.cli.demo:demo",
+    "inspect": "moetrace.cli.inspection:inspect",
+    "trace": "moetrace.cli.trace:trace",
+    "import": "moetrace.cli.importing:import_traces",
+    "ls": "moetrace.cli.ls:ls",
+    "verify": "moetrace.cli.verify:verify",
+    "compact": "moetrace.cli.compact:compact",
+    "upgrade": "moetrace.cli.upgrade:upgrade",
+    "sql": "moetrace.cli.sql:sql",
+    "views": "moetrace.cli.views:views",
+    "report": "moetrace.cli.report:report",
+    "export": "moetrace.cli.export:export",
+    "train": "moetrace.cli.train:train",
+    "merge": "moetrace.cli.merge:merge",
 }
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -81,7 +81,7 @@ def run(args: list[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except Exception as error:
-        from store.errors import MoetraceError  # here, so that --help need not wait for Arrow
+        from moetrace.store.errors import MoetraceError  # here, so that --help need not wait for Arrow
 
         if not isinstance(error, MoetraceError):
             raise

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import BUNDLED
+from moetrace.cli.options import BUNDLED
 
 
 @click.command(short_help="Write a model with trained experts in it, as an ordinary checkpoint.")
@@ -22,11 +22,11 @@ def merge(experts: Path, model: str, revision: str | None, output: Path) -> None
     \b
     moetrace merge trained/experts.safetensors --model bundled -o merged
     """  # noqa: D301  click wants the escape itself
-    from tracer.bundled import MODEL
-    from tracer.requirements import require_train
+    from moetrace.tracer.bundled import MODEL
+    from moetrace.tracer.training.requirements import require_train
 
     require_train()
-    from tracer.training.merging import merge as write_merged  # torch is slow to import
+    from moetrace.tracer.training.merging import merge as write_merged  # torch is slow to import
 
     write_merged(str(MODEL) if model == BUNDLED else model, experts, output, revision=revision)
     click.echo(str(output))

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from rich.progress import Task
 
-    from store import CommitRecord
-    from tracer.plan import Plan
+    from moetrace.store.format.records import CommitRecord
+    from moetrace.tracer.plan.plan import Plan
 
 
 class RateColumn(TextColumn):

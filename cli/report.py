@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import RUN, STORE
+from moetrace.cli.options import RUN, STORE
 
 
 @click.command(short_help="Draw a run as one HTML page.")
@@ -18,6 +18,6 @@ from cli.options import RUN, STORE
 @click.option("--mask", type=click.Path(dir_okay=False, path_type=Path), help="Show this mask in the page too.")
 def report(store: str, output: Path, run: str | None, mask: Path | None) -> None:
     """Write one self-contained HTML page about a run: isolation, similarity to the pivot, specificity, the mask."""
-    from analytics.report import write_report
+    from moetrace.analytics.report import write_report
 
     click.echo(write_report(store, output, run=run, mask=mask))

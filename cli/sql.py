@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import STORE, output
-from cli.table import aligned
+from moetrace.cli.options import STORE, output
+from moetrace.cli.table import aligned
 
 if TYPE_CHECKING:
     import duckdb
@@ -52,10 +52,10 @@ def sql(
     moetrace sql my-store --scores belebele.csv "from score_correlation"
     moetrace sql my-store --database my-store.duckdb
     """  # noqa: D301  click wants the escape itself
-    from analytics.query import connect_safely, missing_inputs, run_query
+    from moetrace.analytics.database.query import connect_safely, missing_inputs, run_query
 
     if database is not None:
-        from analytics.database import write_database
+        from moetrace.analytics.database.file import write_database
 
         if query is not None or output is not None:
             raise click.UsageError("--database takes neither a query nor -o")
@@ -63,7 +63,7 @@ def sql(
         return
     connection = connect_safely(store)
     if scores is not None:
-        from analytics.metrics import read_scores, use_scores
+        from moetrace.analytics.metrics.frames import read_scores, use_scores
 
         use_scores(connection, read_scores(scores))
     if query is None and sys.stdin.isatty():
@@ -90,7 +90,7 @@ def _format_of(output: Path | None) -> str:
 def _write(relation: duckdb.DuckDBPyRelation, file_format: str, output: Path | None) -> None:
     import polars as pl
 
-    from analytics.connection import in_words
+    from moetrace.analytics.database.connection import in_words
 
     if file_format == "table":
         text = _as_table(relation)
@@ -120,7 +120,7 @@ def _put(text: str, output: Path | None) -> None:
 
 def _as_table(relation: duckdb.DuckDBPyRelation) -> str:
     """Return the first rows as aligned text."""
-    from analytics.connection import in_words
+    from moetrace.analytics.database.connection import in_words
 
     with in_words():
         names, rows = relation.columns, relation.limit(MOST_ROWS + 1).fetchall()
@@ -136,8 +136,8 @@ def _prompt(connection: duckdb.DuckDBPyConnection) -> None:
     from prompt_toolkit.lexers import PygmentsLexer
     from pygments.lexers.sql import SqlLexer
 
-    from analytics.query import completions, missing_inputs, run_query
-    from store import MoetraceError
+    from moetrace.analytics.database.query import completions, missing_inputs, run_query
+    from moetrace.store.errors import MoetraceError
 
     history = Path(click.get_app_dir("moetrace")) / "sql-history"
     history.parent.mkdir(parents=True, exist_ok=True)

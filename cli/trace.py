@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.options import BUNDLED, SHARD_TOKENS, corpus_selection
+from moetrace.cli.options import BUNDLED, SHARD_TOKENS, corpus_selection
 
 
 @click.command(short_help="Trace a corpus through a model into a store.")
@@ -130,12 +130,12 @@ def trace(
     moetrace trace Qwen/Qwen3-30B-A3B --corpus flores/ --store flores-store --lang eng_Latn --lang swh_Latn
     moetrace trace Qwen/Qwen3-30B-A3B --corpus questions/ --store answers-store --chat --max-new-tokens 256
     """  # noqa: D301  click wants the escape itself
-    from cli.progress import TraceProgress
-    from tracer.bundled import CORPUS, MODEL
-    from tracer.engine import EngineSettings
-    from tracer.prompts import PromptSettings
-    from tracer.trace import TraceSettings
-    from tracer.trace import trace as run_trace
+    from moetrace.cli.progress import TraceProgress
+    from moetrace.tracer.bundled import CORPUS, MODEL
+    from moetrace.tracer.engine.engine import EngineSettings
+    from moetrace.tracer.plan.prompts import PromptSettings
+    from moetrace.tracer.runs.trace import TraceSettings
+    from moetrace.tracer.runs.trace import trace as run_trace
 
     settings = TraceSettings(
         languages=languages,

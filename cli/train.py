@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cli.options import BUNDLED
+from moetrace.cli.options import BUNDLED
 
 if TYPE_CHECKING:
-    from tracer.training.trainer import TrainingResult
+    from moetrace.tracer.training.trainer import TrainingResult
 
 
 @click.command(short_help="Train the experts of a mask, and nothing else.")
@@ -113,12 +113,12 @@ def train(
     moetrace train mask.json --model bundled --corpus texts/ -o trained
     moetrace merge trained/experts.safetensors --model bundled -o merged
     """  # noqa: D301  click wants the escape itself
-    from cli.progress import TrainingProgress
-    from store.mask import read_mask
-    from tracer.bundled import CORPUS, MODEL
-    from tracer.requirements import require_train
-    from tracer.training.trainer import TrainingSettings
-    from tracer.training.trainer import train as run_training
+    from moetrace.cli.progress import TrainingProgress
+    from moetrace.store.mask import read_mask
+    from moetrace.tracer.bundled import CORPUS, MODEL
+    from moetrace.tracer.training.requirements import require_train
+    from moetrace.tracer.training.trainer import TrainingSettings
+    from moetrace.tracer.training.trainer import train as run_training
 
     chosen = read_mask(mask)
     require_train()
@@ -157,8 +157,8 @@ def train(
             watch=progress,
         )
         if merged:
-            from tracer.training.merging import merge
-            from tracer.training.output import EXPERTS_FILE
+            from moetrace.tracer.training.merging import merge
+            from moetrace.tracer.training.output import EXPERTS_FILE
 
             progress.stage("writing the merged model")
             merge(path, output / EXPERTS_FILE, output / "merged", revision=revision)

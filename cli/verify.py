@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cli.options import STORE
+from moetrace.cli.options import STORE
 
 
 @click.command(short_help="Check every file of a store.")
@@ -22,7 +22,7 @@ def verify(store: str, quick: bool, repair: bool) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from store.verify import verify as check
+    from moetrace.store.verify.verify import verify as check
 
     console = Console(stderr=True)
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from analytics.documentation import View
+    from moetrace.analytics.database.documentation import View
 
 
 @click.command(short_help="What each view is: columns, formula, range, source.")
 @click.argument("name", required=False)
 def views(name: str | None) -> None:
     """List the SQL views and macros, or describe the one called NAME; the text comes from the SQL files themselves."""
-    from analytics.documentation import view
-    from analytics.documentation import views as all_views
+    from moetrace.analytics.database.documentation import view
+    from moetrace.analytics.database.documentation import views as all_views
 
     if name is not None:
         click.echo(_described(view(name)))

@@ -1,1 +1,1 @@
-"""The SQL files of every view, table and table macro, as package data; analytics.documentation reads them."""
+"""The SQL files of every view, table and table macro, as package data; analytics.database.documentation reads them."""

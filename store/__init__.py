@@ -1,18 +1,28 @@
-"""Everything that touches trace files: schema, layout, writing, committing, reading. Imports neither torch nor vllm."""
+"""Everything that touches trace files: schema, layout, writing, committing, reading. Imports neither torch nor vllm.
 
-from store.counts import Counts
-from store.errors import (
-    CaptureError,
-    ImportFormatError,
-    MoetraceError,
-    RunMismatchError,
-    StoreError,
-    UnknownNameError,
-)
-from store.reader import ShardFile, Store
-from store.records import CommitRecord, FileRecord, RunRecord
-from store.shard import Shard
-from store.writer import StoreWriter
+The names below are imported when they are asked for: who reads a store does not load what writes one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moetrace._doors import doors
+
+if TYPE_CHECKING:
+    from moetrace.store.errors import (
+        CaptureError,
+        ImportFormatError,
+        MoetraceError,
+        RunMismatchError,
+        StoreError,
+        UnknownNameError,
+    )
+    from moetrace.store.format.records import CommitRecord, FileRecord, RunRecord
+    from moetrace.store.read.reader import ShardFile, Store
+    from moetrace.store.shard.counts import Counts
+    from moetrace.store.shard.shard import Shard
+    from moetrace.store.write.writer import StoreWriter
 
 __all__ = [
     "CaptureError",
@@ -30,3 +40,23 @@ __all__ = [
     "StoreWriter",
     "UnknownNameError",
 ]
+
+__getattr__, __dir__ = doors(
+    __name__,
+    {
+        "CaptureError": "errors",
+        "CommitRecord": "format.records",
+        "Counts": "shard.counts",
+        "FileRecord": "format.records",
+        "ImportFormatError": "errors",
+        "MoetraceError": "errors",
+        "RunMismatchError": "errors",
+        "RunRecord": "format.records",
+        "Shard": "shard.shard",
+        "ShardFile": "read.reader",
+        "Store": "read.reader",
+        "StoreError": "errors",
+        "StoreWriter": "write.writer",
+        "UnknownNameError": "errors",
+    },
+)

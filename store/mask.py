@@ -1,6 +1,6 @@
 """The moetrace mask, version 1: what is in its file, writing it to the byte, reading it with checks.
 
-It stands between what selects experts and what trains or steers them; `analytics.mask` makes it from a selection.
+It stands between what selects experts and what trains or steers them; `analytics.masks` makes it from a selection.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 
-from store.errors import MoetraceError
+from moetrace.store.errors import MoetraceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

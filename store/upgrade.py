@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from store import layout
-from store.errors import StoreError
-from store.reader import read_format
-from store.schema import FORMAT_VERSION
-from store.storage import open_storage
+from moetrace.store.errors import StoreError
+from moetrace.store.format import layout
+from moetrace.store.format.schema import FORMAT_VERSION
+from moetrace.store.read.reader import read_format
+from moetrace.store.storage.storage import open_storage
 
 if TYPE_CHECKING:
     from pathlib import Path

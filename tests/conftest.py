@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tracer.bundled import CORPUS, MODEL
+from moetrace.tracer.bundled import CORPUS, MODEL
+from tests.support.paths import SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from vllm import LLM
 
-    from tracer.engine import TracedEngine
-    from tracer.plan import Plan
-
-ROOT = Path(__file__).parent.parent
-SHARED = Path(os.environ.get("MOETRACE_SHARED", ROOT.parent / "shared"))
+    from moetrace.tracer.engine.engine import TracedEngine
+    from moetrace.tracer.plan.plan import Plan
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +33,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def engine() -> Iterator[TracedEngine]:
     """The bundled model in float32, traced: the one engine of the session."""
-    from tracer.engine import EngineSettings, TracedEngine
-    from tracer.families import read_facts
+    from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+    from moetrace.tracer.model.facts import read_facts
 
     started = TracedEngine(read_facts(str(MODEL)), EngineSettings(dtype="float32", max_model_len=1024))
     yield started
@@ -49,8 +47,8 @@ def stressed(engine: TracedEngine) -> TracedEngine:  # noqa: ARG001  the first e
 
     It starts in a second, but engines of a process share vLLM's process groups: when one goes, they go.
     """
-    from tracer.engine import EngineSettings, TracedEngine
-    from tracer.families import read_facts
+    from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+    from moetrace.tracer.model.facts import read_facts
 
     settings = EngineSettings(
         dtype="float32",
@@ -102,8 +100,8 @@ def plan_of() -> Callable[..., Plan]:
     """A function that plans a corpus for the bundled model."""
     from transformers import AutoTokenizer
 
-    from tracer.corpus import open_corpus
-    from tracer.plan import make_plan
+    from moetrace.tracer.corpus.corpus import open_corpus
+    from moetrace.tracer.plan.plan import make_plan
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
 

@@ -6,13 +6,20 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from analytics.report.layer_charts import Value, coloured_last, highlighted, language_heat, language_lines, line_labels
-from analytics.report.section import Section, figure
+from moetrace.analytics.report.layer_charts import (
+    Value,
+    coloured_last,
+    highlighted,
+    language_heat,
+    language_lines,
+    line_labels,
+)
+from moetrace.analytics.report.section import Section, figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from analytics.report.source import Source
+    from moetrace.analytics.report.source import Source
 
 ENTROPY = Value("entropy_normalized", "normalised routing entropy, 0 to 1")
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from analytics.report.layer_charts import row_step, tick_step
-from analytics.report.style import DIVERGING, MUTED
+from moetrace.analytics.report.layer_charts import row_step, tick_step
+from moetrace.analytics.report.style import DIVERGING, MUTED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

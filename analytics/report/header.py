@@ -6,11 +6,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from analytics.report.section import Table
+from moetrace.analytics.report.section import Table
 
 if TYPE_CHECKING:
-    from analytics.report.source import Source
-    from store import Store
+    from moetrace.analytics.report.source import Source
+    from moetrace.store.read.reader import Store
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import altair as alt
 import polars as pl
 
-from analytics.report.layer_charts import layer_axis, nearest_tooltip, on_zones
-from analytics.report.section import Section, figure
-from analytics.report.style import FAINT, SERIES
+from moetrace.analytics.report.layer_charts import layer_axis, nearest_tooltip, on_zones
+from moetrace.analytics.report.section import Section, figure
+from moetrace.analytics.report.style import FAINT, SERIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from analytics.report.source import Source
+    from moetrace.analytics.report.source import Source
 
 
 def isolation(source: Source) -> Section:

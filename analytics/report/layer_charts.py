@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import altair as alt
 import polars as pl
 
-from analytics.report.style import BAND, MUTED, OTHERS, SEQUENTIAL, SERIES
+from moetrace.analytics.report.style import BAND, MUTED, OTHERS, SEQUENTIAL, SERIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from store.mask import check_mask, check_mask_fits, read_mask
+from moetrace.store.mask import check_mask, check_mask_fits, read_mask
 
 if TYPE_CHECKING:
-    from store import RunRecord
+    from moetrace.store.format.records import RunRecord
 
 COLUMNS = {"layer": pl.Int64, "expert": pl.Int64, "role": pl.String, "zone": pl.String, "score": pl.Float64}
 SETTINGS = (  # parameters that are options of the same name

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import polars as pl
 
-from analytics.report.expert_charts import expert_axis, layer_rows, on_grid
-from analytics.report.layer_charts import row_step
-from analytics.report.mask_input import mask_command, mask_facts, mask_frame, mask_targets
-from analytics.report.section import Section, Table, figure
-from analytics.report.style import GREYS, OTHERS, ROLES
+from moetrace.analytics.report.expert_charts import expert_axis, layer_rows, on_grid
+from moetrace.analytics.report.layer_charts import row_step
+from moetrace.analytics.report.mask_input import mask_command, mask_facts, mask_frame, mask_targets
+from moetrace.analytics.report.section import Section, Table, figure
+from moetrace.analytics.report.style import GREYS, OTHERS, ROLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from analytics.report.source import Source
+    from moetrace.analytics.report.source import Source
 
 TOP = 20
 DARKEST = 4  # specificity at which the grey behind a mask ends

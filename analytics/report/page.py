@@ -14,21 +14,22 @@ import altair as alt
 import jinja2
 import vl_convert
 
-from analytics.connection import connect
-from analytics.documentation import views
-from analytics.report.entropy import entropy
-from analytics.report.header import Header, header
-from analytics.report.isolation import isolation
-from analytics.report.mask_input import fitting_mask, mask_targets
-from analytics.report.mask_map import mask_section
-from analytics.report.pairs import pairs
-from analytics.report.pivot import pivot
-from analytics.report.section import Section, pack
-from analytics.report.source import Source
-from analytics.report.specificity import specificity
-from analytics.report.style import configuration
-from store import Store, StoreError
-from store.schema import FORMAT_VERSION
+from moetrace.analytics.database.connection import connect
+from moetrace.analytics.database.documentation import views
+from moetrace.analytics.report.entropy import entropy
+from moetrace.analytics.report.header import Header, header
+from moetrace.analytics.report.isolation import isolation
+from moetrace.analytics.report.mask_input import fitting_mask, mask_targets
+from moetrace.analytics.report.mask_map import mask_section
+from moetrace.analytics.report.pairs import pairs
+from moetrace.analytics.report.pivot import pivot
+from moetrace.analytics.report.section import Section, pack
+from moetrace.analytics.report.source import Source
+from moetrace.analytics.report.specificity import specificity
+from moetrace.analytics.report.style import configuration
+from moetrace.store.errors import StoreError
+from moetrace.store.format.schema import FORMAT_VERSION
+from moetrace.store.read.reader import Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,14 +8,14 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from analytics.report.ordering import similarity_order
-from analytics.report.section import Section, figure
-from analytics.report.style import FAINT, SEQUENTIAL
+from moetrace.analytics.report.ordering import similarity_order
+from moetrace.analytics.report.section import Section, figure
+from moetrace.analytics.report.style import FAINT, SEQUENTIAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from analytics.report.source import Source
+    from moetrace.analytics.report.source import Source
 
 MOST_ROWS = 150_000  # of pairs x layers on the page; beyond it only the means over zones and over all layers stay
 MOST_NUMBERED = 14  # languages up to which a cell says its value

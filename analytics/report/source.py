@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from analytics.connection import in_words
+from moetrace.analytics.database.connection import in_words
 
 if TYPE_CHECKING:
     import duckdb
 
-    from store import RunRecord
+    from moetrace.store.format.records import RunRecord
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import altair as alt
 import polars as pl
 
-from analytics.report.expert_charts import expert_axis, fold_colour, folded, layer_rows, on_grid
-from analytics.report.section import Section, figure
+from moetrace.analytics.report.expert_charts import expert_axis, fold_colour, folded, layer_rows, on_grid
+from moetrace.analytics.report.section import Section, figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from analytics.report.source import Source
+    from moetrace.analytics.report.source import Source
 
 MOST_ROWS = 150_000  # of languages x layers x experts on the page
 MOST_LANGUAGES = 12

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from store.imports.esft import import_esft
-from store.imports.request import ImportRequest, ImportResult, Silent, Source, Watch
-from store.imports.rise_stats import import_rise_stats
-from store.imports.usage_json import import_usage_json
+from moetrace.store.imports.esft import import_esft
+from moetrace.store.imports.request import ImportRequest, ImportResult, Silent, Source, Watch
+from moetrace.store.imports.rise_stats import import_rise_stats
+from moetrace.store.imports.usage_json import import_usage_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from store.storage import Storage
+    from moetrace.store.storage.storage import Storage
 
 __all__ = ["FORMATS", "ImportRequest", "ImportResult", "Silent", "Source", "Watch"]
 

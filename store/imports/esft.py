@@ -16,20 +16,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from store.errors import CaptureError, ImportFormatError
-from store.imports.layer_files import LayerFile, LayersInStep, layer_files, survey
-from store.imports.record import ImportedCorpus, ImportedModel, imported_record
-from store.imports.request import ImportResult
-from store.shard import Shard, check_layer
-from store.writer import StoreWriter
+from moetrace.store.errors import CaptureError, ImportFormatError
+from moetrace.store.imports.layer_files import LayerFile, LayersInStep, layer_files, survey
+from moetrace.store.imports.record import ImportedCorpus, ImportedModel, imported_record
+from moetrace.store.imports.request import ImportResult
+from moetrace.store.shard.shard import Shard, check_layer
+from moetrace.store.write.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from store.imports.request import ImportRequest, Watch
-    from store.records import RunRecord
-    from store.storage import Storage
+    from moetrace.store.format.records import RunRecord
+    from moetrace.store.imports.request import ImportRequest, Watch
+    from moetrace.store.storage.storage import Storage
 
 TOP_K, EXPERTS = 6, 64  # of DeepSeek-V2-Lite, which ESFT traced
 ROUTING = {"scoring": "softmax", "normalized": False, "scale": 1.0, "selection_bias": False}

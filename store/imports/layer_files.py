@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Self
 
-from store.errors import ImportFormatError
+from moetrace.store.errors import ImportFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from store.imports.request import Watch
+    from moetrace.store.imports.request import Watch
 
 LAYER_FILE = re.compile(r"expert_weights_(0|[1-9][0-9]{0,3})[.]txt")
 PIECE = 1 << 20  # bytes hashed at a time

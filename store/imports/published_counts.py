@@ -6,19 +6,19 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from store.counts import check_counts
-from store.errors import CaptureError, ImportFormatError
-from store.imports.request import ImportResult
-from store.writer import StoreWriter
+from moetrace.store.errors import CaptureError, ImportFormatError
+from moetrace.store.imports.request import ImportResult
+from moetrace.store.shard.counts import check_counts
+from moetrace.store.write.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from store.counts import Counts
-    from store.imports.request import ImportRequest, Watch
-    from store.records import RunRecord
-    from store.storage import Storage
+    from moetrace.store.format.records import RunRecord
+    from moetrace.store.imports.request import ImportRequest, Watch
+    from moetrace.store.shard.counts import Counts
+    from moetrace.store.storage.storage import Storage
 
 TABLES = ("usage",)
 HIGHEST = 65535  # layer or expert id that a store can hold

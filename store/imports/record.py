@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from store.errors import ImportFormatError
-from store.records import RunRecord
+from moetrace.store.errors import ImportFormatError
+from moetrace.store.format.records import RunRecord
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from store.imports.request import ImportRequest
+    from moetrace.store.imports.request import ImportRequest
 
 UNKNOWN_MODEL = "unknown"
 UNKNOWN_ROUTING = {"scoring": None, "normalized": None, "scale": None, "selection_bias": None}

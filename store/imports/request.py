@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from store.errors import StoreError
-from store.layout import checked_language, checked_run
+from moetrace.store.errors import StoreError
+from moetrace.store.format.layout import checked_language, checked_run
 
 if TYPE_CHECKING:
-    from store.records import CommitRecord
+    from moetrace.store.format.records import CommitRecord
 
 
 @dataclass(frozen=True)

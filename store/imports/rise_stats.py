@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from store.counts import Counts
-from store.errors import ImportFormatError, StoreError, UnknownNameError
-from store.imports.published_counts import (
+from moetrace.store.errors import ImportFormatError, StoreError, UnknownNameError
+from moetrace.store.format.layout import checked_language
+from moetrace.store.imports.published_counts import (
     TABLES,
     json_object,
     member,
@@ -29,15 +29,15 @@ from store.imports.published_counts import (
     same_layers,
     write_languages,
 )
-from store.imports.record import UNKNOWN_MODEL, ImportedCorpus, ImportedModel, agreed, imported_record
-from store.layout import checked_language
+from moetrace.store.imports.record import UNKNOWN_MODEL, ImportedCorpus, ImportedModel, agreed, imported_record
+from moetrace.store.shard.counts import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from store.imports.request import ImportRequest, ImportResult, Watch
-    from store.storage import Storage
+    from moetrace.store.imports.request import ImportRequest, ImportResult, Watch
+    from moetrace.store.storage.storage import Storage
 
 NOMINAL_TOKENS = 10**9
 TOLERANCE = 1e-3  # of a layer's sum of frequencies

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from store.counts import Counts
-from store.errors import ImportFormatError
-from store.imports.published_counts import (
+from moetrace.store.errors import ImportFormatError
+from moetrace.store.imports.published_counts import (
     TABLES,
     json_object,
     member,
@@ -26,13 +25,14 @@ from store.imports.published_counts import (
     same_layers,
     write_languages,
 )
-from store.imports.record import ImportedCorpus, ImportedModel, agreed, imported_record
+from moetrace.store.imports.record import ImportedCorpus, ImportedModel, agreed, imported_record
+from moetrace.store.shard.counts import Counts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from store.imports.request import ImportRequest, ImportResult, Watch
-    from store.storage import Storage
+    from moetrace.store.imports.request import ImportRequest, ImportResult, Watch
+    from moetrace.store.storage.storage import Storage
 
 TOTAL = "total_tokens"
 

@@ -21,18 +21,23 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from analytics import metrics
-from analytics.connection import connect
-from analytics.documentation import views
-from store import Counts, RunRecord, Shard, Store, StoreWriter
-from store.compact import compact
+from moetrace.analytics.database.connection import connect
+from moetrace.analytics.database.documentation import views
+from moetrace.analytics.metrics import frames as metrics
+from moetrace.store.read.reader import Store
+from moetrace.store.shard.counts import Counts
+from moetrace.store.shard.shard import Shard
+from moetrace.store.write.compact import compact
+from moetrace.store.write.writer import StoreWriter
 from tests.benchmarks.timing import median_seconds
-from tests.stores import make_record
+from tests.support.stores import make_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import duckdb
+
+    from moetrace.store.format.records import RunRecord
 
 LAYERS, EXPERTS, TOP_K, TOKENS = 48, 128, 8, 32768
 PAIRED = {"jaccard", "jaccard_by_layer", "jaccard_by_language", "jaccard_by_pair", "divergence"}

@@ -26,7 +26,7 @@ WARM_UP_MEGABYTES = 1
 
 def write_corpus(folder: Path, megabytes: int) -> None:
     """Write a corpus of about this size; the same one every time."""
-    from tracer.bundled import CORPUS
+    from moetrace.tracer.bundled import CORPUS
 
     for lang in LANGUAGES:
         lines = (Path(str(CORPUS)) / f"{lang}.jsonl").read_text(encoding="utf-8").splitlines()
@@ -43,9 +43,9 @@ def measure(corpora: Path, megabytes: int) -> dict[str, float]:
     """Plan a small corpus, then the one of this size; return peaks in MB and CPU seconds."""
     from transformers import AutoTokenizer
 
-    from tracer.bundled import MODEL
-    from tracer.corpus import open_corpus
-    from tracer.plan import Plan, make_plan
+    from moetrace.tracer.bundled import MODEL
+    from moetrace.tracer.corpus.corpus import open_corpus
+    from moetrace.tracer.plan.plan import Plan, make_plan
 
     tokenizer = AutoTokenizer.from_pretrained(str(MODEL))
 

@@ -28,20 +28,23 @@ import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import store.storage
-import store.writer
-from store import RunRecord, Shard, StoreWriter
-from store.files import HashedFile
-from store.ranking import LayerRanking
-from store.rollup import UsageRollup
+from moetrace.store.shard.ranking import LayerRanking
+from moetrace.store.shard.rollup import UsageRollup
+from moetrace.store.storage import storage as storage_module
+from moetrace.store.write import writer as writer_module
+from moetrace.store.write.files import HashedFile
+from moetrace.store.write.writer import StoreWriter
 from tests.benchmarks.open_table import print_opening
 from tests.benchmarks.routes_tables import print_formats, print_scans, print_sizes
 from tests.benchmarks.shards import published, routed, stored
+from tests.support.paths import SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-SHARED = Path(os.environ.get("MOETRACE_SHARED", Path(__file__).parents[3] / "shared"))
+    from moetrace.store.format.records import RunRecord
+    from moetrace.store.shard.shard import Shard
+
 SHAPES = {
     "4K x 8 x 4": (4096, 8, 4, 32),
     "32K x 8 x 4": (32768, 8, 4, 32),
@@ -74,14 +77,14 @@ class Clock:
         """Time the functions of the stages while the block runs."""
         with ExitStack() as undo:
             for owner, name, stage in (
-                (store.writer, "check_shard", "check"),
-                (store.writer, "token_order", "order"),
-                (store.writer, "round_weights", "rank"),
+                (writer_module, "check_shard", "check"),
+                (writer_module, "token_order", "order"),
+                (writer_module, "round_weights", "rank"),
                 (LayerRanking, "rank", "rank"),
                 (UsageRollup, "add_layer", "roll-up"),
                 (pq.ParquetWriter, "write_table", "encode"),
                 (HashedFile, "sync", "sync"),
-                (store.storage, "sync_folder", "sync"),
+                (storage_module, "sync_folder", "sync"),
             ):
                 kept = getattr(owner, name)
                 setattr(owner, name, self.timed(kept, stage))

@@ -19,26 +19,25 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from tracer.bundled import CORPUS, MODEL
-from tracer.engine import require_engine
-from tracer.plan import PlannedShard
+from moetrace.tracer.bundled import CORPUS, MODEL
+from moetrace.tracer.engine.engine import require_engine
+from moetrace.tracer.plan.plan import PlannedShard
+from tests.support.paths import SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vllm import LLM
 
-    from store import CommitRecord
-    from tracer.engine import TracedEngine
-
-SHARED = Path(os.environ.get("MOETRACE_SHARED", Path(__file__).parents[3] / "shared"))
+    from moetrace.store.format.records import CommitRecord
+    from moetrace.tracer.engine.engine import TracedEngine
 
 
 def texts(folder: Path, languages: int) -> dict[str, list[list[int]]]:
     """Return language -> token ids of its texts, of the first languages."""
     from transformers import AutoTokenizer
 
-    from tracer.corpus import open_corpus
+    from moetrace.tracer.corpus.corpus import open_corpus
 
     tokenizer, corpus = AutoTokenizer.from_pretrained(MODEL), open_corpus(str(folder))
     return {
@@ -88,8 +87,8 @@ def wide_model(folder: Path) -> Path:
 
 
 def traced_engine(model: Path, *, compiled: bool) -> TracedEngine:
-    from tracer.engine import EngineSettings, TracedEngine
-    from tracer.families import read_facts
+    from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+    from moetrace.tracer.model.facts import read_facts
 
     return TracedEngine(read_facts(str(model)), EngineSettings(dtype="float32", max_model_len=1024, eager=not compiled))
 
@@ -115,11 +114,11 @@ class Written:
 def traced_way(
     engine: TracedEngine, token_ids: dict[str, list[list[int]]], folder: Path, new_tokens: int, written: Written
 ) -> Callable[[], None]:
-    from store import StoreWriter
-    from tests.stores import make_record
-    from tracer.budget import MemoryBudget
-    from tracer.generation import Generation
-    from tracer.trace import DEFAULT_MEMORY, write_all
+    from moetrace.store.write.writer import StoreWriter
+    from moetrace.tracer.engine.generation import Generation
+    from moetrace.tracer.runs.budget import MemoryBudget
+    from moetrace.tracer.runs.trace import DEFAULT_MEMORY, write_all
+    from tests.support.stores import make_record
 
     shards = planned(token_ids)
     facts = engine.facts

@@ -25,9 +25,9 @@ def measure(way: str, dtype: str, masked: int, hidden: int, steps: int) -> dict[
     import torch
     import transformers
 
-    from tests.masks import mask_for
-    from tracer.training import apply_mask
-    from tracer.training.model_facts import describe
+    from moetrace.tracer.training import apply_mask
+    from moetrace.tracer.training.model_facts import describe
+    from tests.support.masks import mask_for
 
     torch.set_num_threads(1)
     config = transformers.OlmoeConfig(

@@ -56,7 +56,7 @@ class Job:
 
 def write_texts(ui_strings: Path, folder: Path) -> None:
     """Write what is adapted to, what of it is for development, and what is held out, a file a language each."""
-    from tracer.bundled.make_model import id_fraction, is_held_out, is_withheld, read_corpus
+    from moetrace.tracer.bundled.make_model import id_fraction, is_held_out, is_withheld, read_corpus
 
     parts: dict[tuple[str, str], list[str]] = {}
     for row in read_corpus("ui-strings", ui_strings):
@@ -75,7 +75,7 @@ def write_texts(ui_strings: Path, folder: Path) -> None:
 
 def moetrace(*arguments: object) -> None:
     """Run a moetrace command; what it says goes to stderr."""
-    subprocess.run([sys.executable, "-m", "cli.main", *map(str, arguments)], check=True, stdout=sys.stderr)
+    subprocess.run([sys.executable, "-m", "moetrace.cli.main", *map(str, arguments)], check=True, stdout=sys.stderr)
 
 
 def select(store: Path, folder: Path, target: str, seeds: tuple[int, ...]) -> dict[tuple[str, int], Path]:
@@ -100,9 +100,9 @@ def run_job(job: Job) -> None:
     """Train once, on one thread."""
     import torch
 
-    from store.mask import read_mask
-    from tracer.bundled import MODEL
-    from tracer.training.trainer import TrainingSettings, train
+    from moetrace.store.mask import read_mask
+    from moetrace.tracer.bundled import MODEL
+    from moetrace.tracer.training.trainer import TrainingSettings, train
 
     if (job.folder / "results.json").exists():
         return

@@ -7,11 +7,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from analytics.connection import connect
-from store import Counts, Store, StoreWriter
-from store.compact import compact
+from moetrace.analytics.database.connection import connect
+from moetrace.store.read.reader import Store
+from moetrace.store.shard.counts import Counts
+from moetrace.store.write.compact import compact
+from moetrace.store.write.writer import StoreWriter
 from tests.benchmarks.timing import median_seconds
-from tests.stores import make_record
+from tests.support.stores import make_record
 
 LANGUAGES, LAYERS, EXPERTS, TOP_K, TOKENS = 20, 48, 128, 8, 32768
 

@@ -15,14 +15,18 @@ from typing import TYPE_CHECKING
 import duckdb
 import pyarrow.parquet as pq
 
-from analytics.connection import connect
-from store import RunRecord, Shard, Store, StoreWriter
-from store.weights import round_weights
+from moetrace.analytics.database.connection import connect
+from moetrace.store.format.weights import round_weights
+from moetrace.store.read.reader import Store
+from moetrace.store.write.writer import StoreWriter
 from tests.benchmarks.order0 import order0_bytes
 from tests.benchmarks.timing import median_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from moetrace.store.format.records import RunRecord
+    from moetrace.store.shard.shard import Shard
 
 ROLL_UP = "select layer, expert, count(*), sum(weight) from {routes} group by all"
 

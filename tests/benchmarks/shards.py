@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.parquet as pq
 
-from store import RunRecord, Shard, Store
-from tests.stores import make_record
+from moetrace.store.read.reader import Store
+from moetrace.store.shard.shard import Shard
+from tests.support.stores import make_record
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from moetrace.store.format.records import RunRecord
 
 TEXT = 85  # tokens
 

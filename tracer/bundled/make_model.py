@@ -38,7 +38,7 @@ from transformers import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-from tracer.bundled.model_card import write_card
+from moetrace.tracer.bundled.model_card import write_card
 
 log = logging.getLogger(__name__)
 

@@ -5,16 +5,16 @@ The names below are imported when they are asked for: torch takes seconds, and r
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tracer.training.errors import TrainingError
+from moetrace._doors import doors
 
 if TYPE_CHECKING:
-    from tracer.training.experts_file import load_experts, save_experts
-    from tracer.training.masking import apply_mask, restore, write_back
-    from tracer.training.merging import merge
-    from tracer.training.trainer import train
+    from moetrace.tracer.training.errors import TrainingError
+    from moetrace.tracer.training.experts_file import load_experts, save_experts
+    from moetrace.tracer.training.masking import apply_mask, restore, write_back
+    from moetrace.tracer.training.merging import merge
+    from moetrace.tracer.training.trainer import train
 
 __all__ = [
     "TrainingError",
@@ -27,18 +27,16 @@ __all__ = [
     "write_back",
 ]
 
-MODULES = {
-    "apply_mask": "masking",
-    "load_experts": "experts_file",
-    "merge": "merging",
-    "restore": "masking",
-    "save_experts": "experts_file",
-    "train": "trainer",
-    "write_back": "masking",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in MODULES:
-        raise AttributeError(f"module {__name__} has no attribute {name}")
-    return getattr(importlib.import_module(f"{__name__}.{MODULES[name]}"), name)
+__getattr__, __dir__ = doors(
+    __name__,
+    {
+        "TrainingError": "errors",
+        "apply_mask": "masking",
+        "load_experts": "experts_file",
+        "merge": "merging",
+        "restore": "masking",
+        "save_experts": "experts_file",
+        "train": "trainer",
+        "write_back": "masking",
+    },
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from store import MoetraceError
+from moetrace.store.errors import MoetraceError
 
 
 class TrainingError(MoetraceError):

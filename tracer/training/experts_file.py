@@ -19,17 +19,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from tracer.training.errors import TrainingError
-from tracer.training.masking import masking_of, trained_places
-from tracer.training.model_facts import check_fits, describe
+from moetrace.tracer.training.errors import TrainingError
+from moetrace.tracer.training.masking import masking_of, trained_places
+from moetrace.tracer.training.model_facts import check_fits, describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
 
-    from tracer.training.layout import Place
-    from tracer.training.model_facts import LoadedModel
+    from moetrace.tracer.training.layout import Place
+    from moetrace.tracer.training.model_facts import LoadedModel
 
 FORMAT, VERSION = "moetrace-experts", 1
 KEY = "moetrace"  # the one entry of the metadata: safetensors writes several in any order

@@ -18,9 +18,9 @@ from transformers import (
     set_seed,
 )
 
-from tracer.training.errors import TrainingError
-from tracer.training.experts_file import load_experts, save_experts
-from tracer.training.output import EXPERTS_FILE, WHOLE_MODEL
+from moetrace.tracer.training.errors import TrainingError
+from moetrace.tracer.training.experts_file import load_experts, save_experts
+from moetrace.tracer.training.output import EXPERTS_FILE, WHOLE_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
-    from tracer.training.texts import HeldOut
-    from tracer.training.trainer import TrainingSettings, Watch
+    from moetrace.tracer.training.texts import HeldOut
+    from moetrace.tracer.training.trainer import TrainingSettings, Watch
 
 IGNORED = -100  # a label that is not predicted
 KEPT_CHECKPOINTS = 2

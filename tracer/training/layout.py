@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from tracer.training.errors import TrainingError
+from moetrace.tracer.training.errors import TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

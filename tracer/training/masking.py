@@ -6,10 +6,10 @@ import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tracer.training.errors import TrainingError
-from tracer.training.layout import LayerExperts, Place, check_trainable
-from tracer.training.model_facts import LoadedModel, check_fits, describe
-from tracer.training.trained_tensors import TrainedTensors, trained_tensors
+from moetrace.tracer.training.errors import TrainingError
+from moetrace.tracer.training.layout import LayerExperts, Place, check_trainable
+from moetrace.tracer.training.model_facts import LoadedModel, check_fits, describe
+from moetrace.tracer.training.trained_tensors import TrainedTensors, trained_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -14,16 +14,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from tracer.families import read_config
-from tracer.quiet import quiet_transformers
-from tracer.training.errors import TrainingError
-from tracer.training.experts_file import TrainedExperts, fitting_places, read_experts
-from tracer.training.model_facts import describe
+from moetrace.tracer.model.facts import read_config
+from moetrace.tracer.model.quiet import quiet_transformers
+from moetrace.tracer.training.errors import TrainingError
+from moetrace.tracer.training.experts_file import TrainedExperts, fitting_places, read_experts
+from moetrace.tracer.training.model_facts import describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tracer.training.layout import Place
+    from moetrace.tracer.training.layout import Place
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}

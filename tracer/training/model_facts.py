@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from store import MoetraceError
-from store.mask import check_mask, check_mask_fits
-from tracer.families import EXPERT_COUNTS, TOP_KS, first_value, read_facts
-from tracer.training.errors import TrainingError
-from tracer.training.layout import LayerExperts, find_experts
+from moetrace.store.errors import MoetraceError
+from moetrace.store.mask import check_mask, check_mask_fits
+from moetrace.tracer.model.facts import EXPERT_COUNTS, TOP_KS, first_value, read_facts
+from moetrace.tracer.training.errors import TrainingError
+from moetrace.tracer.training.layout import LayerExperts, find_experts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

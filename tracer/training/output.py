@@ -6,8 +6,8 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from store.mask import mask_text
-from tracer.training.errors import TrainingError
+from moetrace.store.mask import mask_text
+from moetrace.tracer.training.errors import TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from store import MoetraceError
+from moetrace.store.errors import MoetraceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from tracer.corpus import Corpus
-    from tracer.corpus_fields import Text
-    from tracer.plan import Encode
+    from moetrace.tracer.corpus.corpus import Corpus
+    from moetrace.tracer.corpus.fields import Text
+    from moetrace.tracer.plan.plan import Encode
 
 AT_ONCE = 512  # texts that the tokenizer gets together
 

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from tracer.training.errors import TrainingError
-from tracer.training.layout import Place
+from moetrace.tracer.training.errors import TrainingError
+from moetrace.tracer.training.layout import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -13,15 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from store import UnknownNameError
-from store.mask import check_mask_fits
-from tracer.corpus import Corpus, Text, open_corpus
-from tracer.families import ModelFacts, read_facts
-from tracer.prompts import PromptSettings, encoder
-from tracer.tokenizer import load_tokenizer
-from tracer.training.errors import TrainingError
-from tracer.training.output import CHECKPOINTS, OutputFolder
-from tracer.training.texts import HeldOut, held_out_texts, is_held_out, training_blocks
+from moetrace.store.errors import UnknownNameError
+from moetrace.store.mask import check_mask_fits
+from moetrace.tracer.corpus.corpus import Corpus, Text, open_corpus
+from moetrace.tracer.model.facts import ModelFacts, read_facts
+from moetrace.tracer.model.tokenizer import load_tokenizer
+from moetrace.tracer.plan.prompts import PromptSettings, encoder
+from moetrace.tracer.training.errors import TrainingError
+from moetrace.tracer.training.output import CHECKPOINTS, OutputFolder
+from moetrace.tracer.training.texts import HeldOut, held_out_texts, is_held_out, training_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -158,7 +158,7 @@ def train(
     loaded = _load_model(facts, "float32" if mask is None else settings.dtype)
     parameters = sum(parameter.numel() for parameter in loaded.parameters())
     if mask is not None:
-        from tracer.training.masking import apply_mask  # noqa: PLC0415  torch is slow to import
+        from moetrace.tracer.training.masking import apply_mask  # noqa: PLC0415  torch is slow to import
 
         apply_mask(loaded, mask, train_router=settings.train_router)
     trainer = _trainer(loaded, tokenizer, blocks, folder, settings, say, masked=mask is not None)
@@ -286,7 +286,7 @@ def _trainer(
     *,
     masked: bool,
 ) -> Any:
-    from tracer.training.hf_trainer import ExpertTrainer  # noqa: PLC0415  imports torch and transformers
+    from moetrace.tracer.training.hf_trainer import ExpertTrainer  # noqa: PLC0415  imports torch and transformers
 
     return ExpertTrainer(model, tokenizer, blocks, folder.path / CHECKPOINTS, settings, say, masked=masked)
 

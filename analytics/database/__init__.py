@@ -1,0 +1,1 @@
+"""A store as a DuckDB database: connections, views, queries and their documentation."""

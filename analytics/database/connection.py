@@ -1,0 +1,234 @@
+"""A store opened in DuckDB: its tables under their names, and every view and macro of sql/ over them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import duckdb
+import pyarrow as pa
+
+from moetrace.analytics.database.documentation import in_dependency_order, views
+from moetrace.store.errors import MoetraceError, StoreError
+from moetrace.store.format.schema import ADDED_COLUMNS, TABLE_NAMES, tables
+from moetrace.store.read.reader import ShardFile, Store
+from moetrace.store.read.verified import VerifiedFiles, verified_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from moetrace.store.format.records import RunRecord
+
+
+class QueryError(MoetraceError):
+    """A query is not valid SQL, or does what a query over a store may not do."""
+
+
+WIDEST = 1 << 16  # experts a layer: the widest column type a run can have
+SQL_TYPES = {  # of Arrow's types, those that tables of a store have
+    "bool": "boolean",
+    "double": "double",
+    "float": "float",
+    "int32": "integer",
+    "int64": "bigint",
+    "string": "varchar",
+    "uint16": "usmallint",
+    "uint8": "utinyint",
+}
+
+
+def connect(store: str | Path | Store) -> duckdb.DuckDBPyConnection:
+    """Open a store in an in-memory database; raise StoreError where it cannot be read.
+
+    What is seen are the shards that are committed at this moment. Roll-ups are read and added up now, everything else
+    when it is asked for. Every block that DuckDB reads is held against its checksum first, so that a damaged file is an
+    error and never a wrong number. A cursor of the connection sees the same views.
+    """
+    opened = store if isinstance(store, Store) else Store(store)
+    connection = duckdb.connect()
+    create_views(connection, opened)
+    # Metrics are sums over unordered rows; keeping insertion order would only cost memory.
+    connection.execute("set preserve_insertion_order = false")
+    return connection
+
+
+def create_views(connection: duckdb.DuckDBPyConnection, opened: Store) -> None:
+    """Put the tables of a store and every view over them into an empty database."""
+    connection.register_filesystem(VerifiedFiles(opened))
+    connection.execute("set enable_progress_bar = false")
+    with in_words():
+        connection.execute("begin")
+        connection.execute("create schema files")
+        for table in TABLE_NAMES:
+            create_files_view(connection, opened, table, opened.files(table))
+        _create_rollups_view(connection, opened)
+        for item in in_dependency_order(views().values()):
+            connection.execute(item.sql)
+            if item.kind == "macro":
+                connection.execute(f"create or replace view {item.name} as from {item.name}()")
+            elif item.name in _RECORDS:
+                _insert(connection, item.name, _RECORDS[item.name](opened))
+        connection.execute("commit")
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Turn what DuckDB raises into a StoreError where a file of the store is damaged, else a QueryError.
+
+    A relation is computed when its rows are fetched: what fetches belongs inside too.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        text = str(error).strip()
+        if (at := text.find("StoreError: ")) >= 0:
+            raise StoreError(text[at:].removeprefix("StoreError: ").splitlines()[0]) from error
+        kind, _, rest = text.partition(": ")
+        raise QueryError(f"{kind.removesuffix(' Error').lower()}: {rest}" if rest else text) from error
+
+
+def create_files_view(
+    connection: duckdb.DuckDBPyConnection,
+    store: Store,
+    name: str,
+    files: Sequence[ShardFile],
+    table: str = "",
+    *,
+    verified: bool = True,
+) -> None:
+    """Create files.<name>: what read_parquet makes of some files of a table, or an empty table of the same columns.
+
+    Files are read through the filesystem that checks them, or, not `verified`, where any client of DuckDB finds them.
+    """
+    table = table or name
+    if not files:
+        _create_empty(connection, name, [("run", pa.string()), ("lang", pa.string()), ("shard", pa.int32())], table)
+        return
+    by_version: dict[int, list[ShardFile]] = {}
+    for file in files:
+        by_version.setdefault(file.version, []).append(file)
+    parts = (
+        _select([verified_url(file.path) if verified else file.location for file in ordered], table, version)
+        for version, found in sorted(by_version.items())
+        for ordered in (_widest_first(store, found),)
+    )
+    connection.execute(f"create or replace view files.{name} as\n" + "\nunion all by name\n".join(parts))
+
+
+def _select(urls: Sequence[str], table: str, version: int) -> str:
+    # The end of the path, not hive_partitioning: a run's name may hold what would be taken for a date or a number.
+    return f"""
+        select
+            regexp_extract(filename, 'run=([^/]+)/lang=[^/]+/[^/]+$', 1) as run,
+            regexp_extract(filename, 'lang=([^/]+)/[^/]+$', 1) as lang,
+            regexp_extract(filename, '/([0-9]+)[^/]*$', 1)::integer as shard,
+            * exclude (filename){_missing_columns(table, version)}
+        from {_read_parquet(urls)}
+        """
+
+
+def _read_parquet(urls: Sequence[str]) -> str:
+    names = ",\n".join("'{}'".format(url.replace("'", "''")) for url in urls)
+    return f"read_parquet([{names}], filename = true, hive_partitioning = false)"
+
+
+def _create_rollups_view(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
+    """Create files.rollups: roll-ups to add up by run and language, compacted ones in place of their shards."""
+    compacted, rest = store.rollups()
+    create_files_view(connection, store, "usage_not_compacted", rest, "usage")
+    parts = ["from files.usage_not_compacted select * exclude (shard)"]
+    for found in sorted(compacted, key=lambda found: -store.runs[found.run].num_experts):
+        languages = ", ".join(f"'{lang}'" for lang in found.languages)
+        parts.append(
+            f"select '{found.run}' as run, * exclude (filename) from {_read_parquet([verified_url(found.path)])} "
+            f"where lang in ({languages})"
+        )
+    connection.execute("create view files.rollups as\n" + "\nunion all by name\n".join(parts))
+
+
+def _create_empty(
+    connection: duckdb.DuckDBPyConnection, name: str, keys: Sequence[tuple[str, pa.DataType]], table: str
+) -> None:
+    # Types in words: an Arrow table makes DuckDB import pandas.
+    fields = pa.schema([*pa.schema(keys), *tables(WIDEST)[table].schema])
+    columns = ", ".join(f'"{field.name}" {SQL_TYPES[str(field.type)]}' for field in fields)
+    connection.execute(f"create table files.{name} ({columns})")
+
+
+def _missing_columns(table: str, version: int) -> str:
+    """Return, as SQL, the columns that files of an older format version lack."""
+    missing = [
+        f", {value} as {name}"
+        for added, columns in ADDED_COLUMNS.items()
+        for name, value in columns.get(table, {}).items()
+        if added > version
+    ]
+    return "".join(missing)
+
+
+def _widest_first(store: Store, found: Sequence[ShardFile]) -> list[ShardFile]:
+    """Order files so that the first has the widest `expert` column: DuckDB takes every file's types from the first."""
+    return sorted(found, key=lambda file: -store.runs[file.run].num_experts)
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Sequence[object]]) -> None:
+    if rows:
+        # A list a column: a statement or a parameter a value takes long, and an Arrow table makes DuckDB import pandas.
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        connection.execute(f"insert into {table} select {', '.join(['unnest(?)'] * len(columns))}", columns)
+
+
+def _runs(store: Store) -> list[tuple[object, ...]]:
+    return [_run(record) for record in store.runs.values()]
+
+
+def _run(record: RunRecord) -> tuple[object, ...]:
+    model, routing = record.model, record.routing
+    return (
+        record.run,
+        record.sha256(),
+        model.get("id"),
+        model.get("revision"),
+        model.get("config_sha256"),
+        model.get("family"),
+        model.get("num_layers"),
+        record.num_experts,
+        record.top_k,
+        model.get("dtype"),
+        model.get("parameters"),
+        model.get("parameters_per_expert"),
+        routing.get("scoring"),
+        routing.get("normalized"),
+        routing.get("scale"),
+        routing.get("selection_bias"),
+        record.corpus.get("pivot"),
+        record.tables,
+    )
+
+
+def _moe_layers(store: Store) -> list[tuple[object, ...]]:
+    return [
+        (record.run, layer, ordinal)
+        for record in store.runs.values()
+        for ordinal, layer in enumerate(sorted(record.moe_layers))
+    ]
+
+
+def _shards(store: Store) -> list[tuple[object, ...]]:
+    return [
+        (
+            commit.run,
+            commit.lang,
+            commit.shard,
+            commit.sequences,
+            commit.tokens,
+            sum(file.bytes for file in commit.files),
+            datetime.fromisoformat(commit.created).astimezone(UTC).replace(tzinfo=None),
+        )
+        for commit in store.commits
+    ]
+
+
+_RECORDS = {"runs": _runs, "moe_layers": _moe_layers, "shards": _shards}

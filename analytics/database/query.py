@@ -1,0 +1,75 @@
+"""Running a person's SQL over a store without letting it change anything: neither the store nor any other file."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import duckdb
+
+from moetrace.analytics.database.connection import QueryError, connect, in_words
+from moetrace.analytics.database.documentation import views
+from moetrace.store.format.schema import TABLE_NAMES
+from moetrace.store.read.reader import Store
+from moetrace.store.read.verified import verified_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+WRITES_FILES = {duckdb.StatementType.COPY, duckdb.StatementType.EXPORT}
+
+
+def connect_safely(store: str | Path | Store) -> duckdb.DuckDBPyConnection:
+    """Open a store so that queries reach its committed files and nothing else of the machine or the network."""
+    opened = store if isinstance(store, Store) else Store(store)
+    connection = connect(opened)
+    readable = [file.path for table in TABLE_NAMES for file in opened.files(table)]
+    readable += [compacted.path for compacted in opened.rollups()[0]]
+    connection.execute("set allowed_paths = $paths", {"paths": [verified_url(path) for path in readable]})
+    connection.execute("set enable_external_access = false")
+    connection.execute("set lock_configuration = true")
+    return connection
+
+
+def run_query(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[duckdb.DuckDBPyRelation]:
+    """Run the statements of `query` one after another and yield the rows of each that has any, still to be fetched.
+
+    Raises QueryError with DuckDB's own words, without its class names, for a statement that is wrong or not allowed.
+    """
+    with in_words():
+        for statement in duckdb.extract_statements(query):
+            if statement.type in WRITES_FILES:
+                raise QueryError("copy and export are not allowed here: write a result with --format and -o")
+            relation = connection.sql(statement.query)
+            if relation is not None:
+                yield relation
+
+
+def missing_inputs(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
+    """Return a sentence for each view that a query names and each run that was traced without what the view needs.
+
+    Where the query names runs, only those are looked at. What such a view has of such a run are no rows, or NULL.
+    """
+    named = set(re.findall(r"[\w.-]+", query))
+    with in_words():
+        runs: list[tuple[str, list[str]]] = connection.execute("select run, tables from runs order by run").fetchall()
+    wanted = [found for found in runs if found[0] in named] or runs
+    found = []
+    for view in (view for name, view in views().items() if name in named):
+        for run, tables in wanted:
+            lacking = [table for table in TABLE_NAMES if table in view.needs.split(", ") and table not in tables]
+            if lacking:
+                found.append(
+                    f"{view.name} has nothing of run '{run}', which was traced without {' and '.join(lacking)}"
+                )
+    return found
+
+
+def completions(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Return the names a person may want to type: views, macros and columns."""
+    rows = connection.execute(
+        "select view_name from duckdb_views() where not internal union select table_name from duckdb_tables() "
+        "union select column_name from duckdb_columns() where not internal order by 1"
+    ).fetchall()
+    return [name for (name,) in rows]

@@ -1,0 +1,1 @@
+"""Masks from selections, and the formats that trainers read."""

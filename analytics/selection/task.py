@@ -1,0 +1,126 @@
+"""Task experts: middle-layer experts that the texts of a task use more than general texts do (2510.04694)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moetrace.analytics.database.connection import in_words
+from moetrace.analytics.database.names import check_runs, languages_of
+from moetrace.analytics.selection.selection import (
+    SelectedExpert,
+    Selection,
+    SelectionError,
+    best_first,
+    check_finite,
+    facts_of,
+    in_order,
+    moe_layers_of,
+    with_usage,
+)
+from moetrace.store.mask import in_spans
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import duckdb
+
+DECIMALS = 12  # a score is a difference of sums: what is smaller is the order of summing
+
+
+def task(
+    connection: duckdb.DuckDBPyConnection,
+    run: str,
+    targets: Sequence[str] = (),
+    *,
+    against: str,
+    tau: float = 0.0,
+) -> Selection:
+    """Select the experts of the middle zone that the texts of `run` use more than those of `against` by above `tau`.
+
+    score = mean over the texts of `run` of count / tokens, minus the same over the texts of `against` (2510.04694,
+    eq. 3); the default of tau is ours. With a target only that language of both runs is looked at. Experts outside the
+    middle zone are no task experts.
+
+    Raises UnknownNameError for a run or language that is not in the store, SelectionError for several targets, for runs
+    that differ in MoE layers, experts or top-k, for runs without texts, and where no expert scores above tau.
+    """
+    chosen_targets = tuple(dict.fromkeys(targets))
+    if len(chosen_targets) > 1:
+        raise SelectionError(f"task compares two runs in one language or in all, not in {', '.join(chosen_targets)}")
+    check_finite(tau=tau)
+    traced = languages_of(connection, run, chosen_targets or None)
+    check_runs(connection, [against])
+    _check_comparable(connection, run, against)
+    languages_of(connection, against, chosen_targets or None)
+    scores = _scores(connection, run, against, chosen_targets[0] if chosen_targets else None)
+    experts, missed = _split(scores, against, tau)
+    if not experts:
+        best = f"the highest score is {missed[0].score:.6g}" if missed else "the model's middle zone has no layers"
+        raise SelectionError(
+            f"run '{run}': no middle-zone expert scores above tau {tau:g} against run '{against}' ({best})"
+            + ("; lower --tau" if missed else "")
+        )
+    return Selection(
+        strategy="task",
+        run=run,
+        targets=chosen_targets,
+        languages=tuple(traced),
+        tokens=sum(traced.values()),
+        parameters={"against": against, "tau": tau},
+        experts=in_order(experts),
+        zones={},
+        missed=tuple(missed),
+    )
+
+
+def _split(
+    scores: list[tuple[int, int, float]], against: str, tau: float
+) -> tuple[list[SelectedExpert], list[SelectedExpert]]:
+    """Return the experts above tau, and of each layer the best of the others, best first."""
+    experts: list[SelectedExpert] = []
+    nearest: dict[int, SelectedExpert] = {}
+    for layer, expert, score in sorted(scores, key=lambda row: best_first(row[2], row[0], row[1])):
+        above = score > tau
+        reason = f"middle: {'above' if above else 'not above'} tau {tau:g} against {against}"
+        found = SelectedExpert(layer, expert, "task", "middle", score, reason=reason)
+        if above:
+            experts.append(found)
+        else:
+            nearest.setdefault(layer, found)
+    return experts, list(nearest.values())
+
+
+def _check_comparable(connection: duckdb.DuckDBPyConnection, run: str, against: str) -> None:
+    layers, of_against = moe_layers_of(connection, run), moe_layers_of(connection, against)
+    differences = []
+    if layers != of_against:
+        differences.append(f"MoE layers {in_spans(layers)} and {in_spans(of_against)}")
+    for name, mine, theirs in zip(
+        ("experts in a layer", "top-k"), facts_of(connection, run), facts_of(connection, against), strict=False
+    ):
+        if mine != theirs:
+            differences.append(f"{name} {mine} and {theirs}")
+    if differences:
+        raise SelectionError(f"runs '{run}' and '{against}' are of other models: {'; '.join(differences)}")
+    if run == against:
+        raise SelectionError(f"run '{run}' cannot be compared with itself; name another with --against")
+
+
+def _scores(
+    connection: duckdb.DuckDBPyConnection, run: str, against: str, lang: str | None
+) -> list[tuple[int, int, float]]:
+    """Return layer, expert and score of every expert of the middle zone."""
+    with in_words():
+        rows = connection.execute(
+            """
+            select lead.layer, lead.expert, zones.zone, lead.score
+            from task_experts(run_a := $run, run_b := $against, lang := $lang) as lead
+            inner join zones on lead.run_a = zones.run and lead.layer = zones.layer
+            """,
+            {"run": run, "against": against, "lang": lang},
+        ).fetchall()
+    if any(score is None for *_, score in with_usage(rows, run)):
+        raise SelectionError(
+            f"runs '{run}' and '{against}': one was imported without texts, and task experts are means over texts"
+        )
+    return [(layer, expert, round(score, DECIMALS)) for layer, expert, zone, score in rows if zone == "middle"]

@@ -1,0 +1,1 @@
+"""How sure a metric is: bootstrap intervals and null models over texts."""

@@ -1,0 +1,1 @@
+"""What a store's files are: paths, tables, records, the grids of weights, the checksums of blocks."""

@@ -1,0 +1,1 @@
+"""Writing shards into a store, and adding their roll-ups up."""

@@ -1,0 +1,159 @@
+"""The whole pipeline in a process of its own: the demo, an interrupted trace that goes on, a store for another run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pytest
+
+from moetrace.store.mask import read_mask
+from moetrace.store.read.reader import Store
+from moetrace.store.verify.verify import verify
+from moetrace.tracer.bundled import CORPUS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.engine
+
+
+def moetrace(*args: object) -> list[str]:
+    return [sys.executable, "-m", "moetrace.cli.main", *map(str, args)]
+
+
+def rows(store: Path, table: str) -> pl.DataFrame:
+    frames = [
+        pl.read_parquet(file.location, hive_partitioning=False).with_columns(lang=pl.lit(file.lang), shard=file.shard)
+        for file in Store(store).files(table)
+    ]
+    return pl.concat(frames)
+
+
+def assert_every_position_stands_once(store: Path) -> None:
+    """Compare the store with the corpus tokenised again, text by text."""
+    from transformers import AutoTokenizer
+
+    from moetrace.tracer.bundled import MODEL
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    found = rows(store, "tokens").join(rows(store, "sequences"), on=("lang", "shard", "seq"))
+    texts = found.sort("lang", "seq", "position").group_by("lang", "text_id", maintain_order=True)
+    seen = {key: (frame["position"].to_list(), frame["token_id"].to_list()) for key, frame in texts}
+    for path in CORPUS.glob("*.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            text = json.loads(line)
+            token_ids = tokenizer(text["text"])["input_ids"]
+            assert seen.pop((path.stem, text["id"])) == (list(range(len(token_ids))), token_ids)
+    assert not seen
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("demo") / "moetrace-demo"
+    done = subprocess.run(moetrace("demo", "-o", folder), capture_output=True, text=True, check=True)
+    return folder, done.stdout
+
+
+def test_the_demo_makes_a_store_a_report_and_a_mask_and_says_so(demo: tuple[Path, str]) -> None:
+    folder, printed = demo
+    assert_every_position_stands_once(folder / "store")
+    mask = read_mask(folder / "mask.json")
+    assert mask["strategy"]["target"] == "swh_Latn"
+    assert "swh_Latn" in (folder / "report.html").read_text(encoding="utf-8")
+    for expected in (str(folder / "report.html"), str(folder / "mask.json"), "moetrace sql", "moetrace export rise"):
+        assert expected in printed
+
+
+def test_the_demo_again_traces_nothing_again(demo: tuple[Path, str]) -> None:
+    folder, _ = demo
+    before = {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()}
+    subprocess.run(moetrace("demo", "-o", folder), capture_output=True, check=True)
+    assert {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()} == before
+
+
+def test_another_run_of_the_same_name_is_refused_and_nothing_changes(demo: tuple[Path, str]) -> None:
+    folder, _ = demo
+    before = sorted((folder / "store").rglob("*"))
+    args = ("trace", "bundled", "--corpus", "bundled", "--store", folder / "store", "--run", "demo", "--limit", 5)
+    done = subprocess.run(moetrace(*args), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "run 'demo' is in the store with another record (settings.limit: None in the store, 5 now; " in done.stderr
+    assert sorted((folder / "store").rglob("*")) == before
+
+
+def test_a_trace_stopped_by_ctrl_c_keeps_its_shards_and_others_go_on(demo: tuple[Path, str], tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    # Steps of 32 tokens: slow enough to be stopped in the middle.
+    args = ("trace", "bundled", "--corpus", "bundled", "--store", store, "--run", "demo", "--dtype", "float32",
+            "--shard-tokens", 300, "--max-num-batched-tokens", 32, "--weight-precision", "f16")  # fmt: skip
+    started = subprocess.Popen(moetrace(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 240
+    while not list(store.glob("commits/*/*/*.json")):
+        assert time.monotonic() < deadline, "no shard was committed in time"
+        assert started.poll() is None, started.communicate()[1]
+        time.sleep(0.05)
+    started.send_signal(signal.SIGINT)
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == 130, said
+    assert "moetrace: interrupted" in said
+    assert "Traceback" not in said
+    planned = sum(Store(store).run("demo").corpus["shards"].values())
+    assert 0 < len(Store(store).commits) < planned
+    before = len(Store(store).commits)
+    # Two go on at once, and one of them is killed: the other leaves nothing out.
+    killed, other = (
+        subprocess.Popen(moetrace(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    )
+    while len(Store(store).commits) < before + 2:
+        assert time.monotonic() < deadline, "no other shard was committed in time"
+        time.sleep(0.05)
+    killed.kill()
+    killed.communicate()
+    _, said = other.communicate(timeout=240)
+    assert other.returncode == 0, said
+    assert "were there before" in said
+    verdict = verify(store)
+    assert (verdict.problems, verdict.claims) == ([], [])
+    assert len(Store(store).commits) == planned
+    assert_every_position_stands_once(store)
+    # The same decisions as a trace that nobody stopped, in other steps and other shards.
+    keys = ("lang", "layer", "expert")
+    counts = [
+        rows(path, "usage").group_by(keys).agg(pl.col("count").sum()).sort(keys) for path in (store, demo[0] / "store")
+    ]
+    assert counts[0].equals(counts[1])
+
+
+def peak_memory(command: list[str]) -> int:
+    """Run a command and return its peak resident memory in bytes."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0, said[-2000:]
+    return usage.ru_maxrss * 1024
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    from moetrace.tracer.corpus.corpus import open_corpus
+
+    texts = [text.text for text in open_corpus(str(CORPUS)).read("swh_Latn")]
+    peaks = {}
+    for times in (1, 20):
+        folder = tmp_path / f"corpus-{times}"
+        folder.mkdir()
+        rows = [{"id": f"{n}-{i}", "text": text} for n in range(4 * times) for i, text in enumerate(texts)]
+        (folder / "swh_Latn.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+        limits = ("--shard-tokens", 4096, "--max-memory", 0.004, "--kv-cache-gib", 0.1)
+        store = tmp_path / f"store-{times}"
+        peaks[times] = peak_memory(moetrace("trace", "bundled", "--corpus", folder, "--store", store, *limits))
+    tokens = {n: sum(c.tokens for c in Store(tmp_path / f"store-{n}").commits) for n in peaks}
+    assert tokens[20] == 20 * tokens[1]
+    assert peaks[20] - peaks[1] < 64 * 2**20, f"{peaks} bytes at the peak for {tokens} tokens"

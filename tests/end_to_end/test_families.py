@@ -1,0 +1,180 @@
+"""Each family's tiny checkpoint through the traced engine and through transformers; the README's table has the results.
+
+MOETRACE_WRITE_RESULTS=1 writes them to tests/results/families.json; else how each run ended must be what stands there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from moetrace.store.errors import MoetraceError
+from moetrace.tracer.model.facts import read_facts
+from moetrace.tracer.model.families import FAMILIES, RoutingRule
+from tests.results.make_table import RESULTS, table
+from tests.support.checkpoints import make_checkpoint
+from tests.support.families import TINY
+from tests.support.paths import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RUNS = [(name, dtype) for name, tiny in TINY.items() for dtype in tiny.dtypes]
+AS_IS = [name for name, tiny in TINY.items() if tiny.as_is]
+FILE = RESULTS / "families.json"
+TOLERANCE = 1e-5
+NOISE_MARGIN = 0.04  # of the expert sets, of some hundred: bfloat16 rounds otherwise in another order of sums
+NEED_AMX = {("qwen3_moe-fp8", "bfloat16")}
+SAME = "as transformers"
+SAME_TO_ROUNDING = "as transformers, to rounding"
+REFUSED = "refused"
+DIFFERENT = "different"
+WRITE = bool(os.environ.get("MOETRACE_WRITE_RESULTS"))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Any]]:
+    """Every run's comparison; the runs are shared out to two processes, each with one core."""
+    out = tmp_path_factory.mktemp("families")
+    names = [f"{name}:{dtype}" for name, dtype in RUNS] + [f"{name}:float32:as-is" for name in AS_IS]
+    started = []
+    for half in (names[::2], names[1::2]):
+        log = (out / f"{half[0].replace(':', '-')}.log").open("w")
+        command = [sys.executable, "-m", "tests.support.family_run", str(out), *half]
+        environment = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+        started.append(
+            (subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT), log)
+        )
+    for process, log in started:
+        process.wait()
+        log.close()
+        assert process.returncode == 0, Path(log.name).read_text()[-4000:]
+    found = {
+        tuple(name.split(":", 1)): json.loads((out / f"{name.replace(':', '-')}.json").read_text()) for name in names
+    }
+    if WRITE:
+        rows = {
+            name if dtype == "float32" else f"{name} ({dtype})": row(name, result)
+            for name, dtype in RUNS
+            for result in [found[name, dtype]]
+        }
+        FILE.write_text(json.dumps(rows, indent=1) + "\n")
+    return found
+
+
+def status(result: dict[str, Any]) -> str:
+    """What a run's numbers amount to."""
+    if result["error"]:
+        return REFUSED
+    near = result["weight_error"] <= TOLERANCE and result["profile_error"] <= TOLERANCE
+    if result["dtype"] == "float32":
+        return SAME if result["sets_equal"] == 1.0 and near else DIFFERENT
+    return SAME_TO_ROUNDING if result["sets_equal"] >= result["noise"] - NOISE_MARGIN else DIFFERENT
+
+
+def row(name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """A row of the README's table."""
+    columns = ("sets_equal", "noise", "weight_error", "profile_error")
+    return {"status": status(result), **{column: result[column] for column in columns}, "note": TINY[name].note}
+
+
+def has_amx() -> bool:
+    return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(("name", "dtype"), RUNS, ids=lambda value: value)
+def test_each_family_is_routed_as_in_transformers_or_refused_in_one_line(
+    name: str, dtype: str, results: dict[tuple[str, str], dict[str, Any]]
+) -> None:
+    result = results[name, dtype]
+    refusal = TINY[name].refused if dtype == "float32" else ""
+    if (name, dtype) in NEED_AMX and not has_amx():
+        refusal = "vLLM"
+    if refusal:
+        assert result["error"], "it runs now: say so in tests/support/families.py"
+        assert re.search(refusal, result["error"]), result["error"]
+        assert "\n" not in result["error"]
+    else:
+        assert status(result) in {SAME, SAME_TO_ROUNDING}, result
+        assert tuple(result["moe_layers"]) == TINY[name].moe_layers
+        known = json.loads(FILE.read_text())[name if dtype == "float32" else f"{name} ({dtype})"]
+        assert status(result) == known["status"]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", AS_IS)
+def test_what_is_set_right_on_a_cpu_is_refused_where_it_is_not(
+    name: str, results: dict[tuple[str, str], dict[str, Any]]
+) -> None:
+    error = results[name, "float32:as-is"]["error"]
+    assert error, "vLLM does it right now: take it out of tracer/worker/cpu_fixes.py"
+    assert re.search(TINY[name].as_is, error), error
+
+
+def test_the_readme_has_the_table_of_families() -> None:
+    readme = (ROOT / "README.md").read_text()
+    between = re.search(r"<!-- families:begin -->\n(.*?)\n<!-- families:end -->", readme, re.DOTALL)
+    assert between, "no markers"
+    assert between[1] == table(FILE), "python -m tests.results.make_table families.json prints the new one"
+
+
+def test_the_table_of_families_has_a_row_for_each_that_is_declared() -> None:
+    rows = json.loads(FILE.read_text())
+    assert FAMILIES.keys() <= rows.keys() | {"qwen3_next"}
+    assert {name for name in TINY if "-" not in name} == FAMILIES.keys()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_layers_and_sizes_are_read_off_the_config(name: str, tmp_path: Path) -> None:
+    tiny = TINY[name]
+    model = make_checkpoint(name, tmp_path)
+    facts = read_facts(str(tmp_path))
+    assert facts.family == name.partition("-")[0]
+    assert (facts.moe_layers, facts.shared_experts) == (tiny.moe_layers, tiny.shared_experts)
+    expert_weights = {path: tensor for path, tensor in model.named_parameters() if ".experts." in path}
+    assert {int(re.search(r"layers\.(\d+)\.", path)[1]) for path in expert_weights} == set(tiny.moe_layers)
+    parameters = sum(tensor.numel() for tensor in expert_weights.values())
+    assert facts.parameters_per_expert * facts.num_experts * len(facts.moe_layers) == parameters
+
+
+@pytest.fixture
+def facts_of(tmp_path: Path) -> Callable[..., Any]:
+    """A function that reads the facts of a config."""
+
+    def read(**config: Any) -> Any:
+        base = {"num_hidden_layers": 6, "hidden_size": 8, "intermediate_size": 4, "model_type": "nobody-knows"}
+        (tmp_path / "config.json").write_text(json.dumps({**base, "num_experts_per_tok": 2, **config}))
+        return read_facts(str(tmp_path))
+
+    return read
+
+
+def test_a_family_that_nobody_declared_is_guessed_from_its_config(facts_of: Callable[..., Any]) -> None:
+    facts = facts_of(
+        n_routed_experts=8,
+        scoring_func="sigmoid",
+        topk_method="noaux_tc",
+        norm_topk_prob=True,
+        routed_scaling_factor=2.5,
+        n_group=4,
+        topk_group=2,
+        first_k_dense_replace=3,
+        n_shared_experts=1,
+    )
+    assert facts.rule == RoutingRule("sigmoid", True, 2.5, True, groups=4, groups_kept=2, group_score="top2")
+    assert (facts.moe_layers, facts.shared_experts) == ((3, 4, 5), 1)
+    assert facts_of(num_experts=8).rule == RoutingRule("softmax", normalized=False)
+
+
+def test_layers_that_differ_in_their_experts_are_refused(facts_of: Callable[..., Any]) -> None:
+    assert facts_of(num_experts=[8, 8]).num_experts == 8
+    with pytest.raises(MoetraceError, match=r"num_experts differs between layers \(\[4, 8\]\)"):
+        facts_of(num_experts=[4, 8])

@@ -1,0 +1,83 @@
+"""What only a GPU can show: `make test-gpu`, on a machine with one. Nobody has run it yet; the README says so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from moetrace.store.shard.shard import Shard
+    from moetrace.tracer.plan.plan import Plan
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def _needs_a_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.fail("no GPU here: nothing would be tested")
+
+
+def routed(dtype: str, plan: Plan, *, eager: bool) -> dict[str, Shard]:
+    from moetrace.tracer.bundled import MODEL
+    from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+    from moetrace.tracer.model.facts import read_facts
+
+    engine = TracedEngine(read_facts(str(MODEL)), EngineSettings(dtype=dtype, max_model_len=1024, eager=eager))
+    try:
+        return {shard.key: shard for shard in engine.trace(plan.shards)}
+    finally:
+        engine.close()
+
+
+def test_steps_travel_on_a_stream_of_their_own_unchanged() -> None:
+    import torch
+
+    from moetrace.tracer.worker.buffers import CudaStreams, StepBuffers, StreamTransfer
+    from tests.tracer.worker.test_buffers import EXPERTS, LAYERS, TOKENS, TOP_K, run_step
+
+    device = torch.device("cuda")
+    shape = (LAYERS * [1.0], TOKENS, EXPERTS, TOP_K)
+    buffers = StepBuffers.make(*shape, device, logit_rows=TOKENS, scoring="softmax", profiles=True)
+    transfer = StreamTransfer(buffers, CudaStreams())
+    rng = np.random.default_rng(0)
+    sent, found = [], []
+    for _ in range(200):
+        transfer.before_forward(TOKENS)
+        rows, token_ids = run_step(buffers, rng, [5, 1, 7])
+        sent.append(buffers.ids[:, :13].cpu().numpy().copy())
+        transfer.send(rows, token_ids.to(device))
+        found += [step.experts.copy() for _, step in transfer.receive(wait=False)]
+    found += [step.experts.copy() for _, step in transfer.receive(wait=True)]
+    assert len(found) == len(sent)
+    assert all(np.array_equal(one, other) for one, other in zip(found, sent, strict=True))
+
+
+def test_cuda_graphs_route_as_the_eager_engine(plan_of: Callable[..., Plan]) -> None:
+    plan = plan_of(languages=("eng_Latn", "swh_Latn"))
+    eager, graphs = (routed("float32", plan, eager=mode) for mode in (True, False))
+    same = [
+        (np.sort(eager[key].experts, -1) == np.sort(shard.experts, -1)).all(-1).mean() for key, shard in graphs.items()
+    ]
+    assert min(same) > 0.999
+
+
+def test_a_gpu_routes_as_transformers(plan_of: Callable[..., Plan]) -> None:
+    from tests.tracer.worker.test_worker import Reference, in_rank_order
+
+    plan = plan_of(languages=("swh_Latn",))
+    reference = Reference()
+    for key, shard in routed("float32", plan, eager=True).items():
+        experts, _ = in_rank_order(shard)
+        start = 0
+        for length in shard.lengths:
+            rows = slice(start, start + int(length))
+            start = rows.stop
+            (_, _, want), _ = reference.route(shard.token_ids[rows], experts[rows])
+            assert np.array_equal(np.sort(experts[rows], -1), np.sort(want, -1)), key

@@ -1,0 +1,144 @@
+"""The modes of the engine that a CPU can run, each in a process of its own, against the eager engine of the session."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from moetrace.store.errors import MoetraceError
+from moetrace.tracer.bundled import MODEL
+from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+from moetrace.tracer.model.facts import read_facts
+from tests.results.make_table import RESULTS, table
+from tests.support.modes import MODES, arrays, plan
+from tests.support.paths import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.engine
+
+NGRAM = {"method": "ngram", "num_speculative_tokens": 2}
+
+
+@pytest.fixture(scope="session")
+def eager(engine: TracedEngine) -> dict[str, np.ndarray]:
+    return arrays(list(engine.trace(plan().shards)))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_routes_as_the_eager_engine(
+    mode: str, eager: dict[str, np.ndarray], tmp_path: Path, mode_result: Callable[..., None]
+) -> None:
+    path = tmp_path / "found.npz"
+    command = [sys.executable, "-m", "tests.support.modes", mode, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert path.is_file(), done.stderr[-3000:]
+    found = dict(np.load(path))
+    refusals = found.pop("late tap", None)
+    assert found.keys() == eager.keys()
+    error = 0.0
+    for name, expected in eager.items():
+        if name.endswith("experts"):
+            assert np.array_equal(np.sort(found[name], -1), np.sort(expected, -1)), name
+        elif name.endswith("weights"):
+            error = max(error, float(np.abs(np.sort(found[name], -1) - np.sort(expected, -1)).max()))
+        else:
+            assert np.abs(found[name] - expected).max() < 1e-5, name
+    assert error < 1e-5
+    if mode == "compiled":
+        assert refusals is not None
+        assert len(refusals) == 2, "a tap installed after the compiler passed"
+        assert "a tap that comes now would see nothing" in refusals[0]
+        assert "layer 0: the tap saw nothing" in refusals[1]
+    mode_result(mode, "tested", 1.0, error)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "reason"),
+    [
+        ("data parallel in one engine", {"data_parallel_size": 2}, "run one engine a device on the same store"),
+        ("speculative decoding", {"speculative_config": NGRAM}, "speculative decoding"),
+    ],
+)
+def test_a_mode_whose_rows_are_not_tokens_is_refused(
+    mode: str, options: dict[str, object], reason: str, mode_result: Callable[..., None]
+) -> None:
+    settings = EngineSettings(dtype="float32", max_model_len=512, options=options)
+    with pytest.raises(MoetraceError, match=reason):
+        TracedEngine(read_facts(str(MODEL)), settings)
+    mode_result(mode, "refused")
+
+
+def test_expert_parallelism_on_a_cpu_is_refused_before_it_crashes() -> None:
+    with pytest.raises(MoetraceError, match="MoE kernel for CPUs ignores which experts are local"):
+        TracedEngine(read_facts(str(MODEL)), EngineSettings(tensor_parallel_size=2, expert_parallel=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"parallel_config": {"enable_dbo": True}}, "dual-batch overlap"),
+        ({"parallel_config": {"data_parallel_size": 2}}, "data parallelism"),
+        ({"parallel_config": {"prefill_context_parallel_size": 2}}, "prefill context parallelism"),
+    ],
+)
+def test_modes_that_a_cpu_turns_off_are_refused_by_the_tap(
+    changes: dict[str, dict[str, object]], reason: str, engine: TracedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moetrace.tracer.worker.worker import _require_mode
+
+    config = engine.llm.llm_engine.vllm_config
+    _require_mode(config)
+    for part, values in changes.items():
+        for name, value in values.items():
+            monkeypatch.setattr(getattr(config, part), name, value)
+    with pytest.raises(MoetraceError, match=reason):
+        _require_mode(config)
+
+
+def test_speculative_decoding_in_somebodys_engine_is_refused_by_the_tap(
+    engine: TracedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moetrace.tracer.worker.worker import _require_mode
+
+    config = engine.llm.llm_engine.vllm_config
+    monkeypatch.setattr(config, "speculative_config", object())
+    with pytest.raises(MoetraceError, match="speculative decoding"):
+        _require_mode(config)
+
+
+def test_a_router_that_cannot_be_seen_is_refused_naming_its_layer(
+    engine: TracedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moetrace.tracer.worker.worker import MoERunner, _require_tappable
+
+    worker = engine.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    runner = [module for module in worker.model_runner.get_model().modules() if isinstance(module, MoERunner)][2]
+    with monkeypatch.context() as patched:
+        patched.setattr(MoERunner, "is_monolithic", True)
+        with pytest.raises(MoetraceError, match="layer 2: a monolithic kernel"):
+            _require_tappable(runner, compiled=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(runner.router, "num_fused_shared_experts", 1, raising=False)
+        with pytest.raises(MoetraceError, match="layer 2: shared experts are fused"):
+            _require_tappable(runner, compiled=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(type(runner.moe_config), "is_sequence_parallel", True)
+        with pytest.raises(MoetraceError, match="layer 2: sequence-parallel MoE"):
+            _require_tappable(runner, compiled=False)
+
+
+def test_the_readme_has_the_table_of_modes() -> None:
+    readme = (ROOT / "README.md").read_text()
+    between = re.search(r"<!-- modes:begin -->\n(.*?)\n<!-- modes:end -->", readme, re.DOTALL)
+    assert between, "no markers"
+    assert between[1] == table(RESULTS / "modes.json"), (
+        "python -m tests.results.make_table modes.json prints the new one"
+    )

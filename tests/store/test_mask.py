@@ -1,0 +1,188 @@
+"""The mask: what it says, that it is the same to the byte, and that a damaged one is refused with the place."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import pytest
+
+from moetrace.analytics.database.connection import connect
+from moetrace.analytics.masks.mask import build_mask
+from moetrace.analytics.selection import rise
+from moetrace.store.mask import SCHEMA_FILE, MaskError, check_mask_fits, mask_text, read_mask
+from tests.support.stores import make_record, make_world, write_world
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from moetrace.analytics.selection.selection import Selection
+
+CREATED = "2025-01-01T00:00:00+00:00"
+RECORD = make_record()
+
+
+@pytest.fixture(scope="module")
+def selection(tmp_path_factory: pytest.TempPathFactory) -> Selection:
+    opened = connect(write_world(tmp_path_factory.mktemp("store"), make_world(1, RECORD)))
+    return rise(opened, "run", ["swh_Latn"], budget=6)
+
+
+def test_a_mask_names_model_strategy_experts_and_provenance(selection: Selection) -> None:
+    mask = build_mask(selection, RECORD, CREATED)
+    assert mask["model"] == {
+        "id": "synthetic",
+        "revision": None,
+        "config_sha256": "0" * 64,
+        "moe_layers": [1, 2, 5],
+        "num_experts": 8,
+        "top_k": 2,
+        "family": "qwen3_moe",
+    }
+    assert mask["strategy"]["name"] == "rise"
+    assert mask["strategy"]["target"] == "swh_Latn"
+    assert mask["summary"] == {"experts": 6, "pool": 24, "parameters": 6000, "share_of_model": 0.125}
+    assert mask["provenance"]["run_sha256"] == RECORD.sha256()
+    assert mask["provenance"]["languages"] == ["deu_Latn", "eng_Latn", "swh_Latn"]
+    assert mask["provenance"]["created"] == CREATED
+    assert [item["role"] for item in mask["experts"] if item["zone"] == "middle"] == ["shared"]
+
+
+def test_several_targets_are_a_list_and_none_is_null(selection: Selection) -> None:
+    several = build_mask(replace(selection, targets=("a", "b")), RECORD, CREATED)
+    nobody = build_mask(replace(selection, targets=()), RECORD, CREATED)
+    assert several["strategy"]["target"] == ["a", "b"]
+    assert nobody["strategy"]["target"] is None
+    assert mask_text(several)
+    assert mask_text(nobody)
+
+
+@pytest.mark.parametrize("unknown", [("parameters_per_expert", "parameters"), ("parameters",)])
+def test_unknown_sizes_are_null(unknown: tuple[str, ...], selection: Selection) -> None:
+    model = {name: value for name, value in RECORD.model.items() if name not in unknown}
+    summary = build_mask(selection, replace(RECORD, model=model), CREATED)["summary"]
+    assert summary["share_of_model"] is None
+    assert summary["parameters"] == (None if "parameters_per_expert" in unknown else 6000)
+
+
+def test_a_written_mask_is_read_back_as_it_was(selection: Selection, tmp_path: Path) -> None:
+    text = mask_text(build_mask(selection, RECORD, CREATED))
+    (tmp_path / "mask.json").write_text(text)
+    mask = read_mask(tmp_path / "mask.json")
+    assert mask_text(mask) == text
+    for read, item in zip(mask["experts"], selection.experts, strict=True):
+        assert (read["layer"], read["expert"], read["zone"]) == (item.layer, item.expert, item.zone)
+        assert read["score"] == pytest.approx(item.score, rel=1e-8)
+
+
+def test_the_same_selection_is_the_same_bytes(selection: Selection) -> None:
+    shuffled = replace(selection, experts=selection.experts[::-1])
+    noisy = replace(
+        selection, experts=tuple(replace(item, score=item.score * (1 + 1e-14)) for item in selection.experts)
+    )
+    texts = {mask_text(build_mask(chosen, RECORD, CREATED)) for chosen in (selection, shuffled, noisy)}
+    assert len(texts) == 1
+    assert texts.pop().count('{"layer": ') == len(selection.experts)
+
+
+def test_the_schema_is_a_schema_and_describes_every_part() -> None:
+    schema = json.loads(SCHEMA_FILE.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert set(schema["required"]) == set(schema["properties"])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["version"], 2, r"mask.json, \$.version: 1 was expected"),
+        (["format"], "other", r"mask.json, \$.format: 'moetrace-mask' was expected"),
+        (["experts", 3, "layer"], "five", r"mask.json, \$.experts\[3\].layer: 'five' is not of type 'integer'"),
+        (["experts", 0, "role"], "odd", r"mask.json, \$.experts\[0\].role: 'odd' is not one of"),
+        (["experts", 0, "colour"], 1, r"mask.json, \$.experts\[0\]: Additional properties are not allowed"),
+        (["experts", 0, "layer"], 0, r"mask.json, \$.experts\[0\]: layer 0 is not one of the model's MoE layers"),
+        (["experts", 5, "expert"], 8, r"mask.json, \$.experts\[5\]: expert 8, but a layer has 8 experts"),
+        (["summary", "experts"], 7, r"mask.json, \$.summary.experts: says 7, the mask has 6"),
+        (["summary", "pool"], 7, r"mask.json, \$.summary.pool: says 7, the mask has 24"),
+        (["provenance", "run_sha256"], "abc", r"mask.json, \$.provenance.run_sha256: 'abc' does not match"),
+    ],
+)
+def test_a_mask_that_is_wrong_is_refused_with_the_place(
+    path: list[Any], value: object, message: str, selection: Selection, tmp_path: Path
+) -> None:
+    mask = json.loads(mask_text(build_mask(selection, RECORD, CREATED)))
+    part = mask
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    (tmp_path / "mask.json").write_text(json.dumps(mask))
+    with pytest.raises(MaskError, match=message) as raised:
+        read_mask(tmp_path / "mask.json")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_mask_file_without_experts_is_refused(selection: Selection, tmp_path: Path) -> None:
+    empty = mask_text(build_mask(replace(selection, experts=()), RECORD, CREATED))
+    (tmp_path / "mask.json").write_text(empty, encoding="utf-8")
+    with pytest.raises(MaskError, match=r"mask.json, \$.experts: the mask has no experts"):
+        read_mask(tmp_path / "mask.json")
+
+
+def test_an_expert_that_stands_twice_is_refused(selection: Selection, tmp_path: Path) -> None:
+    mask = json.loads(mask_text(build_mask(selection, RECORD, CREATED)))
+    mask["experts"][1] = mask["experts"][0]
+    (tmp_path / "mask.json").write_text(json.dumps(mask))
+    with pytest.raises(MaskError, match=r"\$.experts\[1\]: layer 1, expert \d stands twice"):
+        read_mask(tmp_path / "mask.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"format": "moetrace-mask",\n "version": }', "mask.json, line 2, column 13: not valid JSON"),
+        (b"", "mask.json, line 1, column 1: not valid JSON"),
+        (b'{"score": NaN}', "mask.json: not valid JSON .NaN is not a number"),
+        (b"[1, 2]", r"mask.json, \$: \[1, 2\] is not of type 'object'"),
+        (b"\xff\xfe", "mask.json: cannot be read as a mask"),
+        (None, "mask.json: cannot be read as a mask .No such file"),
+    ],
+)
+def test_what_is_not_json_is_refused_with_the_place(content: bytes | None, message: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "mask.json").write_bytes(content)
+    with pytest.raises(MaskError, match=message):
+        read_mask(tmp_path / "mask.json")
+
+
+def test_a_mask_that_breaks_the_schema_is_not_written(selection: Selection) -> None:
+    with pytest.raises(MaskError, match=r"this mask, \$.provenance.created: 'today' does not match"):
+        mask_text(build_mask(selection, RECORD, "today"))
+
+
+FITTING = {"config_sha256": "0" * 64, "moe_layers": [5, 1, 2], "num_experts": 8, "top_k": 2}
+
+
+@pytest.mark.parametrize("known", [{}, {"config_sha256": None}])
+def test_a_mask_fits_the_model_it_was_made_of(known: dict[str, None], selection: Selection) -> None:
+    check_mask_fits(build_mask(selection, RECORD, CREATED), **{**FITTING, **known}, where="mask.json")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"config_sha256": "1" * 64},
+            "synthetic with config digest 000000000000, this model.s config has digest 111111111111",
+        ),
+        ({"moe_layers": [1, 2, 3, 5]}, "MoE layers are 1-2, 5, this model's are 1-3, 5"),
+        ({"num_experts": 16}, "with 8 experts in a layer, this model has 16"),
+        ({"top_k": 4}, "with 2 experts chosen for each token .top-k., this model has 4"),
+    ],
+)
+def test_a_mask_of_another_model_is_refused_with_the_difference(
+    changed: dict[str, Any], message: str, selection: Selection
+) -> None:
+    with pytest.raises(MaskError, match=f"^mask.json: the mask is of .*{message}") as raised:
+        check_mask_fits(build_mask(selection, RECORD, CREATED), **{**FITTING, **changed}, where="mask.json")
+    assert "\n" not in str(raised.value)

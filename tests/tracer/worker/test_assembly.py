@@ -1,0 +1,162 @@
+"""Whatever way an engine cuts texts into steps, the same shard comes out, and gaps are noticed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moetrace.store.errors import CaptureError
+from moetrace.tracer.worker.assembly import NOT_WRITTEN, CapturedShard, ShardAssembler, Step, StepRows
+
+LAYERS, EXPERTS, TOP_K = [1, 3, 5], 7, 2
+
+
+class Truth:
+    """A routing of every position of some texts, to be delivered in steps."""
+
+    def __init__(self, lengths: list[int], seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        total = sum(lengths)
+        self.lengths, self.starts = lengths, np.cumsum(lengths) - lengths
+        self.experts = rng.permuted(np.tile(np.arange(EXPERTS), (len(LAYERS), total, 1)), axis=2)[..., :TOP_K]
+        self.weights = rng.random((len(LAYERS), total, TOP_K), dtype=np.float32)
+        logits = rng.normal(size=(len(LAYERS), total, EXPERTS)).astype(np.float32)
+        self.probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        self.token_ids = rng.integers(0, 1000, total).astype(np.int32)
+
+    def step(self, rows: StepRows) -> Step:
+        index = np.concatenate(
+            [
+                np.arange(count) + self.starts[0 if owner is None else owner[1]] + start
+                for owner, start, count in zip(rows.owners, rows.starts, rows.counts, strict=True)
+            ]
+        )
+        first = np.cumsum(rows.counts) - rows.counts
+        return Step(
+            self.experts[:, index].astype(np.int16),
+            self.weights[:, index],
+            np.add.reduceat(self.probabilities[:, index], first, axis=1),
+            self.token_ids[index],
+        )
+
+
+def rows_of(*rows: tuple[int | None, int, int]) -> StepRows:
+    """Rows of the one shard that these tests trace: (text, or None for nobody's; start; count)."""
+    owners = [None if text is None else ("eng/0", text) for text, _, _ in rows]
+    return StepRows(owners, np.array([start for _, start, _ in rows]), np.array([count for _, _, count in rows]))
+
+
+def assembler() -> ShardAssembler:
+    return ShardAssembler(LAYERS, EXPERTS, TOP_K, profiles=True)
+
+
+def assert_captured(shard: CapturedShard, truth: Truth, lengths: list[int]) -> None:
+    spans = [slice(start, start + length) for start, length in zip(truth.starts, lengths, strict=True)]
+    index = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+    assert shard.lengths.tolist() == lengths
+    assert np.array_equal(shard.experts, truth.experts[:, index].transpose(0, 2, 1))
+    assert np.array_equal(shard.weights, truth.weights[:, index].transpose(0, 2, 1))
+    assert np.array_equal(shard.token_ids, truth.token_ids[index])
+    means = np.stack([truth.probabilities[:, span].mean(axis=1) for span in spans], axis=1)
+    assert np.abs(shard.profiles - means).max() < 1e-6
+
+
+@given(st.data())
+@settings(max_examples=80, deadline=None)
+def test_any_schedule_with_chunks_mixed_batches_and_preemption_gives_the_same_shard(data: st.DataObject) -> None:
+    lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+    grown = data.draw(st.booleans())
+    generated = [data.draw(st.integers(0, 4)) if grown else 0 for _ in lengths]
+    totals = [length + more for length, more in zip(lengths, generated, strict=True)]
+    truth, collector = Truth([length + (4 if grown else 0) for length in lengths]), assembler()
+    collector.open("eng/0", lengths, 4 if grown else 0)
+    done = [0] * len(lengths)
+    steps = 0
+    while any(d < n for d, n in zip(done, totals, strict=True)):
+        waiting = [i for i, n in enumerate(totals) if done[i] < n]
+        chosen = data.draw(st.lists(st.sampled_from(waiting), min_size=1, unique=True))
+        rows = []
+        for i in chosen:
+            if done[i] and steps < 40 and data.draw(st.booleans()):
+                done[i] = 0  # preempted: it starts again
+            count = data.draw(st.integers(1, totals[i] - done[i]))
+            rows.append((i, done[i], count))
+            done[i] += count
+        steps += 1
+        collector.add(truth.step(rows_of(*rows)), rows_of(*rows))
+        if grown:
+            collector.finish([("eng/0", i, totals[i]) for i in chosen if done[i] == totals[i]])
+    (shard,) = collector.take()
+    assert_captured(shard, truth, totals)
+    assert collector.unfinished() == []
+    assert collector.take() == []
+
+
+def test_a_layer_without_rows_is_named() -> None:
+    truth, collector = Truth([4]), assembler()
+    collector.open("eng/0", [4])
+    rows = rows_of((0, 0, 4))
+    step = truth.step(rows)
+    step.experts[1] = NOT_WRITTEN
+    with pytest.raises(CaptureError, match="layer 3: the tap saw nothing"):
+        collector.add(step, rows)
+
+
+def test_a_single_row_that_nobody_wrote_is_noticed() -> None:
+    truth, collector = Truth([4]), assembler()
+    collector.open("eng/0", [4])
+    rows = rows_of((0, 0, 4))
+    step = truth.step(rows)
+    step.experts[2, 3] = NOT_WRITTEN
+    with pytest.raises(CaptureError, match="layer 5"):
+        collector.add(step, rows)
+
+
+def test_positions_that_a_cache_answered_for_are_noticed() -> None:
+    truth, collector = Truth([8]), assembler()
+    collector.open("eng/0", [8])
+    rows = rows_of((0, 4, 4))
+    with pytest.raises(CaptureError, match="positions 0 to 3 were never computed"):
+        collector.add(truth.step(rows), rows)
+
+
+def test_rows_of_requests_that_nobody_traces_are_left_out() -> None:
+    truth, collector = Truth([3]), assembler()
+    collector.open("eng/0", [3])
+    rows = rows_of((None, 0, 3), (0, 0, 3))
+    collector.add(truth.step(rows), rows)
+    (shard,) = collector.take()
+    assert shard.token_ids.tolist() == truth.token_ids.tolist()
+
+
+def test_a_shard_with_a_missing_text_is_not_handed_over() -> None:
+    truth, collector = Truth([3, 2]), assembler()
+    collector.open("eng/0", [3, 2])
+    rows = rows_of((0, 0, 3))
+    collector.add(truth.step(rows), rows)
+    assert collector.take() == []
+    assert collector.unfinished() == ["eng/0"]
+
+
+def test_positions_beyond_the_end_of_a_text_are_noticed() -> None:
+    truth, collector = Truth([3, 3]), assembler()
+    collector.open("eng/0", [3, 3])
+    with pytest.raises(CaptureError, match="text 0: position 3 was computed, the text has 3"):
+        collector.add(truth.step(rows_of((0, 0, 4))), rows_of((0, 0, 4)))
+
+
+def test_a_text_computed_again_from_its_middle_would_spoil_its_profile() -> None:
+    truth, collector = Truth([8]), assembler()
+    collector.open("eng/0", [8])
+    collector.add(truth.step(rows_of((0, 0, 6))), rows_of((0, 0, 6)))
+    with pytest.raises(CaptureError, match="computed again from position 4"):
+        collector.add(truth.step(rows_of((0, 4, 4))), rows_of((0, 4, 4)))
+
+
+def test_a_step_with_more_tokens_than_rows_is_refused() -> None:
+    truth, collector = Truth([8]), assembler()
+    collector.open("eng/0", [8])
+    with pytest.raises(CaptureError, match="a step of 6 tokens has 5 rows"):
+        collector.add(truth.step(rows_of((0, 0, 6))), rows_of((0, 0, 5)))

@@ -1,0 +1,1 @@
+"""vLLM with the tap, fed with the texts of shards."""

@@ -1,0 +1,24 @@
+"""A model's tokenizer, through transformers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moetrace.store.errors import MoetraceError
+from moetrace.tracer.model.quiet import quiet_transformers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from moetrace.tracer.model.facts import ModelFacts
+
+
+def load_tokenizer(facts: ModelFacts) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer; raise MoetraceError where it has none."""
+    from transformers import AutoTokenizer  # noqa: PLC0415  seconds to import
+
+    quiet_transformers()
+    try:
+        return AutoTokenizer.from_pretrained(facts.id, revision=facts.revision)
+    except (OSError, ValueError) as error:
+        raise MoetraceError(f"{facts.id}: cannot load its tokenizer ({str(error).splitlines()[0]})") from error

@@ -1,0 +1,199 @@
+"""Tracing an engine that somebody else made: `with traced(llm) as trace:`, and `vllm serve` through the plugin."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from moetrace.store.errors import CaptureError, MoetraceError
+from moetrace.store.format.layout import checked_language, checked_run
+from moetrace.store.format.records import RunRecord
+from moetrace.store.format.schema import TABLE_NAMES
+from moetrace.tracer.engine.engine import engine_versions
+from moetrace.tracer.model.facts import read_facts
+from moetrace.tracer.model.record import model_id, model_record, provenance
+from moetrace.tracer.worker import TAG, TRACED_WORKER
+from moetrace.tracer.worker.recorder import LANGUAGE_KEY, TEXT_KEY, UNDETERMINED, LiveSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from vllm import LLM
+    from vllm.config import VllmConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Trace:
+    """A recording under way; `language` and `text_id` label the requests that are added from now on.
+
+    After the `with` block: shards, sequences and tokens that were written to run `run` of the store at `store`.
+    """
+
+    store: str
+    run: str
+    language: str = UNDETERMINED
+    text_id: Callable[[str], str] | None = None
+    shards: int = 0
+    sequences: int = 0
+    tokens: int = 0
+    _scratch: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+
+
+@contextmanager
+def traced(
+    llm: LLM,
+    store: str | Path | None = None,
+    *,
+    run: str | None = None,
+    language: str = UNDETERMINED,
+    profiles: bool = True,
+    weight_precision: str = "f16",
+    shard_tokens: int = 32768,
+    self_check: bool = True,
+) -> Iterator[Trace]:
+    """Record the routing of every request that `llm` runs inside the block into a run of a store.
+
+    Without `store` a scratch store is made that lives as long as the trace object. Requests are labelled with
+    `trace.language`, which may change between calls of `generate`; prompts are told apart by `trace.text_id(request)`
+    or their request's own id. Prefix caching stays on, but traced requests do not read from it.
+
+    An engine that compiles or captures graphs must have been made with `LLM(model, **tap_arguments(model))`: a tap that
+    comes later would see nothing, and is refused.
+
+    Raises MoetraceError where the engine cannot be tapped; CaptureError where anything was not captured, or where,
+    unless the self-check is off, the first step was not routed as the model's family says.
+    """
+    config = llm.llm_engine.vllm_config
+    scratch = tempfile.TemporaryDirectory(prefix="moetrace-") if store is None else None
+    where = scratch.name if scratch else str(store)
+    record = live_record(
+        config,
+        run,
+        where,
+        profiles=profiles,
+        weight_precision=weight_precision,
+        shard_tokens=shard_tokens,
+        self_check=self_check,
+    )
+    mine = _install(llm, config, profiles=profiles)
+    live = LiveSettings(where, asdict(record), checked_language(language), shard_tokens, self_check=self_check)
+    _call(llm, "start_recording", asdict(live))
+    trace = Trace(where, record.run, language, _scratch=scratch)
+    unlabelled = _label_requests(llm, trace)
+    try:
+        yield trace
+    finally:
+        unlabelled()
+        (summary,) = _call(llm, "stop_recording")
+        if mine:
+            _call(llm, "uninstall")
+    if summary["failure"]:
+        raise CaptureError(summary["failure"])
+    trace.shards, trace.sequences, trace.tokens = summary["shards"], summary["sequences"], summary["tokens"]
+
+
+def tap_arguments(model: str, revision: str | None = None, *, profiles: bool = True) -> dict[str, Any]:
+    """Return the arguments of `vllm.LLM` for an engine of `model` that is tapped from its start, compiled or not."""
+    options = {"scoring": read_facts(model, revision).rule.scoring, "profiles": profiles}
+    return {"worker_cls": TRACED_WORKER, "additional_config": {TAG: options}}
+
+
+def live_record(
+    config: VllmConfig,
+    run: str | None,
+    store: str,
+    *,
+    profiles: bool,
+    weight_precision: str,
+    shard_tokens: int,
+    self_check: bool,
+) -> RunRecord:
+    """Return the record of a run whose texts nobody knows beforehand; its MoE layers are the tap's to fill in.
+
+    Raises MoetraceError where the model is not a Mixture-of-Experts model or the engine is spread over pipeline stages.
+    """
+    if config.parallel_config.pipeline_parallel_size > 1:
+        raise MoetraceError("requests of an engine with pipeline stages cannot be recorded; use `moetrace trace`")
+    model = config.model_config
+    facts = read_facts(str(model.model), model.revision)
+    left_out = set() if profiles else {"profiles"}
+    return RunRecord(
+        run=checked_run(run or f"{model_id(facts.id).rpartition('/')[2]}-live"),
+        model={**model_record(facts, None), "dtype": str(model.dtype).removeprefix("torch."), "moe_layers": []},
+        routing=asdict(facts.rule),
+        corpus={"sha256": None, "languages": [], "pivot": None, "texts": {}, "tokens": {}, "shards": {}},
+        settings={
+            "tables": [name for name in TABLE_NAMES if name not in left_out],
+            "shard_tokens": shard_tokens,
+            "weight_precision": weight_precision,
+            "weight_precision_exact": False,
+            "engine": {
+                "max_model_len": model.max_model_len,
+                "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
+                "eager": bool(model.enforce_eager),
+                "self_check": self_check,
+            },
+            "versions": engine_versions(),
+        },
+        provenance=provenance(facts.id, f"requests, recorded into {store.rpartition('/')[2]}"),
+    )
+
+
+def _install(llm: LLM, config: VllmConfig, *, profiles: bool) -> bool:
+    """Make sure that there is a tap; tell whether it was put there now."""
+    if any(_call(llm, "layout")):
+        options = (config.additional_config or {}).get("moetrace", {})
+        if profiles and not options.get("profiles", True):
+            raise MoetraceError("this engine's tap was made without profiles: traced(llm, profiles=False)")
+        return False
+    from moetrace.tracer.worker.worker import is_compiled  # noqa: PLC0415  vLLM is loaded: there is an engine
+
+    if is_compiled(config):
+        raise MoetraceError(
+            "this engine is compiled, a tap that comes now would see nothing: make it with enforce_eager=True, or as "
+            "LLM(model, **moetrace.tap_arguments(model))"
+        )
+    facts = read_facts(str(config.model_config.model), config.model_config.revision)
+    _call(llm, "install", {"scoring": facts.rule.scoring, "profiles": profiles})
+    return True
+
+
+def _call(llm: LLM, command: str, *arguments: Any) -> list[Any]:
+    """Give a command to every worker's tap; return the answers of those that have one."""
+    try:
+        answers = llm.collective_rpc("moetrace", args=(command, *arguments))
+    except (AttributeError, NotImplementedError) as error:
+        raise MoetraceError(
+            "this engine's workers do not know moetrace: it must be installed where they run, with its vLLM plugin on "
+            "(VLLM_PLUGINS, where set, must name moetrace)"
+        ) from error
+    return [answer for answer in answers if answer is not None]
+
+
+def _label_requests(llm: LLM, trace: Trace) -> Callable[[], None]:
+    """Let added requests carry the trace's labels and leave the prefix cache alone; return what undoes it."""
+    engine = llm.llm_engine
+    add_request = engine.add_request
+
+    def add_labelled(request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> str:
+        params = params.clone()
+        params.skip_reading_prefix_cache = True
+        labels = {LANGUAGE_KEY: trace.language}
+        if trace.text_id is not None:
+            labels[TEXT_KEY] = trace.text_id(request_id)
+        params.extra_args = {**labels, **(params.extra_args or {})}
+        added: str = add_request(request_id, prompt, params, *args, **kwargs)
+        return added
+
+    engine.add_request = add_labelled
+
+    def undo() -> None:
+        del engine.add_request  # the class's own method is back
+
+    return undo

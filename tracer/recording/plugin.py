@@ -1,0 +1,104 @@
+"""The vLLM plugin: what makes any vLLM of this environment traceable, and what records `vllm serve`.
+
+vLLM calls `register` in every process that it starts. It gives workers the command `moetrace`, which does nothing until
+it is called. With MOETRACE_STORE set, engines are made with a tap and record every request:
+
+    MOETRACE_STORE=store MOETRACE_LANG=swh_Latn vllm serve MODEL
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("vllm.moetrace")
+
+SHUTDOWN_SECONDS = 30
+TRACED_WORKER = "moetrace.tracer.worker.worker.TracedWorker"
+
+
+def register() -> None:
+    """Entry point `vllm.general_plugins`; may be called several times in a process."""
+    from vllm.v1.worker.worker_base import WorkerBase  # noqa: PLC0415  vLLM itself calls this
+
+    if "moetrace" not in vars(WorkerBase):
+        WorkerBase.moetrace = _call
+    if os.environ.get("MOETRACE_STORE"):
+        _record_engines()
+
+
+def _call(worker: Any, command: str, *arguments: Any) -> Any:
+    """Give a command to the worker's tap; nothing of moetrace is loaded before the first."""
+    from moetrace.tracer.worker.worker import call  # noqa: PLC0415
+
+    return call(worker, command, *arguments)
+
+
+def _record_engines() -> None:
+    """Let every engine configuration that is made from now on ask for the traced worker."""
+    from vllm.engine.arg_utils import EngineArgs  # noqa: PLC0415
+
+    make_config = EngineArgs.create_engine_config
+    if getattr(make_config, "moetrace", False):
+        return
+
+    def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from moetrace.tracer.recording.attach import live_record  # noqa: PLC0415
+        from moetrace.tracer.worker.recorder import UNDETERMINED, LiveSettings  # noqa: PLC0415
+
+        if self.worker_cls == TRACED_WORKER:  # an engine of moetrace's own, or one that says itself what it records
+            return make_config(self, *args, **kwargs)
+        if self.enable_prefix_caching is not False:
+            log.warning("moetrace: prefix caching is off while requests are recorded")
+            self.enable_prefix_caching = False
+        # Without it the server kills its workers at once when it is told to stop, and what they hold is lost.
+        self.shutdown_timeout = self.shutdown_timeout or SHUTDOWN_SECONDS
+        self.worker_cls = TRACED_WORKER
+        config = make_config(self, *args, **kwargs)
+        profiles = os.environ.get("MOETRACE_PROFILES", "1") != "0"
+        store = os.environ["MOETRACE_STORE"]
+        store = store if "://" in store else str(Path(store).absolute())
+        shard_tokens = int(_number("MOETRACE_SHARD_TOKENS", 32768))
+        precision = os.environ.get("MOETRACE_WEIGHT_PRECISION", "f16")
+        self_check = os.environ.get("MOETRACE_SELF_CHECK", "1") != "0"
+        record = live_record(
+            config,
+            os.environ.get("MOETRACE_RUN"),
+            store,
+            profiles=profiles,
+            weight_precision=precision,
+            shard_tokens=shard_tokens,
+            self_check=self_check,
+        )
+        live = LiveSettings(
+            store,
+            asdict(record),
+            os.environ.get("MOETRACE_LANG", UNDETERMINED),
+            shard_tokens,
+            _number("MOETRACE_FLUSH_SECONDS", 60),
+            self_check,
+        )
+        options = {"scoring": record.routing["scoring"], "profiles": profiles, "live": asdict(live)}
+        config.additional_config = {**(config.additional_config or {}), "moetrace": options}
+        log.warning("moetrace: recording run %s into %s", record.run, store)
+        return config
+
+    create_engine_config.moetrace = True  # type: ignore[attr-defined]
+    EngineArgs.create_engine_config = create_engine_config
+
+
+def _number(name: str, default: float) -> float:
+    """Return a number of the environment; raise MoetraceError where it is not one above 0."""
+    from moetrace.store.errors import MoetraceError  # noqa: PLC0415  nothing of moetrace is loaded before it is needed
+
+    said = os.environ.get(name, "")
+    try:
+        number = float(said or default)
+    except ValueError:
+        number = 0
+    if number <= 0:
+        raise MoetraceError(f"{name}={said}: must be a number above 0")
+    return number
