@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 
     from moetrace.tracer.engine.engine import TracedEngine
     from moetrace.tracer.plan.plan import Plan
+    from tests.support.warm import WarmProcess
+
+# Where tests are shared out to several processes (pytest-xdist), one of them has all that need the same engine.
+ONE_PROCESS_HAS = {"engine": "engine", "stressed": "engine", "someones_llm": "engine", "warm": "warm"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group tests by the fixture that takes long to start."""
+    for item in items:
+        for group in {
+            ONE_PROCESS_HAS[name] for name in ONE_PROCESS_HAS.keys() & set(getattr(item, "fixturenames", ()))
+        }:
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +87,16 @@ def someones_llm(engine: TracedEngine) -> LLM:  # noqa: ARG001  the first engine
         kv_cache_memory_bytes=2**28,
         disable_log_stats=True,
     )
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProcess]:
+    """A process that has imported vLLM and runs what needs it in forks of itself."""
+    from tests.support.warm import WarmProcess
+
+    started = WarmProcess(tmp_path_factory.mktemp("warm"))
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="session")
