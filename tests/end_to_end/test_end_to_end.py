@@ -21,11 +21,13 @@ from moetrace.tracer.bundled import CORPUS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.warm import WarmProcess
+
 pytestmark = pytest.mark.engine
 
 
-def moetrace(*args: object) -> list[str]:
-    return [sys.executable, "-m", "moetrace.cli.main", *map(str, args)]
+MODULE = "moetrace.cli.main"
+PROGRAM = (sys.executable, "-m", MODULE)
 
 
 def rows(store: Path, table: str) -> pl.DataFrame:
@@ -56,8 +58,10 @@ def assert_every_position_stands_once(store: Path) -> None:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The demo as anybody runs it, from the start of Python on."""
     folder = tmp_path_factory.mktemp("demo") / "moetrace-demo"
-    done = subprocess.run(moetrace("demo", "-o", folder), capture_output=True, text=True, check=True)
+    command = [*PROGRAM, "demo", "-o", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return folder, done.stdout
 
 
@@ -71,54 +75,55 @@ def test_the_demo_makes_a_store_a_report_and_a_mask_and_says_so(demo: tuple[Path
         assert expected in printed
 
 
-def test_the_demo_again_traces_nothing_again(demo: tuple[Path, str]) -> None:
+def test_the_demo_again_traces_nothing_again(demo: tuple[Path, str], warm: WarmProcess) -> None:
     folder, _ = demo
     before = {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()}
-    subprocess.run(moetrace("demo", "-o", folder), capture_output=True, check=True)
+    again = warm.start(MODULE, "demo", "-o", folder)
+    assert again.wait() == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()} == before
 
 
-def test_another_run_of_the_same_name_is_refused_and_nothing_changes(demo: tuple[Path, str]) -> None:
+def test_another_run_of_the_same_name_is_refused_and_nothing_changes(demo: tuple[Path, str], warm: WarmProcess) -> None:
     folder, _ = demo
     before = sorted((folder / "store").rglob("*"))
     args = ("trace", "bundled", "--corpus", "bundled", "--store", folder / "store", "--run", "demo", "--limit", 5)
-    done = subprocess.run(moetrace(*args), capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "run 'demo' is in the store with another record (settings.limit: None in the store, 5 now; " in done.stderr
+    refused = warm.start(MODULE, *args)
+    assert refused.wait() == 1
+    assert (
+        "run 'demo' is in the store with another record (settings.limit: None in the store, 5 now; " in refused.stderr
+    )
     assert sorted((folder / "store").rglob("*")) == before
 
 
-def test_a_trace_stopped_by_ctrl_c_keeps_its_shards_and_others_go_on(demo: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_trace_stopped_by_ctrl_c_keeps_its_shards_and_others_go_on(
+    demo: tuple[Path, str], warm: WarmProcess, tmp_path: Path
+) -> None:
     store = tmp_path / "store"
     # Steps of 32 tokens: slow enough to be stopped in the middle.
     args = ("trace", "bundled", "--corpus", "bundled", "--store", store, "--run", "demo", "--dtype", "float32",
             "--shard-tokens", 300, "--max-num-batched-tokens", 32, "--weight-precision", "f16")  # fmt: skip
-    started = subprocess.Popen(moetrace(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    stopped = warm.start(MODULE, *args)
     deadline = time.monotonic() + 240
     while not list(store.glob("commits/*/*/*.json")):
         assert time.monotonic() < deadline, "no shard was committed in time"
-        assert started.poll() is None, started.communicate()[1]
+        assert stopped.running, stopped.stderr
         time.sleep(0.05)
-    started.send_signal(signal.SIGINT)
-    _, said = started.communicate(timeout=60)
-    assert started.returncode == 130, said
-    assert "moetrace: interrupted" in said
-    assert "Traceback" not in said
+    stopped.signal(signal.SIGINT)
+    assert stopped.wait(60) == 130, stopped.stderr
+    assert "moetrace: interrupted" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
     planned = sum(Store(store).run("demo").corpus["shards"].values())
     assert 0 < len(Store(store).commits) < planned
     before = len(Store(store).commits)
     # Two go on at once, and one of them is killed: the other leaves nothing out.
-    killed, other = (
-        subprocess.Popen(moetrace(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    )
+    killed, other = (warm.start(MODULE, *args) for _ in range(2))
     while len(Store(store).commits) < before + 2:
         assert time.monotonic() < deadline, "no other shard was committed in time"
         time.sleep(0.05)
-    killed.kill()
-    killed.communicate()
-    _, said = other.communicate(timeout=240)
-    assert other.returncode == 0, said
-    assert "were there before" in said
+    killed.signal(signal.SIGKILL)
+    killed.wait(60)
+    assert other.wait(240) == 0, other.stderr
+    assert "were there before" in other.stderr
     verdict = verify(store)
     assert (verdict.problems, verdict.claims) == ([], [])
     assert len(Store(store).commits) == planned
@@ -131,12 +136,11 @@ def test_a_trace_stopped_by_ctrl_c_keeps_its_shards_and_others_go_on(demo: tuple
     assert counts[0].equals(counts[1])
 
 
-def peak_memory(command: list[str]) -> int:
-    """Run a command and return its peak resident memory in bytes."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
+def peak_memory(started: subprocess.Popen[str]) -> int:
+    """Wait for a process to end well and return its peak resident memory in bytes."""
+    assert started.stderr is not None
+    said = started.stderr.read()
+    _, status, usage = os.wait4(started.pid, 0)
     assert status == 0, said[-2000:]
     return usage.ru_maxrss * 1024
 
@@ -145,15 +149,21 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
     from moetrace.tracer.corpus.corpus import open_corpus
 
     texts = [text.text for text in open_corpus(str(CORPUS)).read("swh_Latn")]
-    peaks = {}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # both at once: threads would wait for each other's cores
+    started = {}
     for times in (1, 20):
         folder = tmp_path / f"corpus-{times}"
         folder.mkdir()
         rows = [{"id": f"{n}-{i}", "text": text} for n in range(4 * times) for i, text in enumerate(texts)]
         (folder / "swh_Latn.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-        limits = ("--shard-tokens", 4096, "--max-memory", 0.004, "--kv-cache-gib", 0.1)
+        limits = ("--shard-tokens", "4096", "--max-memory", "0.004", "--kv-cache-gib", "0.1")
         store = tmp_path / f"store-{times}"
-        peaks[times] = peak_memory(moetrace("trace", "bundled", "--corpus", folder, "--store", store, *limits))
+        # Not forks of a process that has imported vLLM: their peak would be of what they share with it as well.
+        command = [*PROGRAM, "trace", "bundled", "--corpus", str(folder), "--store", str(store), *limits]
+        started[times] = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+    peaks = {times: peak_memory(process) for times, process in started.items()}
     tokens = {n: sum(c.tokens for c in Store(tmp_path / f"store-{n}").commits) for n in peaks}
     assert tokens[20] == 20 * tokens[1]
     assert peaks[20] - peaks[1] < 64 * 2**20, f"{peaks} bytes at the peak for {tokens} tokens"
