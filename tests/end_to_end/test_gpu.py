@@ -39,8 +39,9 @@ def routed(dtype: str, plan: Plan, *, eager: bool) -> dict[str, Shard]:
 def test_steps_travel_on_a_stream_of_their_own_unchanged() -> None:
     import torch
 
-    from moetrace.tracer.worker.buffers import CudaStreams, StepBuffers, StreamTransfer
-    from tests.tracer.worker.test_buffers import EXPERTS, LAYERS, TOKENS, TOP_K, run_step
+    from moetrace.tracer.worker.buffers import StepBuffers
+    from moetrace.tracer.worker.transfer import CudaStreams, StreamTransfer
+    from tests.support.steps import EXPERTS, LAYERS, TOKENS, TOP_K, run_step
 
     device = torch.device("cuda")
     shape = (LAYERS * [1.0], TOKENS, EXPERTS, TOP_K)
@@ -51,7 +52,7 @@ def test_steps_travel_on_a_stream_of_their_own_unchanged() -> None:
     for _ in range(200):
         transfer.before_forward(TOKENS)
         rows, token_ids = run_step(buffers, rng, [5, 1, 7])
-        sent.append(buffers.ids[:, :13].cpu().numpy().copy())
+        sent.append(buffers.ids[:, :, :13].cpu().numpy().copy())
         transfer.send(rows, token_ids.to(device))
         found += [step.experts.copy() for _, step in transfer.receive(wait=False)]
     found += [step.experts.copy() for _, step in transfer.receive(wait=True)]

@@ -18,7 +18,9 @@ from moetrace.store.errors import CaptureError, MoetraceError
 from moetrace.tracer.engine.generation import text_seed
 from moetrace.tracer.engine.probe import PROBE_TOKENS, check_rows, probe_shard
 from moetrace.tracer.engine.queue import Feed, Run
+from moetrace.tracer.worker.contacts import require_contacts
 from moetrace.tracer.worker.cpu_fixes import cpu_options, spread_over_cores
+from moetrace.tracer.worker.modes import DATA_PARALLEL, SPECULATIVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -253,15 +255,9 @@ def _first_line(error: Exception) -> str:
 
 def _arguments(facts: ModelFacts, settings: EngineSettings) -> dict[str, Any]:
     """Return the arguments of vllm.LLM; raise MoetraceError for what cannot be traced."""
+    require_contacts()
     from vllm.platforms import current_platform  # noqa: PLC0415  ten seconds to import: only where a model is run
 
-    from moetrace.tracer.worker.worker import DATA_PARALLEL, SPECULATIVE, missing_contacts  # noqa: PLC0415
-
-    if missing := missing_contacts():
-        raise MoetraceError(
-            f"{engine_versions().get('vllm', 'vLLM')} is not supported: it lacks {', '.join(missing)}; "
-            "install the version that the README names"
-        )
     on_cpu = current_platform.is_cpu()
     if on_cpu:
         spread_over_cores(settings)

@@ -16,6 +16,8 @@ from moetrace.tracer.engine.engine import engine_versions
 from moetrace.tracer.model.facts import read_facts
 from moetrace.tracer.model.record import model_id, model_record, provenance
 from moetrace.tracer.worker import TAG, TRACED_WORKER
+from moetrace.tracer.worker.contacts import require_contacts
+from moetrace.tracer.worker.modes import is_compiled
 from moetrace.tracer.worker.recorder import LANGUAGE_KEY, TEXT_KEY, UNDETERMINED, LiveSettings
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def traced(
     Raises MoetraceError where the engine cannot be tapped; CaptureError where anything was not captured, or where,
     unless the self-check is off, the first step was not routed as the model's family says.
     """
+    require_contacts()
     config = llm.llm_engine.vllm_config
     scratch = tempfile.TemporaryDirectory(prefix="moetrace-") if store is None else None
     where = scratch.name if scratch else str(store)
@@ -148,12 +151,10 @@ def live_record(
 def _install(llm: LLM, config: VllmConfig, *, profiles: bool) -> bool:
     """Make sure that there is a tap; tell whether it was put there now."""
     if any(_call(llm, "layout")):
-        options = (config.additional_config or {}).get("moetrace", {})
+        options = (config.additional_config or {}).get(TAG, {})
         if profiles and not options.get("profiles", True):
             raise MoetraceError("this engine's tap was made without profiles: traced(llm, profiles=False)")
         return False
-    from moetrace.tracer.worker.worker import is_compiled  # noqa: PLC0415  vLLM is loaded: there is an engine
-
     if is_compiled(config):
         raise MoetraceError(
             "this engine is compiled, a tap that comes now would see nothing: make it with enforce_eager=True, or as "
@@ -167,7 +168,7 @@ def _install(llm: LLM, config: VllmConfig, *, profiles: bool) -> bool:
 def _call(llm: LLM, command: str, *arguments: Any) -> list[Any]:
     """Give a command to every worker's tap; return the answers of those that have one."""
     try:
-        answers = llm.collective_rpc("moetrace", args=(command, *arguments))
+        answers = llm.collective_rpc(TAG, args=(command, *arguments))
     except (AttributeError, NotImplementedError) as error:
         raise MoetraceError(
             "this engine's workers do not know moetrace: it must be installed where they run, with its vLLM plugin on "

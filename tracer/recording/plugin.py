@@ -14,10 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from moetrace.tracer.worker import TAG, TRACED_WORKER
+
 log = logging.getLogger("vllm.moetrace")
 
 SHUTDOWN_SECONDS = 30
-TRACED_WORKER = "moetrace.tracer.worker.worker.TracedWorker"
 
 
 def register() -> None:
@@ -47,10 +48,12 @@ def _record_engines() -> None:
 
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
         from moetrace.tracer.recording.attach import live_record  # noqa: PLC0415
+        from moetrace.tracer.worker.contacts import require_contacts  # noqa: PLC0415
         from moetrace.tracer.worker.recorder import UNDETERMINED, LiveSettings  # noqa: PLC0415
 
         if self.worker_cls == TRACED_WORKER:  # an engine of moetrace's own, or one that says itself what it records
             return make_config(self, *args, **kwargs)
+        require_contacts()
         if self.enable_prefix_caching is not False:
             log.warning("moetrace: prefix caching is off while requests are recorded")
             self.enable_prefix_caching = False
@@ -82,7 +85,7 @@ def _record_engines() -> None:
             self_check,
         )
         options = {"scoring": record.routing["scoring"], "profiles": profiles, "live": asdict(live)}
-        config.additional_config = {**(config.additional_config or {}), "moetrace": options}
+        config.additional_config = {**(config.additional_config or {}), TAG: options}
         log.warning("moetrace: recording run %s into %s", record.run, store)
         return config
 

@@ -20,7 +20,7 @@ from moetrace.store.errors import MoetraceError
 from moetrace.tracer.model.families import FAMILIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import torch
 
     from moetrace.tracer.engine.engine import EngineSettings
     from moetrace.tracer.model.facts import ModelFacts
@@ -39,15 +39,29 @@ def cpu_options(facts: ModelFacts, dtype: str, *, eager: bool) -> dict[str, Any]
     return options
 
 
-def set_right(routers: Iterable[Any]) -> None:
+def set_right(model: torch.nn.Module) -> None:
     """Have CPU routers without groups use the bias, scores and scale they hold, before anything is compiled or run."""
-    for router in routers:
+    for module in model.modules():
+        router: Any = getattr(module, "router", None)
         if type(router).__name__ != "CPURouter":
             continue
         grouped = router.use_grouped_topk or router.custom_routing_function is not None
         plain = router.e_score_correction_bias is None and router.scoring_func == "softmax"
         if not grouped and not plain and router.scoring_func in {"softmax", "sigmoid"}:
             router.use_grouped_topk, router.num_expert_group, router.topk_group = True, 1, 1
+
+
+def make_stage_inputs(runner: Any) -> None:
+    """Give a later pipeline stage the buffers for its inputs.
+
+    vLLM 0.32 makes them in the warm-up, which it leaves out on a CPU for an eager model with a given KV cache size.
+    """
+    from vllm.distributed.parallel_state import get_pp_group  # noqa: PLC0415  exists once workers are set up
+
+    if not get_pp_group().is_first_rank and getattr(runner, "intermediate_tensors", runner) is None:
+        runner.intermediate_tensors = runner.get_model().make_empty_intermediate_tensors(
+            batch_size=runner.max_num_tokens, dtype=runner.model_config.dtype, device=runner.device
+        )
 
 
 def spread_over_cores(settings: EngineSettings) -> None:

@@ -23,7 +23,7 @@ from moetrace.store.format.records import CommitRecord, RunRecord
 from moetrace.store.read.reader import Store
 from moetrace.store.shard.shard import Shard
 from moetrace.store.write.writer import StoreWriter
-from moetrace.tracer.worker.assembly import Step, StepRows, require_written
+from moetrace.tracer.worker.steps import Step, StepRows, require_written
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import NewRequestData
@@ -56,7 +56,7 @@ class LiveSettings:
 
 @dataclass(eq=False)
 class Recorded:
-    """One request under way: a text of the run."""
+    """One request under way: a text of the run, and the number of its row in what is held."""
 
     lang: str
     text_id: str
@@ -68,7 +68,7 @@ class Recorded:
 
 @dataclass
 class _Chunk:
-    """Rows as one step brought them: whose they are, their positions, and what was captured, [L, n, k]."""
+    """Rows as one step brought them: whose they are and their positions, [n], and what was captured, [L, k, n]."""
 
     owners: npt.NDArray[np.int64]
     positions: npt.NDArray[np.int64]
@@ -81,13 +81,13 @@ class _Chunk:
             self.owners[kept],
             self.positions[kept],
             self.token_ids[kept],
-            self.experts[:, kept],
-            self.weights[:, kept],
+            self.experts[:, :, kept],
+            self.weights[:, :, kept],
         )
 
 
 class LiveRecorder:
-    """Takes the steps of an engine and writes every request's routing into a run of a store."""
+    """A `Sink` that writes every request's routing into a run of a store."""
 
     def __init__(self, layout: dict[str, Any], live: dict[str, Any]) -> None:
         """Open the run; raise StoreError or RunMismatchError where it cannot be written."""
@@ -103,15 +103,16 @@ class LiveRecorder:
         self._failure: str | None = None
         self._chunks: list[_Chunk] = []
         self._open: list[Recorded] = []
-        self._sums = np.zeros((0, len(layout["moe_layers"]), layout["num_experts"]), dtype=np.float32)
+        self._sums = np.zeros((len(layout["moe_layers"]), 0, layout["num_experts"]), dtype=np.float32)
+        self._texts: dict[str, Recorded] = {}  # those whose requests have not finished
         self._waiting: dict[str, int] = {}
         self._flushed = monotonic()
         self._lock = threading.RLock()  # the engine's thread adds, the timer's thread may flush
         self._closed = threading.Event()
         threading.Thread(target=self._flush_in_time, name="moetrace-flush", daemon=True).start()
 
-    def owner(self, request: NewRequestData) -> Recorded:
-        """Return a new text for a request; its extra arguments may name its language and id."""
+    def begin(self, request: NewRequestData) -> bool:
+        """Take a request as a new text; its extra arguments may name its language and id."""
         extra = (request.sampling_params.extra_args if request.sampling_params else None) or {}
         lang = str(extra.get(LANGUAGE_KEY, self._live.lang))
         if not LANGUAGE_NAME.fullmatch(lang):
@@ -122,10 +123,12 @@ class LiveRecorder:
                 lang, str(extra.get(TEXT_KEY, request.req_id)), len(request.prompt_token_ids or ()), len(self._open)
             )
             self._open.append(text)
-            if self._profiles and len(self._open) > len(self._sums):
-                more = np.zeros((64 + len(self._sums), *self._sums.shape[1:]), np.float32)
-                self._sums = np.concatenate([self._sums, more])
-        return text
+            self._texts[request.req_id] = text
+            layers, room, experts = self._sums.shape
+            if self._profiles and len(self._open) > room:
+                more = np.zeros((layers, 64 + room, experts), np.float32)
+                self._sums = np.concatenate([self._sums, more], axis=1)
+        return True
 
     def add(self, step: Step, rows: StepRows) -> None:
         """Keep the rows of a step.
@@ -139,8 +142,8 @@ class LiveRecorder:
 
     def _add(self, step: Step, rows: StepRows) -> None:
         require_written(step, self._record.moe_layers)
-        mine = np.array([owner is not None for owner in rows.owners])
-        owners: list[Recorded] = [owner for owner in rows.owners if owner is not None]
+        mine = np.array([request in self._texts for request in rows.requests])
+        owners = [self._texts[request] for request in rows.requests if request in self._texts]
         starts, counts = rows.starts[mine], rows.counts[mine]
         done = np.array([owner.done for owner in owners])
         if np.any(starts > done):
@@ -158,19 +161,20 @@ class LiveRecorder:
                 np.repeat(numbers, counts),
                 positions,
                 step.token_ids[kept],
-                step.experts[:, kept].astype(ids),
-                step.weights[:, kept],
+                step.experts[:, :, kept].astype(ids),
+                step.weights[:, :, kept],
             )
         )
         if self._profiles and step.probability_sums is not None:
-            self._sums[numbers[starts == 0]] = 0
-            self._sums[numbers] += step.probability_sums[:, mine].transpose(1, 0, 2)
+            self._sums[:, numbers[starts == 0]] = 0
+            self._sums[:, numbers] += step.probability_sums[:, mine]
         for owner, end in zip(owners, (starts + counts).tolist(), strict=True):
             owner.done = end
 
-    def finished(self, text: Recorded) -> None:
+    def end(self, request: str) -> None:
         """Mark a request as finished; cut a shard where its language has enough."""
         with self._lock:
+            text = self._texts.pop(request)
             text.finished = True
             self._waiting[text.lang] = self._waiting.get(text.lang, 0) + text.done
             if self._waiting[text.lang] >= self._live.shard_tokens:
@@ -223,7 +227,7 @@ class LiveRecorder:
             rest = held.only(np.isin(held.owners, old))
             self._chunks = [replace(rest, owners=renumbered[rest.owners])]
         if self._profiles:
-            self._sums = self._sums[old]
+            self._sums = self._sums[:, old]
         for row, text in enumerate(texts):
             text.row = row
         self._open = texts
@@ -252,9 +256,9 @@ class LiveRecorder:
             lengths=lengths,
             truncated=done < prompts,
             token_ids=chunk.token_ids,
-            experts=chunk.experts.transpose(1, 0, 2),
-            weights=chunk.weights.transpose(1, 0, 2),
-            profiles=self._sums[rows] / lengths[:, None, None].astype(np.float32) if self._profiles else None,
+            experts=chunk.experts,
+            weights=chunk.weights,
+            profiles=self._sums[:, rows] / lengths.astype(np.float32)[:, None] if self._profiles else None,
             generated=np.maximum(done - prompts, 0).astype(np.int32),
         )
 
@@ -286,8 +290,8 @@ def _joined(chunks: list[_Chunk]) -> _Chunk | None:
         np.concatenate([chunk.owners for chunk in chunks]),
         np.concatenate([chunk.positions for chunk in chunks]),
         np.concatenate([chunk.token_ids for chunk in chunks]),
-        np.concatenate([chunk.experts for chunk in chunks], axis=1),
-        np.concatenate([chunk.weights for chunk in chunks], axis=1),
+        np.concatenate([chunk.experts for chunk in chunks], axis=2),
+        np.concatenate([chunk.weights for chunk in chunks], axis=2),
     )
 
 

@@ -246,3 +246,14 @@ def test_a_layer_that_the_tap_does_not_see_fails_the_trace(
         with pytest.raises(CaptureError, match="layer 3: the tap saw nothing"):
             list(engine.trace(shards))
     assert [shard.number for shard in engine.trace(shards)] == [0], "a failed trace spoils the next"
+
+
+def test_a_step_that_runs_past_the_row_map_is_refused(
+    engine: TracedEngine, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = engine.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    monkeypatch.setattr(worker.moetrace_tap._hook, "begin", lambda _: None)
+    with pytest.raises(CaptureError, match="ran a step past the hook"):
+        list(engine.trace(plan_of(languages=("swh_Latn",)).shards))
+    monkeypatch.undo()
+    assert len(list(engine.trace(plan_of(languages=("swh_Latn",)).shards))) > 0
