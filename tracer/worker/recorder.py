@@ -244,6 +244,7 @@ class LiveRecorder:
         number = self._claimed_number(lang)
         first = number * self._live.shard_tokens  # a shard has fewer texts than tokens: other writers' numbers are free
         prompts = np.array([text.prompt_tokens for text in texts])
+        means = self._sums[rows] / lengths[:, None, None].astype(np.float32) if self._profiles else None
         return Shard(
             lang=lang,
             number=number,
@@ -252,9 +253,9 @@ class LiveRecorder:
             lengths=lengths,
             truncated=done < prompts,
             token_ids=chunk.token_ids,
-            experts=chunk.experts.transpose(1, 0, 2),
-            weights=chunk.weights.transpose(1, 0, 2),
-            profiles=self._sums[rows] / lengths[:, None, None].astype(np.float32) if self._profiles else None,
+            experts=chunk.experts.transpose(0, 2, 1),
+            weights=chunk.weights.transpose(0, 2, 1),
+            profiles=None if means is None else means.transpose(1, 0, 2),
             generated=np.maximum(done - prompts, 0).astype(np.int32),
         )
 
