@@ -64,7 +64,7 @@ def import_esft(place: str | Path | Storage, request: ImportRequest, watch: Watc
 
 
 def parse_line(line: bytes, record: RunRecord, where: str) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float32]]:
-    """Return the experts and gate weights of a sequence at one layer, each [tokens, k].
+    """Return the experts and gate weights of a sequence at one layer, each [k, tokens].
 
     Raises ImportFormatError, beginning with `where`, for anything else than that.
     """
@@ -75,11 +75,12 @@ def parse_line(line: bytes, record: RunRecord, where: str) -> tuple[npt.NDArray[
     if len(experts) != len(gates):
         raise ImportFormatError(f"{where}: {len(experts)} expert ids, but {len(gates)} gate weights")
     shape = (tokens, record.top_k)
+    experts, gates = np.ascontiguousarray(experts.reshape(shape).T), np.ascontiguousarray(gates.reshape(shape).T)
     try:
-        check_layer(experts.reshape(shape), gates.reshape(shape), record, where)
+        check_layer(experts, gates, record, where)
     except CaptureError as error:
         raise ImportFormatError(str(error)) from error
-    return experts.reshape(shape), gates.reshape(shape)
+    return experts, gates
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,8 @@ def _read_shard(lang: str, shard: _ShardLines, layers: LayersInStep, record: Run
         lengths=np.array([part.shape[2] for part in experts], dtype=np.int32),
         truncated=np.zeros(shard.lines, dtype=bool),
         token_ids=None,
-        experts=np.concatenate(experts, axis=2).transpose(2, 0, 1),
-        weights=np.concatenate(weights, axis=2).transpose(2, 0, 1),
+        experts=np.concatenate(experts, axis=2),
+        weights=np.concatenate(weights, axis=2),
         profiles=None,
     )
 
@@ -188,12 +189,12 @@ def _read_sequence(
     for file, line in layers.next_lines():
         where = f"{file.name}, line {number}"
         ids, gates = parse_line(line, record, where)
-        if experts and len(ids) != experts[0].shape[1]:
+        if experts and ids.shape != experts[0].shape:
             raise ImportFormatError(
-                f"{where}: {len(ids)} tokens, but {experts[0].shape[1]} in the same line of {layers.files[0].name}"
+                f"{where}: {ids.shape[1]} tokens, but {experts[0].shape[1]} in the same line of {layers.files[0].name}"
             )
-        experts.append(ids.T.astype(kind))
-        weights.append(gates.T)
+        experts.append(ids.astype(kind))
+        weights.append(gates)
     return np.stack(experts), np.stack(weights)
 
 

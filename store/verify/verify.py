@@ -340,7 +340,7 @@ class _Content:
             if np.any(weights[1:] > weights[:-1]) or np.any(tied & (experts[1:] < experts[:-1])):
                 yield f"layer {layer}: ranks do not follow the gate weights"
             try:
-                check_layer(experts.T, weights.T, record, f"layer {layer}")
+                check_layer(experts, weights, record, f"layer {layer}")
             except CaptureError as error:
                 yield str(error)
                 continue

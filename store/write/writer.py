@@ -108,7 +108,7 @@ class StoreWriter:
         check_shard(shard, self.record)
         precision = self.record.settings["weight_precision"]
         if self.record.settings.get("weight_precision_exact") and not all(
-            lies_on(shard.weights[:, index].T, precision) for index in range(len(self.record.moe_layers))
+            lies_on(weights, precision) for weights in shard.weights
         ):
             raise CaptureError(
                 f"{shard.lang} shard {shard.number}: weights do not lie on the {precision} grid that the run record "
@@ -218,8 +218,8 @@ class StoreWriter:
         schemas = {**tables(record.num_experts), "routes": routes(record.num_experts, layer_rows)}
         precision = record.settings["weight_precision"]
         ranking = LayerRanking(shard.tokens, record.top_k, record.num_experts, precision)
-        first = round_weights(shard.weights[:, 0].T, precision)
-        ranking.rank(shard.experts[:, 0].T, first, np.arange(shard.tokens))
+        first = round_weights(shard.weights[0], precision)
+        ranking.rank(shard.experts[0], first, np.arange(shard.tokens))
         order = token_order(shard.token_ids, ranking.experts, record.num_experts)
         rollup = UsageRollup(shard, record)
         makers: dict[str, Callable[[], RowGroups]] = {
@@ -257,8 +257,8 @@ class StoreWriter:
             schema=table.schema,
         )
         for index, layer in enumerate(self.record.moe_layers):
-            captured = shard.experts[:, index].T
-            round_weights(shard.weights[:, index].T, self.record.settings["weight_precision"], out=rounded)
+            captured = shard.experts[index]
+            round_weights(shard.weights[index], self.record.settings["weight_precision"], out=rounded)
             rollup.add_layer(captured, rounded)
             ranking.rank(captured, rounded, order)
             layer_of.fill(layer)
@@ -274,10 +274,9 @@ class StoreWriter:
         together = max(1, PROFILE_ROWS // (texts * size))
         expert = np.tile(np.arange(size, dtype=table.schema.field("expert").type.to_pandas_dtype()), texts)
         seq = np.repeat(shard.seqs.astype(np.int32), size)
-        by_layer = shard.profiles.transpose(1, 0, 2)
         for start in range(0, len(self.record.moe_layers), together):
             layers = np.array(self.record.moe_layers[start : start + together], dtype=np.uint16)
-            probability = by_layer[start : start + together].ravel()
+            probability = shard.profiles[start : start + together].ravel()
             columns = [
                 np.tile(seq, len(layers)),
                 np.repeat(layers, len(seq)),

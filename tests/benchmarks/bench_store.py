@@ -159,7 +159,8 @@ def print_costs(cases: dict[str, Callable[[], tuple[RunRecord, Shard]]], rounds:
         record.routing["normalized"] = False  # published weights are not
         with tempfile.TemporaryDirectory() as folder:
             figures = measured(record, shard, Path(folder), rounds)
-        shape = " x ".join(map(str, shard.experts.shape))
+        layers, top_k, count = shard.experts.shape
+        shape = f"{count} x {layers} x {top_k}"
         cells = [f"{figure:7.1f}" for figure in figures[:-2]] + [f"{figures[-2]:7.3f}", f"{figures[-1]:7.0f}"]
         print(f"| {name:<24} | {shape:<14} | " + " | ".join(cells) + " |", flush=True)
 

@@ -121,17 +121,18 @@ def compare(shard: Shard, routed: list[list[np.ndarray]], rule: RoutingRule) -> 
     starts = np.cumsum(shard.lengths) - shard.lengths
     equal = total = ties = 0
     weight_errors, profile_errors = [], []
+    all_experts, all_weights = (values.transpose(2, 0, 1) for values in (shard.experts, shard.weights))
     for index, (start, length) in enumerate(zip(starts, shard.lengths, strict=True)):
         rows = slice(start, start + length)
         logits, want_weights, want_experts = routed[index]
-        experts, weights = by_expert(shard.experts[rows].astype(np.int64), shard.weights[rows])
+        experts, weights = by_expert(all_experts[rows].astype(np.int64), all_weights[rows])
         want_experts, want_weights = by_expert(want_experts.astype(np.int64), want_weights)
         same = (experts == want_experts).all(-1)
         probabilities = router_probabilities(logits, rule.scoring)
-        tied = int((gap(probabilities[~same], shard.experts.shape[-1]) < TIE).sum())
+        tied = int((gap(probabilities[~same], all_experts.shape[-1]) < TIE).sum())
         equal, ties, total = equal + int(same.sum()) + tied, ties + tied, total + same.size
         weight_errors.append(np.abs(weights - want_weights)[same].max(initial=0))
-        profile_errors.append(np.abs(shard.profiles[index] - probabilities.mean(axis=0)).max())
+        profile_errors.append(np.abs(shard.profiles[:, index] - probabilities.mean(axis=0)).max())
     return {
         "sets_equal": equal / total,
         "ties": ties,

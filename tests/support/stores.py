@@ -116,9 +116,9 @@ def make_shard(record: RunRecord, lang: str, number: int, first_seq: int, texts:
         lengths=np.array([len(text.token_ids) for text in texts], dtype=np.int32),
         truncated=np.zeros(len(texts), dtype=bool),
         token_ids=np.concatenate([text.token_ids for text in texts]),
-        experts=np.concatenate([text.experts for text in texts]),
-        weights=np.concatenate([text.weights for text in texts]),
-        profiles=np.stack([text.profile for text in texts]) if "profiles" in record.tables else None,
+        experts=np.concatenate([text.experts for text in texts]).transpose(1, 2, 0),
+        weights=np.concatenate([text.weights for text in texts]).transpose(1, 2, 0),
+        profiles=np.stack([text.profile for text in texts], axis=1) if "profiles" in record.tables else None,
     )
 
 

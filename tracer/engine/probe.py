@@ -29,8 +29,8 @@ def check_rows(one: Shard, other: Shard) -> None:
     A tap that repeats or shifts rows gives positions the routing of others. Float noise changes a layer here and there;
     a row that most layers route differently is another row.
     """
-    swapped = np.roll(np.sort(other.experts, axis=-1), int(one.lengths[0]), axis=0)
-    differs = (swapped != np.sort(one.experts, axis=-1)).any(axis=-1).mean(axis=1) > 0.5
+    swapped = np.roll(np.sort(other.experts, axis=1), int(one.lengths[0]), axis=2)
+    differs = (swapped != np.sort(one.experts, axis=1)).any(axis=1).mean(axis=0) > 0.5
     if differs.any():
         raise CaptureError(
             f"{int(differs.sum())} of {len(differs)} rows were routed differently when their texts changed places in a "

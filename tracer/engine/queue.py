@@ -78,9 +78,9 @@ class Run:
             lengths=whole.lengths.astype(np.int32),
             truncated=planned.truncated,
             token_ids=whole.token_ids,
-            experts=whole.experts.transpose(2, 0, 1),
-            weights=whole.weights.transpose(2, 0, 1),
-            profiles=None if whole.profiles is None else whole.profiles.transpose(1, 0, 2),
+            experts=whole.experts,
+            weights=whole.weights,
+            profiles=whole.profiles,
             generated=(whole.lengths - planned.lengths).astype(np.int32) if self.generation else None,
             texts=[self.generation.decode(outputs[i]) for i in range(len(planned.seqs))] if self.generation else None,
         )

@@ -248,6 +248,7 @@ class LiveRecorder:
         number = self._claimed_number(lang)
         first = number * self._live.shard_tokens  # a shard has fewer texts than tokens: other writers' numbers are free
         prompts = np.array([text.prompt_tokens for text in texts])
+        means = self._sums[rows] / lengths[:, None, None].astype(np.float32) if self._profiles else None
         return Shard(
             lang=lang,
             number=number,

@@ -123,8 +123,9 @@ def test_a_store_read_back_is_what_was_captured(
     assert [text.text_id for text in found] == list(shard.text_ids)
     for index in (0, 20):
         rows = shard.sequence_of_token() == index
-        order = np.argsort(-round_weights(shard.weights[rows], "f32"), axis=-1, kind="stable")
-        assert np.array_equal(np.take_along_axis(shard.experts[rows], order, -1), found[index].experts)
+        order = np.argsort(-round_weights(shard.weights[..., rows], "f32"), axis=1, kind="stable")
+        experts = np.take_along_axis(shard.experts[..., rows], order, axis=1)
+        assert np.array_equal(experts.transpose(2, 0, 1), found[index].experts)
 
 
 def _needs(name: str) -> set[str]:

@@ -291,8 +291,8 @@ def test_whatever_is_written_verifies(
     record.settings["weight_precision"] = precision
     rng = np.random.default_rng(len(lengths))
     total = sum(lengths)
-    weights = rng.random((total, 3, top_k), dtype=np.float32) + 0.01
-    shape = (len(lengths), 3, experts)
+    weights = rng.random((3, top_k, total), dtype=np.float32) + 0.01
+    shape = (3, len(lengths), experts)
     shard = Shard(
         lang="eng_Latn",
         number=0,
@@ -301,10 +301,10 @@ def test_whatever_is_written_verifies(
         lengths=np.array(lengths, dtype=np.int32),
         truncated=np.zeros(len(lengths), dtype=bool),
         token_ids=rng.integers(0, 9, total).astype(np.int32),
-        experts=np.argsort(rng.random((total, 3, experts)), axis=-1)[..., :top_k].astype(
+        experts=np.argsort(rng.random((3, experts, total)), axis=1)[:, :top_k].astype(
             np.uint8 if experts <= 256 else np.uint16
         ),
-        weights=weights / weights.sum(-1, keepdims=True),
+        weights=weights / weights.sum(axis=1, keepdims=True),
         profiles=rng.dirichlet(np.ones(experts), shape[:2]).astype(np.float32) if profiles else None,
     )
     path = tmp_path_factory.mktemp("any")
@@ -342,5 +342,5 @@ def test_a_shard_of_another_capture_is_refused_before_anything_is_written(tmp_pa
     shard = make_shard(world.record, "eng_Latn", 0, 0, world.texts["eng_Latn"])
     writer = StoreWriter(tmp_path, world.record)
     with pytest.raises(MoetraceError, match="the plan says"):
-        writer.write(replace(shard, experts=shard.experts[:-1]))
+        writer.write(replace(shard, experts=shard.experts[..., :-1]))
     assert verify(tmp_path).orphans == []

@@ -46,7 +46,7 @@ def make_shard(
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     chosen = np.argpartition(-probabilities, top_k - 1, axis=-1)[..., :top_k]
     weights = np.take_along_axis(probabilities, chosen, -1)
-    starts = np.cumsum(lengths) - lengths
+    sums = np.add.reduceat(probabilities, np.cumsum(lengths) - lengths)
     return Shard(
         lang="eng_Latn",
         number=0,
@@ -55,9 +55,9 @@ def make_shard(
         lengths=np.array(lengths, dtype=np.int32),
         truncated=np.zeros(len(lengths), dtype=bool),
         token_ids=rng.integers(0, 9, total).astype(np.int32),
-        experts=chosen.astype(np.uint8 if experts <= 256 else np.uint16),
-        weights=(weights / weights.sum(-1, keepdims=True)).astype(np.float32),
-        profiles=(np.add.reduceat(probabilities, starts) / np.array(lengths)[:, None, None]).astype(np.float32),
+        experts=chosen.astype(np.uint8 if experts <= 256 else np.uint16).transpose(1, 2, 0),
+        weights=(weights / weights.sum(-1, keepdims=True)).astype(np.float32).transpose(1, 2, 0),
+        profiles=(sums / np.array(lengths)[:, None, None]).astype(np.float32).transpose(1, 0, 2),
     )
 
 
@@ -94,12 +94,12 @@ def test_every_decision_comes_back_at_its_position(
     assert routes.equals(routes.sort("layer", "rank", "token"))
     assert len(routes) == shard.tokens * LAYERS * top_k
     grid = (LAYERS, top_k, shard.tokens)
-    found_experts = routes["expert"].to_numpy().reshape(grid)[:, :, number].transpose(2, 0, 1)
-    found_weights = routes["weight"].to_numpy().reshape(grid)[:, :, number].transpose(2, 0, 1)
-    order = np.lexsort((shard.experts, -shard.weights), axis=-1)
-    assert np.array_equal(found_experts, np.take_along_axis(shard.experts, order, -1))
-    assert np.array_equal(found_weights, np.take_along_axis(shard.weights, order, -1))
-    profiles = table(opened, "profiles").sort("seq", "layer", "expert")["probability"].to_numpy()
+    found_experts = routes["expert"].to_numpy().reshape(grid)[:, :, number]
+    found_weights = routes["weight"].to_numpy().reshape(grid)[:, :, number]
+    order = np.lexsort((shard.experts, -shard.weights), axis=1)
+    assert np.array_equal(found_experts, np.take_along_axis(shard.experts, order, 1))
+    assert np.array_equal(found_weights, np.take_along_axis(shard.weights, order, 1))
+    profiles = table(opened, "profiles").sort("layer", "seq", "expert")["probability"].to_numpy()
     assert np.array_equal(profiles.reshape(shard.profiles.shape), shard.profiles)
 
 
@@ -222,8 +222,8 @@ def test_shards_of_one_page_and_of_many_are_read_back_by_duckdb(tmp_path: Path, 
             total * TOP_K,
             TOP_K * total * (total - 1) // 2,
             total,  # ranks 0 and 1
-            int(shard.experts[:, index].sum(dtype=np.int64)),
-            float(shard.weights[:, index].sum(dtype=np.float64)),
+            int(shard.experts[index].sum(dtype=np.int64)),
+            float(shard.weights[index].sum(dtype=np.float64)),
         ]
         assert sums == pytest.approx(expected, rel=1e-9)
 
@@ -280,21 +280,21 @@ def broken(shard: Shard, what: str) -> Shard:
     experts, weights, profiles = shard.experts.copy(), shard.weights.copy(), shard.profiles.copy()
     match what:
         case "expert id":
-            experts[2, 1, 0] = EXPERTS
+            experts[1, 0, 2] = EXPERTS
         case "twice":
-            experts[2, 1] = experts[2, 1, 0]
+            experts[1, :, 2] = experts[1, 0, 2]
         case "zero":
-            experts[:, 2], weights[:, 2] = np.arange(TOP_K), 0
+            experts[2], weights[2] = np.arange(TOP_K)[:, None], 0
         case "NaN":
-            weights[3, 0, 1] = np.nan
+            weights[0, 1, 3] = np.nan
         case "negative":
-            weights[3, 0] = (1.5, -0.5)
+            weights[0, :, 3] = (1.5, -0.5)
         case "sum":
-            weights[3, 0] *= 0.9
+            weights[0, :, 3] *= 0.9
         case "profile":
-            profiles[1, 2] *= 0.5
+            profiles[2, 1] *= 0.5
         case "shape":
-            return replace(shard, experts=experts[:-1])
+            return replace(shard, experts=experts[..., :-1])
         case "empty":
             return replace(shard, lengths=np.array([4, 0, 8], dtype=np.int32))
     return replace(shard, experts=experts, weights=weights, profiles=profiles)
@@ -310,7 +310,7 @@ def broken(shard: Shard, what: str) -> Shard:
         ("negative", "layer 1: a gate weight is NaN, infinite or negative"),
         ("sum", r"layer 1: gate weights of a token sum to 0.9\d* to .*, the run record says 1"),
         ("profile", "a profile is not a probability distribution"),
-        ("shape", r"experts has shape \(11, 3, 2\), the plan says \(12, 3, 2\)"),
+        ("shape", r"experts has shape \(3, 2, 11\), the plan says \(3, 2, 12\)"),
         ("empty", "a text without tokens"),
     ],
 )

@@ -64,7 +64,7 @@ def planned(token_ids: list[list[int]]) -> PlannedShard:
 
 def assert_routed_like(engine: TracedEngine, token_ids: list[int], experts: np.ndarray) -> None:
     (shard,) = engine.trace([planned([token_ids])])
-    assert np.array_equal(np.sort(shard.experts, -1), experts)
+    assert np.array_equal(np.sort(shard.experts, axis=1).transpose(2, 0, 1), experts)
 
 
 @pytest.mark.engine

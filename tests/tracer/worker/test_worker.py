@@ -86,8 +86,10 @@ def reference() -> Reference:
 
 
 def in_rank_order(shard: Shard) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argsort(-shard.weights, axis=-1, kind="stable")
-    return np.take_along_axis(shard.experts, order, -1), np.take_along_axis(shard.weights, order, -1)
+    """Return experts and weights [T, L, k], those of a token by falling weight."""
+    experts, weights = (values.transpose(2, 0, 1) for values in (shard.experts, shard.weights))
+    order = np.argsort(-weights, axis=-1, kind="stable")
+    return np.take_along_axis(experts, order, -1), np.take_along_axis(weights, order, -1)
 
 
 def assert_same_routing(shards: Iterable[Shard], plan: Plan, reference: Reference) -> float:
@@ -111,7 +113,7 @@ def assert_same_routing(shards: Iterable[Shard], plan: Plan, reference: Referenc
             assert np.array_equal(np.sort(experts[rows], -1), np.sort(want_experts, -1)), where
             error = max(error, float(np.abs(weights[rows] + np.sort(-want_weights, -1)).max()))
             assert error < TOLERANCE, where
-            assert np.abs(shard.profiles[index] - probabilities.mean(axis=0)).max() < TOLERANCE, where
+            assert np.abs(shard.profiles[:, index] - probabilities.mean(axis=0)).max() < TOLERANCE, where
         assert start == shard.tokens
     assert not planned, "shards that were planned and never came"
     assert ties <= 1e-5 * plan.tokens * experts.shape[1], f"{ties} ties are more than chance"
