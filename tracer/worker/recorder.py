@@ -248,7 +248,10 @@ class LiveRecorder:
         number = self._claimed_number(lang)
         first = number * self._live.shard_tokens  # a shard has fewer texts than tokens: other writers' numbers are free
         prompts = np.array([text.prompt_tokens for text in texts])
-        means = self._sums[rows] / lengths[:, None, None].astype(np.float32) if self._profiles else None
+        profiles = None
+        if self._profiles:
+            profiles = self._sums[:, rows]
+            profiles /= lengths.astype(np.float32)[:, None]
         return Shard(
             lang=lang,
             number=number,
@@ -259,7 +262,7 @@ class LiveRecorder:
             token_ids=chunk.token_ids,
             experts=chunk.experts,
             weights=chunk.weights,
-            profiles=self._sums[:, rows] / lengths.astype(np.float32)[:, None] if self._profiles else None,
+            profiles=profiles,
             generated=np.maximum(done - prompts, 0).astype(np.int32),
         )
 
