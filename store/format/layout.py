@@ -6,6 +6,8 @@ import re
 
 from moetrace.store.errors import StoreError
 
+SHARD_TOKENS = 32768  # that make a shard, unless a run says otherwise
+
 LANGUAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 

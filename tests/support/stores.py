@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moetrace.store.format.expert_ids import expert_dtype
 from moetrace.store.format.records import RunRecord
 from moetrace.store.read.reader import Store
 from moetrace.store.shard.counts import Counts
@@ -140,7 +141,7 @@ def _make_text(rng: np.random.Generator, record: RunRecord, text_id: str, taste:
     return Text(
         text_id=str(text_id),
         token_ids=rng.integers(0, 50, length).astype(np.int32),
-        experts=experts.astype(np.uint8 if record.num_experts <= 256 else np.uint16),
+        experts=experts.astype(expert_dtype(record.num_experts)),
         weights=(weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32),
         profile=probability.mean(axis=0).astype(np.float32),
     )

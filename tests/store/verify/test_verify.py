@@ -23,6 +23,7 @@ from moetrace.analytics.database.query import QueryError, connect_safely, run_qu
 from moetrace.cli.main import run as moetrace
 from moetrace.store.errors import MoetraceError, StoreError
 from moetrace.store.format.blocks import BLOCK
+from moetrace.store.format.expert_ids import expert_dtype
 from moetrace.store.format.schema import TABLE_NAMES, tables
 from moetrace.store.read.reader import Store
 from moetrace.store.shard.counts import Counts
@@ -301,9 +302,7 @@ def test_whatever_is_written_verifies(
         lengths=np.array(lengths, dtype=np.int32),
         truncated=np.zeros(len(lengths), dtype=bool),
         token_ids=rng.integers(0, 9, total).astype(np.int32),
-        experts=np.argsort(rng.random((3, experts, total)), axis=1)[:, :top_k].astype(
-            np.uint8 if experts <= 256 else np.uint16
-        ),
+        experts=np.argsort(rng.random((3, experts, total)), axis=1)[:, :top_k].astype(expert_dtype(experts)),
         weights=weights / weights.sum(axis=1, keepdims=True),
         profiles=rng.dirichlet(np.ones(experts), shape[:2]).astype(np.float32) if profiles else None,
     )

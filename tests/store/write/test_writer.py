@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from moetrace.analytics.database.connection import connect
 from moetrace.cli.main import run as moetrace
 from moetrace.store.errors import CaptureError, RunMismatchError, StoreError
+from moetrace.store.format.expert_ids import expert_dtype
 from moetrace.store.format.layout import checked_language, checked_run
 from moetrace.store.format.schema import ADDED_COLUMNS
 from moetrace.store.format.weights import MANTISSA_BITS, lies_on, lossless_precision, round_weights
@@ -55,7 +56,7 @@ def make_shard(
         lengths=np.array(lengths, dtype=np.int32),
         truncated=np.zeros(len(lengths), dtype=bool),
         token_ids=rng.integers(0, 9, total).astype(np.int32),
-        experts=chosen.astype(np.uint8 if experts <= 256 else np.uint16).transpose(1, 2, 0),
+        experts=chosen.astype(expert_dtype(experts)).transpose(1, 2, 0),
         weights=(weights / weights.sum(-1, keepdims=True)).astype(np.float32).transpose(1, 2, 0),
         profiles=(sums / np.array(lengths)[:, None, None]).astype(np.float32).transpose(1, 0, 2),
     )
@@ -157,8 +158,9 @@ def test_ranks_fall_by_rounded_weight_and_rise_by_expert_where_weights_are_equal
 ) -> None:
     size, top_k = shape
     rng = np.random.default_rng(seed)
-    kind = np.uint8 if size <= 256 else np.uint16
-    experts = np.stack([rng.choice(size, top_k, replace=False) for _ in range(tokens)], axis=1).astype(kind)
+    experts = np.stack([rng.choice(size, top_k, replace=False) for _ in range(tokens)], axis=1).astype(
+        expert_dtype(size)
+    )
     weights = rng.choice([0, 1e-30, 0.2, 0.2001, 0.5, 3], (top_k, tokens)).astype(np.float32)
     rounded = round_weights(weights, precision)
     columns = rng.permutation(tokens)
