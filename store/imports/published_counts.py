@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moetrace.store.format.records import RunRecord
     from moetrace.store.imports.request import ImportRequest, Watch
     from moetrace.store.shard.counts import Counts
-    from moetrace.store.storage.storage import Storage
+    from moetrace.store.storage.base import Storage
 
 TABLES = ("usage",)
 HIGHEST = 65535  # layer or expert id that a store can hold

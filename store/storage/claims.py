@@ -22,7 +22,7 @@ from moetrace.store.format import layout
 from moetrace.store.storage.faults import FaultPoint, reach
 
 if TYPE_CHECKING:
-    from moetrace.store.storage.storage import Storage
+    from moetrace.store.storage.base import Storage
 
 EXPIRY = 600.0  # seconds without renewal after which the claim of another machine's process is void
 RENEWAL = 60.0

@@ -22,7 +22,8 @@ from moetrace.store.format.schema import TABLE_NAMES
 from moetrace.store.read.reader import Store
 from moetrace.store.storage.claims import Claims, is_alive, living_claims
 from moetrace.store.storage.faults import FaultPoint
-from moetrace.store.storage.storage import LocalStorage, open_storage
+from moetrace.store.storage.local import LocalStorage
+from moetrace.store.storage.open import open_storage
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.writer import StoreWriter
 from tests.support.paths import ROOT
