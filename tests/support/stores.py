@@ -123,6 +123,11 @@ def make_shard(record: RunRecord, lang: str, number: int, first_seq: int, texts:
     )
 
 
+def data_file(store: Path, table: str, lang: str = "deu_Latn") -> Path:
+    """Return the path of a language's first file of a table."""
+    return store / table / "run=run" / f"lang={lang}" / "00000.parquet"
+
+
 def write_counts(path: Path, record: RunRecord, counts: Mapping[str, np.ndarray], tokens: Mapping[str, int]) -> Store:
     """Write a run of which only the counts are known, int [layers, experts] a language: what an import makes."""
     with StoreWriter(path, record) as writer:

@@ -25,7 +25,7 @@ from moetrace.store.storage.remote import RemoteStorage
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.compact import compact
 from moetrace.store.write.writer import StoreWriter
-from tests.store.verify.test_verify import QUERIES
+from tests.support.answers import QUERIES
 from tests.support.paths import ROOT
 from tests.support.writer_process import WORLD, all_shards, write_all
 
