@@ -12,7 +12,6 @@ from moetrace.store.errors import MoetraceError
 if TYPE_CHECKING:
     from pathlib import Path
 
-
 QUERIES = {  # by the table that each reads the whole of
     "routes": "select layer, sum(expert), sum(weight), sum(token), sum(rank) from routes group by all order by all",
     "tokens": "select sum(token), sum(seq), sum(position), sum(token_id), sum(generated::int) from tokens",

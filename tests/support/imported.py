@@ -14,7 +14,6 @@ from moetrace.store.read.reader import Store
 if TYPE_CHECKING:
     from pathlib import Path
 
-
 DECISION = {"layer": pl.UInt16, "seq": pl.Int32, "position": pl.Int32, "expert": pl.UInt8, "weight": pl.Float32}
 
 

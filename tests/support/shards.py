@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from moetrace.store.format.records import RunRecord
     from moetrace.store.read.reader import Store
 
-
 LAYERS, EXPERTS, TOP_K = 3, 8, 2
 
 

@@ -10,7 +10,6 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-
 MGSM = ("bn", "de", "en", "es", "sw", "zh")
 
 

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from moetrace.store.format.records import CommitRecord
 
-
 TASKS = ("intent", "summary")
 
 

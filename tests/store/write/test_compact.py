@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-
 BY_LANGUAGE = "from usage_by_language order by all"
 
 
