@@ -50,18 +50,9 @@ class Catalog:
         """
         self.storage = place if isinstance(place, Storage) else open_storage(place)
         self.url = self.storage.url
-        self._format = read_format(self.storage)
+        # The format version of shards whose commit record names none.
+        self.oldest_version = int(read_format(self.storage)["upgraded_from"])
         self._checksums: dict[str, str | None] = {}
-
-    @property
-    def version(self) -> int:
-        """Return the format version of the store."""
-        return int(self._format["version"])
-
-    @property
-    def oldest_version(self) -> int:
-        """Return the format version of shards whose commit record names none."""
-        return int(self._format["upgraded_from"])
 
     @cached_property
     def runs(self) -> dict[str, RunRecord]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Store(Catalog):
-    """A store, read-only; the view is of the moment it is first looked at."""
+    """A store, read-only, as its records were when they were first read."""
 
     def traced_at(self, run: str) -> str:
         """Return the time of the run's newest commit, ISO 8601; raise StoreError where it has none."""

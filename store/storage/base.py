@@ -80,11 +80,11 @@ class Storage(ABC):
 
     @abstractmethod
     def delete(self, path: str) -> None:
-        """Remove a file; one that is not there is removed already."""
+        """Remove a file; nothing happens where there is none."""
 
     @abstractmethod
     def staging(self) -> AbstractContextManager[Path]:
-        """Lend a new local folder for files to `publish`, and remove it afterwards."""
+        """Yield a new local folder for files to `publish`; it is removed afterwards."""
 
     @abstractmethod
     def unfinished(self) -> list[str]:

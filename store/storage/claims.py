@@ -119,7 +119,7 @@ def _read(storage: Storage, path: str) -> dict[str, Any] | None:
 
 @cache
 def _machine() -> str:
-    """Name what process numbers are unique in: this boot of this machine, and the namespace of this container."""
+    """Return a name for what process numbers are unique in: this boot of this machine, in this container."""
     parts = [platform.node()]
     for source in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         try:

@@ -93,7 +93,7 @@ class LocalStorage(Storage):
         return True
 
     def delete(self, path: str) -> None:
-        """Remove a file, also after a power cut."""
+        """Remove a file; a power cut does not bring it back."""
         final = self.root / path
         final.unlink(missing_ok=True)
         if final.parent.is_dir():
@@ -101,7 +101,7 @@ class LocalStorage(Storage):
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Lend a folder under `staging/`, named after the process."""
+        """Yield a new folder under `staging/`, named after the process."""
         folder = self.root / STAGING / f"{os.getpid()}-{uuid.uuid4().hex}"
         folder.mkdir(parents=True)
         try:

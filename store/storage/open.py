@@ -1,4 +1,4 @@
-"""Which kind of storage a place is."""
+"""From the name of a place to its storage: a folder, or a URL of a remote filesystem."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class RemoteStorage(Storage):
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Lend a folder of this machine: what is unfinished never reaches the store."""
+        """Yield a temporary folder of this machine: what is unfinished never reaches the store."""
         with tempfile.TemporaryDirectory(prefix="moetrace-") as folder:
             yield Path(folder)
 

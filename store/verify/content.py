@@ -35,7 +35,7 @@ class ShardContent:
         self._usage: dict[str, npt.NDArray[Any] | None] = {}
 
     def sequences(self) -> Iterator[str]:
-        """Check that texts have tokens, different numbers, and add up."""
+        """Check that texts have tokens and numbers of their own, and that they sum to what the commit record says."""
         rows = self._files["sequences"].read()
         self._seqs, self._lengths = _numbers(rows, "seq"), _numbers(rows, "tokens")
         if len(rows) != self._commit.sequences:

@@ -100,7 +100,7 @@ class ShardChecker:
         return pq.ParquetFile(VerifiedFile(self._catalog, file), page_checksum_verification=True)
 
     def _content_problems(self, commit: CommitRecord, record: RunRecord, version: int) -> Iterator[tuple[str, str]]:
-        """Yield what the numbers say against themselves; every file is known to be what was written."""
+        """Yield where the numbers contradict each other; that every file is what was written is known by now."""
         files = {file.table: file for file in commit.files}
         content = ShardContent(record, commit, {name: self._open(file) for name, file in files.items()}, version)
         for name in ("sequences", "tokens", "profiles", "usage", "routes"):
