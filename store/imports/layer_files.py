@@ -43,7 +43,7 @@ class LayerFile:
 def layer_files(place: Path, watch: Watch) -> Iterator[tuple[LayerFile, ...]]:
     """Yield the layer files of a task's folder, or of its tar archive, by layer.
 
-    What is unpacked is removed afterwards. Raises ImportFormatError where there is none, or where there are several tasks.
+    What is unpacked is removed afterwards. Raises ImportFormatError where there is none, or several tasks.
     """
     with tempfile.TemporaryDirectory(prefix="moetrace-import-") as unpacked:
         if not place.is_dir():
