@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moetrace.store.format import layout
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,7 +31,7 @@ def output(help_text: str, *, required: bool = False) -> Callable[..., Any]:
 SHARD_TOKENS = click.option(
     "--shard-tokens",
     type=click.IntRange(min=1),
-    default=32768,
+    default=layout.SHARD_TOKENS,
     show_default=True,
     metavar="N",
     help="Tokens of a shard.",

@@ -12,7 +12,7 @@ import pyarrow as pa
 from moetrace.analytics.database.documentation import in_dependency_order, views
 from moetrace.store.errors import MoetraceError, StoreError
 from moetrace.store.format.schema import ADDED_COLUMNS, TABLE_NAMES, tables
-from moetrace.store.read.reader import ShardFile, Store
+from moetrace.store.read.reader import Store
 from moetrace.store.read.verified import VerifiedFiles, verified_url
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moetrace.store.format.records import RunRecord
+    from moetrace.store.read.catalog import ShardFile
 
 
 class QueryError(MoetraceError):

@@ -14,7 +14,7 @@ from moetrace.store.format.schema import TABLE_NAMES
 from moetrace.store.read.reader import Store
 
 if TYPE_CHECKING:
-    from moetrace.store.storage.storage import Storage
+    from moetrace.store.storage.base import Storage
 
 
 def write_database(store: str | Path | Storage | Store, output: str | Path) -> Path:

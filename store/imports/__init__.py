@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from moetrace.store.storage.storage import Storage
+    from moetrace.store.storage.base import Storage
 
 __all__ = ["FORMATS", "ImportRequest", "ImportResult", "Silent", "Source", "Watch"]
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moetrace.store.errors import CaptureError, ImportFormatError
+from moetrace.store.format.expert_ids import expert_dtype
 from moetrace.store.imports.layer_files import LayerFile, LayersInStep, layer_files, survey
 from moetrace.store.imports.record import ImportedCorpus, ImportedModel, imported_record
 from moetrace.store.imports.request import ImportResult
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from moetrace.store.format.records import RunRecord
     from moetrace.store.imports.request import ImportRequest, Watch
-    from moetrace.store.storage.storage import Storage
+    from moetrace.store.storage.base import Storage
 
 TOP_K, EXPERTS = 6, 64  # of DeepSeek-V2-Lite, which ESFT traced
 ROUTING = {"scoring": "softmax", "normalized": False, "scale": 1.0, "selection_bias": False}
@@ -183,7 +184,7 @@ def _read_sequence(
     layers: LayersInStep, record: RunRecord, number: int
 ) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.float32]]:
     """Return the experts and gate weights of the next line of every layer, each [L, k, tokens]."""
-    kind = np.uint8 if record.num_experts <= 256 else np.uint16
+    kind = expert_dtype(record.num_experts)
     experts: list[npt.NDArray[np.unsignedinteger]] = []
     weights: list[npt.NDArray[np.float32]] = []
     for file, line in layers.next_lines():

@@ -41,9 +41,9 @@ class LayerFile:
 
 @contextmanager
 def layer_files(place: Path, watch: Watch) -> Iterator[tuple[LayerFile, ...]]:
-    """Lend the layer files of a task's folder, or of its tar archive, by layer; what is unpacked is removed afterwards.
+    """Yield the layer files of a task's folder, or of its tar archive, by layer.
 
-    Raises ImportFormatError where there is none, or where there are several tasks.
+    What is unpacked is removed afterwards. Raises ImportFormatError where there is none, or several tasks.
     """
     with tempfile.TemporaryDirectory(prefix="moetrace-import-") as unpacked:
         if not place.is_dir():
@@ -90,7 +90,7 @@ def survey(files: Sequence[LayerFile], on_line: Callable[[bytes, int], None], wa
     digest, first = hashlib.sha256(), files[0]
     lines = 0
     content = hashlib.sha256()
-    with _in_words(first), first.path.open("rb") as opened:
+    with _as_import_errors(first), first.path.open("rb") as opened:
         for lines, line in enumerate(opened, start=1):
             on_line(line, lines)
             content.update(line)
@@ -110,7 +110,7 @@ def survey(files: Sequence[LayerFile], on_line: Callable[[bytes, int], None], wa
 
 def _lines_and_digest(file: LayerFile, watch: Watch) -> tuple[int, str]:
     digest, lines, last = hashlib.sha256(), 0, b"\n"
-    with _in_words(file), file.path.open("rb") as opened:
+    with _as_import_errors(file), file.path.open("rb") as opened:
         while piece := opened.read(PIECE):
             digest.update(piece)
             lines += piece.count(b"\n")
@@ -120,8 +120,8 @@ def _lines_and_digest(file: LayerFile, watch: Watch) -> tuple[int, str]:
 
 
 @contextmanager
-def _in_words(file: LayerFile) -> Iterator[None]:
-    """Turn what the operating system refuses into one line."""
+def _as_import_errors(file: LayerFile) -> Iterator[None]:
+    """Make an ImportFormatError of one line of what the operating system refuses."""
     try:
         yield
     except OSError as error:
@@ -148,7 +148,7 @@ class LayersInStep:
     def next_lines(self) -> Iterator[tuple[LayerFile, bytes]]:
         """Yield the next line of each layer, by layer."""
         for file, opened in zip(self.files, self._opened, strict=True):
-            with _in_words(file):
+            with _as_import_errors(file):
                 line = opened.readline()
             self._watch.read(len(line))
             yield file, line

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moetrace.store.format.records import RunRecord
     from moetrace.store.imports.request import ImportRequest, Watch
     from moetrace.store.shard.counts import Counts
-    from moetrace.store.storage.storage import Storage
+    from moetrace.store.storage.base import Storage
 
 TABLES = ("usage",)
 HIGHEST = 65535  # layer or expert id that a store can hold
@@ -75,7 +75,10 @@ def number(value: Any, where: object, *, whole: bool = False) -> Any:
 
 
 def same_layers(layers: Sequence[tuple[str, Sequence[int]]]) -> Sequence[int]:
-    """Return the layers that all have, each named by where it was read; raise ImportFormatError where they differ."""
+    """Return the layers that all have; raise ImportFormatError where they differ.
+
+    layers: of each language, after where they were read
+    """
     first, expected = layers[0]
     for where, found in layers:
         if found != expected:
@@ -90,7 +93,9 @@ def write_languages(
     counts: Sequence[tuple[str, Counts]],
     watch: Watch,
 ) -> ImportResult:
-    """Check the counts of all languages, each with where it was read, then write those that the store lacks.
+    """Check the counts of all languages, then write those that the store lacks.
+
+    counts: of each language, after where they were read
 
     Raises ImportFormatError where they cannot be those of the run, nothing written.
     """

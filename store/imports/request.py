@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from moetrace.store.errors import StoreError
-from moetrace.store.format.layout import checked_language, checked_run
+from moetrace.store.format.layout import SHARD_TOKENS, checked_language, checked_run
 
 if TYPE_CHECKING:
     from moetrace.store.format.records import CommitRecord
@@ -41,7 +41,7 @@ class ImportRequest:
     model_id: str | None = None
     top_k: int | None = None
     experts: int | None = None
-    shard_tokens: int = 32768
+    shard_tokens: int = SHARD_TOKENS
     weight_precision: str = "f16"
 
     def __post_init__(self) -> None:

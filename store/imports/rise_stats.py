@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moetrace.store.imports.request import ImportRequest, ImportResult, Watch
-    from moetrace.store.storage.storage import Storage
+    from moetrace.store.storage.base import Storage
 
 NOMINAL_TOKENS = 10**9
 TOLERANCE = 1e-3  # of a layer's sum of frequencies

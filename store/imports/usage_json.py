@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moetrace.store.imports.request import ImportRequest, ImportResult, Watch
-    from moetrace.store.storage.storage import Storage
+    from moetrace.store.storage.base import Storage
 
 TOTAL = "total_tokens"
 

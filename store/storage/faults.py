@@ -28,6 +28,6 @@ _ARMED = os.environ.get("MOETRACE_FAULT")
 
 
 def reach(point: FaultPoint) -> None:
-    """Die here if the environment asks for it."""
+    """Kill this process where `MOETRACE_FAULT` names the point."""
     if point.value == _ARMED:
         os.kill(os.getpid(), signal.SIGKILL)

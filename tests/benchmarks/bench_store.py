@@ -30,7 +30,8 @@ import pyarrow.parquet as pq
 
 from moetrace.store.shard.ranking import LayerRanking
 from moetrace.store.shard.rollup import UsageRollup
-from moetrace.store.storage import storage as storage_module
+from moetrace.store.storage import local as local_module
+from moetrace.store.write import encode as encode_module
 from moetrace.store.write import writer as writer_module
 from moetrace.store.write.files import HashedFile
 from moetrace.store.write.writer import StoreWriter
@@ -78,13 +79,13 @@ class Clock:
         with ExitStack() as undo:
             for owner, name, stage in (
                 (writer_module, "check_shard", "check"),
-                (writer_module, "token_order", "order"),
-                (writer_module, "round_weights", "rank"),
+                (encode_module, "token_order", "order"),
+                (encode_module, "round_weights", "rank"),
                 (LayerRanking, "rank", "rank"),
                 (UsageRollup, "add_layer", "roll-up"),
                 (pq.ParquetWriter, "write_table", "encode"),
                 (HashedFile, "sync", "sync"),
-                (storage_module, "sync_folder", "sync"),
+                (local_module, "sync_folder", "sync"),
             ):
                 kept = getattr(owner, name)
                 setattr(owner, name, self.timed(kept, stage))

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from moetrace.store.errors import CaptureError, MoetraceError
-from moetrace.store.format.layout import checked_language, checked_run
+from moetrace.store.format.layout import SHARD_TOKENS, checked_language, checked_run
 from moetrace.store.format.records import RunRecord
 from moetrace.store.format.schema import TABLE_NAMES
 from moetrace.tracer.engine.engine import engine_versions
@@ -56,7 +56,7 @@ def traced(
     language: str = UNDETERMINED,
     profiles: bool = True,
     weight_precision: str = "f16",
-    shard_tokens: int = 32768,
+    shard_tokens: int = SHARD_TOKENS,
     self_check: bool = True,
 ) -> Iterator[Trace]:
     """Record the routing of every request that `llm` runs inside the block into a run of a store.

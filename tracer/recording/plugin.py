@@ -47,6 +47,7 @@ def _record_engines() -> None:
         return
 
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from moetrace.store.format.layout import SHARD_TOKENS  # noqa: PLC0415
         from moetrace.tracer.recording.attach import live_record  # noqa: PLC0415
         from moetrace.tracer.worker.contacts import require_contacts  # noqa: PLC0415
         from moetrace.tracer.worker.recorder import UNDETERMINED, LiveSettings  # noqa: PLC0415
@@ -64,7 +65,7 @@ def _record_engines() -> None:
         profiles = os.environ.get("MOETRACE_PROFILES", "1") != "0"
         store = os.environ["MOETRACE_STORE"]
         store = store if "://" in store else str(Path(store).absolute())
-        shard_tokens = int(_number("MOETRACE_SHARD_TOKENS", 32768))
+        shard_tokens = int(_number("MOETRACE_SHARD_TOKENS", SHARD_TOKENS))
         precision = os.environ.get("MOETRACE_WEIGHT_PRECISION", "f16")
         self_check = os.environ.get("MOETRACE_SELF_CHECK", "1") != "0"
         record = live_record(

@@ -13,12 +13,12 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Protocol
 
 from moetrace.store.errors import MoetraceError
-from moetrace.store.format.layout import FORMAT, checked_run
+from moetrace.store.format.layout import FORMAT, SHARD_TOKENS, checked_run
 from moetrace.store.format.records import CommitRecord, RunRecord
 from moetrace.store.format.schema import TABLE_NAMES
 from moetrace.store.format.weights import MANTISSA_BITS, lossless_precision
 from moetrace.store.read.reader import Store
-from moetrace.store.storage.storage import Storage, open_storage
+from moetrace.store.storage.open import open_storage
 from moetrace.store.write.writer import StoreWriter, open_or_create
 from moetrace.tracer.corpus.corpus import open_corpus
 from moetrace.tracer.engine.engine import EngineSettings, TracedEngine, engine_versions, require_engine
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from moetrace.store.shard.shard import Shard
+    from moetrace.store.storage.base import Storage
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class TraceSettings:
     sample_seed: int = 0
     text_template: str | None = None
     id_template: str | None = None
-    shard_tokens: int = 32768
+    shard_tokens: int = SHARD_TOKENS
     on_long: str = "truncate"
     weight_precision: str = "auto"
     routes: bool = True

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moetrace.store.errors import CaptureError
+from moetrace.store.format.expert_ids import expert_dtype
 from moetrace.tracer.worker import TAG
 from moetrace.tracer.worker.steps import Step, StepRows, require_written
 
@@ -102,7 +103,7 @@ class PlannedShards:
         """
         room = np.asarray(lengths, dtype=np.int64) + new_tokens
         total, layers, texts = int(room.sum()), len(self._layers), len(room)
-        ids = np.uint8 if self._num_experts <= 256 else np.uint16
+        ids = expert_dtype(self._num_experts)
         self._open[key] = _OpenShard(
             starts=np.cumsum(room) - room,
             room=room,

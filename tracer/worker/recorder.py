@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moetrace.store.errors import CaptureError, MoetraceError
-from moetrace.store.format.layout import LANGUAGE_NAME
+from moetrace.store.format.expert_ids import expert_dtype
+from moetrace.store.format.layout import LANGUAGE_NAME, SHARD_TOKENS
 from moetrace.store.format.records import CommitRecord, RunRecord
 from moetrace.store.read.reader import Store
 from moetrace.store.shard.shard import Shard
@@ -49,7 +50,7 @@ class LiveSettings:
     store: str
     record: dict[str, Any]
     lang: str = UNDETERMINED
-    shard_tokens: int = 32768
+    shard_tokens: int = SHARD_TOKENS
     flush_seconds: float = 60.0
     self_check: bool = True
 
@@ -155,7 +156,7 @@ class LiveRecorder:
         kept = np.repeat(mine, rows.counts)
         firsts = np.cumsum(counts) - counts
         positions = np.arange(counts.sum()) + np.repeat(starts - firsts, counts)
-        ids = np.uint8 if self._record.num_experts <= 256 else np.uint16
+        ids = expert_dtype(self._record.num_experts)
         self._chunks.append(
             _Chunk(
                 np.repeat(numbers, counts),

@@ -20,11 +20,12 @@ from moetrace.store.errors import StoreError
 from moetrace.store.read.reader import Store
 from moetrace.store.storage.claims import Claims
 from moetrace.store.storage.faults import FaultPoint
-from moetrace.store.storage.storage import RemoteStorage, open_storage
+from moetrace.store.storage.open import open_storage
+from moetrace.store.storage.remote import RemoteStorage
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.compact import compact
 from moetrace.store.write.writer import StoreWriter
-from tests.store.verify.test_verify import QUERIES
+from tests.support.answers import QUERIES
 from tests.support.paths import ROOT
 from tests.support.writer_process import WORLD, all_shards, write_all
 

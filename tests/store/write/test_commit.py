@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,12 +15,10 @@ import pytest
 
 from moetrace.analytics.database.connection import connect
 from moetrace.store.errors import StoreError
-from moetrace.store.format.layout import claim_path
 from moetrace.store.format.schema import TABLE_NAMES
 from moetrace.store.read.reader import Store
-from moetrace.store.storage.claims import Claims, is_alive, living_claims
+from moetrace.store.storage.claims import is_alive
 from moetrace.store.storage.faults import FaultPoint
-from moetrace.store.storage.storage import LocalStorage, open_storage
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.writer import StoreWriter
 from tests.support.paths import ROOT
@@ -163,51 +159,12 @@ def test_different_runs_are_written_side_by_side(tmp_path: Path) -> None:
     assert [(commit.run, commit.shard) for commit in Store(tmp_path).commits] == [("one", 0), ("two", 0)]
 
 
-def test_a_claim_keeps_others_off_until_it_is_given_back(tmp_path: Path) -> None:
-    storage = LocalStorage(tmp_path)
-    mine, theirs = Claims(storage, "run"), Claims(storage, "run")
-    assert mine.take(LANG, 0)
-    assert mine.take(LANG, 0)
-    assert not theirs.take(LANG, 0)
-    assert living_claims(storage) == [claim_path("run", LANG, 0)]
-    mine.release(LANG, 0)
-    assert theirs.take(LANG, 0)
-    mine.release(LANG, 0)  # not its own any more
-    assert not mine.take(LANG, 0)
-    theirs.close()
-    assert living_claims(storage) == []
-
-
 def test_the_claim_of_a_dead_process_is_void_at_once(tmp_path: Path) -> None:
     process = start(tmp_path / "store", FaultPoint.CLAIMED)
     assert process.wait(timeout=120) == -signal.SIGKILL
     (path,) = (tmp_path / "store" / "claims").rglob("*.json")
     assert not is_alive(json.loads(path.read_text()))
     assert verify(tmp_path / "store").claims == []
-
-
-def test_the_claim_of_another_machine_is_void_when_it_is_not_renewed(tmp_path: Path) -> None:
-    claims = Claims(LocalStorage(tmp_path), "run")
-    path = tmp_path / claim_path("run", LANG, 0)
-    path.parent.mkdir(parents=True)
-    claim = {"machine": "another", "process": 1, "started": "1", "id": "x"}
-    path.write_text(json.dumps({**claim, "renewed": time.time() - 60}))
-    assert not claims.take(LANG, 0)
-    path.write_text(json.dumps({**claim, "renewed": time.time() - 3600}))
-    assert claims.take(LANG, 0)
-    claims.close()
-
-
-def test_a_claim_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moetrace.store.storage.claims.RENEWAL", 0.02)
-    with Claims(LocalStorage(tmp_path), "run") as claims:
-        assert claims.take(LANG, 0)
-        path = tmp_path / claim_path("run", LANG, 0)
-        first = json.loads(path.read_text())["renewed"]
-        deadline = time.monotonic() + 10
-        while json.loads(path.read_text())["renewed"] == first:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
 
 
 def mounted(folder: Path, options: str) -> Iterator[Path]:
@@ -250,36 +207,3 @@ def test_a_read_only_store_is_read_and_refuses_to_be_written(small_disk: Path) -
     assert connect(store).sql("select sum(tokens) from shards").fetchall() == [(shard.tokens,)]
     with pytest.raises(StoreError, match=r"cannot be written \(Read-only file system\)"):
         StoreWriter(store, WORLD.record).write(shard)
-
-
-def test_a_filesystem_without_hard_links_is_written_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refused)
-    shard = all_shards()[0]
-    commit = StoreWriter(tmp_path, WORLD.record).write(shard)
-    assert StoreWriter(tmp_path, WORLD.record).write(shard) == commit
-    verdict = verify(tmp_path)
-    assert (verdict.problems, verdict.orphans, verdict.unfinished) == ([], [], [])
-
-
-def test_a_listing_has_no_folders_and_no_order_of_the_disk(tmp_path: Path) -> None:
-    storage = open_storage(tmp_path)
-    for name in ("b/2", "a/1", "b/1/x", "c"):
-        assert storage.create(name, name.encode())
-    assert [(entry.path, entry.bytes) for entry in storage.listing()] == [
-        ("a/1", 3),
-        ("b/1/x", 5),
-        ("b/2", 3),
-        ("c", 1),
-    ]
-    assert [entry.path for entry in storage.listing("b")] == ["b/1/x", "b/2"]
-    assert storage.listing("nowhere") == []
-    (*_, before) = storage.listing()
-    storage.replace("c", b"y")
-    assert storage.listing()[-1].stamp != before.stamp
-    shutil.rmtree(tmp_path / "b")
-    assert [entry.path for entry in storage.listing()] == ["a/1", "c"]
