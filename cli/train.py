@@ -10,7 +10,7 @@ import click
 from moetrace.cli.options import BUNDLED
 
 if TYPE_CHECKING:
-    from moetrace.tracer.training.trainer import TrainingResult
+    from moetrace.tracer.training.training import TrainingResult
 
 
 @click.command(short_help="Train the experts of a mask, and nothing else.")
@@ -117,8 +117,8 @@ def train(
     from moetrace.store.mask import read_mask
     from moetrace.tracer.bundled import CORPUS, MODEL
     from moetrace.tracer.training.requirements import require_train
-    from moetrace.tracer.training.trainer import TrainingSettings
-    from moetrace.tracer.training.trainer import train as run_training
+    from moetrace.tracer.training.training import TrainingSettings
+    from moetrace.tracer.training.training import train as run_training
 
     chosen = read_mask(mask)
     require_train()

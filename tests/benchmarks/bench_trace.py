@@ -116,7 +116,7 @@ def traced_way(
 ) -> Callable[[], None]:
     from moetrace.store.write.writer import StoreWriter
     from moetrace.tracer.engine.generation import Generation
-    from moetrace.tracer.runs.budget import MemoryBudget
+    from moetrace.tracer.runs.outlet import MemoryBudget
     from moetrace.tracer.runs.trace import DEFAULT_MEMORY, write_all
     from tests.support.stores import make_record
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moetrace.tracer.engine.generation import Generation
     from moetrace.tracer.model.facts import ModelFacts
     from moetrace.tracer.plan.plan import PlannedShard
-    from moetrace.tracer.runs.budget import MemoryBudget
+    from moetrace.tracer.runs.outlet import MemoryBudget
 
 
 @dataclass

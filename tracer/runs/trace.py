@@ -28,7 +28,7 @@ from moetrace.tracer.model.record import model_record, provenance
 from moetrace.tracer.model.tokenizer import load_tokenizer
 from moetrace.tracer.plan.plan import Plan, PlannedShard, make_plan
 from moetrace.tracer.plan.prompts import PromptSettings, encoder, stop_tokens
-from moetrace.tracer.runs.budget import MemoryBudget
+from moetrace.tracer.runs.outlet import MemoryBudget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from moetrace.tracer.model.facts import read_config
-from moetrace.tracer.model.quiet import quiet_transformers
+from moetrace.tracer.model.transformers_logging import quiet_transformers
 from moetrace.tracer.training.errors import TrainingError
 from moetrace.tracer.training.experts_file import TrainedExperts, fitting_places, read_experts
 from moetrace.tracer.training.model_facts import describe

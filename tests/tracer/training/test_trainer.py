@@ -13,7 +13,7 @@ from moetrace.tracer.bundled import CORPUS, MODEL
 from moetrace.tracer.corpus.corpus import open_corpus
 from moetrace.tracer.training.errors import TrainingError
 from moetrace.tracer.training.texts import held_out_texts, is_held_out, training_blocks
-from moetrace.tracer.training.trainer import Silent, TrainingSettings, train
+from moetrace.tracer.training.training import Silent, TrainingSettings, train
 from tests.support.masks import write_mask
 
 if TYPE_CHECKING:

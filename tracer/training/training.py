@@ -286,7 +286,7 @@ def _trainer(
     *,
     masked: bool,
 ) -> Any:
-    from moetrace.tracer.training.hf_trainer import ExpertTrainer  # noqa: PLC0415  imports torch and transformers
+    from moetrace.tracer.training.expert_trainer import ExpertTrainer  # noqa: PLC0415  imports torch and transformers
 
     return ExpertTrainer(model, tokenizer, blocks, folder.path / CHECKPOINTS, settings, say, masked=masked)
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from moetrace.store.errors import MoetraceError
-from moetrace.tracer.runs.budget import MemoryBudget
+from moetrace.tracer.runs.outlet import MemoryBudget
 
 
 def test_what_does_not_fit_is_refused_or_waited_for() -> None:

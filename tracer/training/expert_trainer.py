@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
     from moetrace.tracer.training.texts import HeldOut
-    from moetrace.tracer.training.trainer import TrainingSettings, Watch
+    from moetrace.tracer.training.training import TrainingSettings, Watch
 
 IGNORED = -100  # a label that is not predicted
 KEPT_CHECKPOINTS = 2
