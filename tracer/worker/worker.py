@@ -18,9 +18,9 @@ from vllm.platforms import current_platform
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from moetrace.store.errors import MoetraceError
-from moetrace.tracer.engine.probe import PROBE_TOKENS
 from moetrace.tracer.model.families import RoutingRule
 from moetrace.tracer.model.replay import RoutingEvidence, check_routing
+from moetrace.tracer.worker import PROBE_TOKENS
 from moetrace.tracer.worker import cpu_fixes as cpu
 from moetrace.tracer.worker.assembly import CapturedShard, ShardAssembler, Step, StepRows
 from moetrace.tracer.worker.buffers import StepBuffers, make_transfer

@@ -20,7 +20,8 @@ from moetrace.analytics.metrics import frames as metrics
 from moetrace.analytics.report import write_report
 from moetrace.cli.importing import FORMATS as NAMES
 from moetrace.cli.main import run as moetrace
-from moetrace.store.imports import FORMATS, ImportRequest, Silent, Source
+from moetrace.store.imports import FORMATS, ImportRequest, Source
+from moetrace.store.progress import Progress
 from moetrace.store.read.reader import Store
 from moetrace.store.verify.verify import verify
 from tests.reference.metrics import METRICS
@@ -304,13 +305,13 @@ def test_the_pivot_is_english_where_one_language_is(tmp_path: Path, languages: S
     assert Store(tmp_path / "store").run().corpus["pivot"] == pivot
 
 
-class InterruptedAfter(Silent):
+class InterruptedAfter(Progress):
     """A person who presses Ctrl-C when some shards are in the store."""
 
     def __init__(self, shards: int) -> None:
         self.left = shards
 
-    def committed(self, commit: CommitRecord) -> None:  # noqa: ARG002  the interface of a Watch
+    def committed(self, commit: CommitRecord) -> None:  # noqa: ARG002  the interface of a Progress
         self.left -= 1
         if not self.left:
             raise KeyboardInterrupt
@@ -325,9 +326,9 @@ def test_an_interrupted_import_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         FORMATS["esft"](tmp_path / "stopped", request, InterruptedAfter(5))
     assert len(Store(tmp_path / "stopped").commits) == 5
-    again = FORMATS["esft"](tmp_path / "stopped", request, Silent())
+    again = FORMATS["esft"](tmp_path / "stopped", request, Progress())
     assert again.skipped_shards == 5
-    whole = FORMATS["esft"](tmp_path / "whole", request, Silent())
+    whole = FORMATS["esft"](tmp_path / "whole", request, Progress())
     assert again.written_shards == whole.written_shards - 5 > 0
     assert [commit.files for commit in Store(tmp_path / "stopped").commits] == [
         commit.files for commit in Store(tmp_path / "whole").commits
