@@ -156,7 +156,7 @@ def train(
         )
         if merged:
             from moetrace.tracer.training.merging import merge
-            from moetrace.tracer.training.output import EXPERTS_FILE
+            from moetrace.tracer.training.output_folder import EXPERTS_FILE
 
             progress.stage("writing the merged model")
             merge(path, output / EXPERTS_FILE, output / "merged", revision=revision)

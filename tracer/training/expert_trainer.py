@@ -20,7 +20,7 @@ from transformers import (
 
 from moetrace.tracer.training.errors import TrainingError
 from moetrace.tracer.training.experts_file import load_experts, save_experts
-from moetrace.tracer.training.output import EXPERTS_FILE, WHOLE_MODEL
+from moetrace.tracer.training.output_folder import EXPERTS_FILE, WHOLE_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

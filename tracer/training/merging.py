@@ -18,12 +18,12 @@ from moetrace.tracer.model.facts import read_config
 from moetrace.tracer.model.transformers_logging import quiet_transformers
 from moetrace.tracer.training.errors import TrainingError
 from moetrace.tracer.training.experts_file import TrainedExperts, fitting_places, read_experts
-from moetrace.tracer.training.model_facts import describe
+from moetrace.tracer.training.loaded_model import describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from moetrace.tracer.training.layout import Place
+    from moetrace.tracer.training.expert_places import Place
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}

@@ -20,7 +20,7 @@ from moetrace.tracer.model.facts import ModelFacts, read_facts
 from moetrace.tracer.model.tokenizer import load_tokenizer
 from moetrace.tracer.plan.prompts import PromptSettings, encoder
 from moetrace.tracer.training.errors import TrainingError
-from moetrace.tracer.training.output import CHECKPOINTS, OutputFolder
+from moetrace.tracer.training.output_folder import CHECKPOINTS, OutputFolder
 from moetrace.tracer.training.progress import TrainingProgress
 from moetrace.tracer.training.settings import DTYPES, TrainingSettings
 from moetrace.tracer.training.texts import HeldOut, held_out_texts, is_held_out, training_blocks
