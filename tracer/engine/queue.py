@@ -106,7 +106,7 @@ class QueuedText:
 
 
 class TextQueue:
-    """Which texts are waiting and which are in the engine: never more than `limit` tokens of them."""
+    """Which texts are waiting and which are in the engine: one more only while there are less than `limit` tokens."""
 
     def __init__(self, shards: Iterator[PlannedShard], under_way: UnderWay, limit: int) -> None:
         self.running: dict[str, QueuedText] = {}
