@@ -12,7 +12,6 @@ from moetrace.store.format import layout
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BUNDLED = "bundled"  # names the bundled model, or corpus
 STORE = click.argument("store")  # a folder or a URL
 RUN = click.option("--run", metavar="NAME", help="Which run of the store; needed only where it has several.")
 

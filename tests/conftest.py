@@ -33,7 +33,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def engine() -> Iterator[TracedEngine]:
     """The bundled model in float32, traced: the one engine of the session."""
-    from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+    from moetrace.tracer.engine.engine import TracedEngine
+    from moetrace.tracer.engine.settings import EngineSettings
     from moetrace.tracer.model.facts import read_facts
 
     started = TracedEngine(read_facts(str(MODEL)), EngineSettings(dtype="float32", max_model_len=1024))
@@ -47,7 +48,8 @@ def stressed(engine: TracedEngine) -> TracedEngine:  # noqa: ARG001  the first e
 
     It starts in a second, but engines of a process share vLLM's process groups: when one goes, they go.
     """
-    from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+    from moetrace.tracer.engine.engine import TracedEngine
+    from moetrace.tracer.engine.settings import EngineSettings
     from moetrace.tracer.model.facts import read_facts
 
     settings = EngineSettings(

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moetrace.store.format.records import RunRecord
-    from moetrace.store.imports.request import ImportRequest, Watch
+    from moetrace.store.imports.request import ImportRequest
+    from moetrace.store.progress import Progress
     from moetrace.store.storage.base import Storage
 
 TOP_K, EXPERTS = 6, 64  # of DeepSeek-V2-Lite, which ESFT traced
@@ -39,7 +40,7 @@ TABLES = ("sequences", "tokens", "routes", "usage")
 Files = tuple[LayerFile, ...]
 
 
-def import_esft(place: str | Path | Storage, request: ImportRequest, watch: Watch) -> ImportResult:
+def import_esft(place: str | Path | Storage, request: ImportRequest, progress: Progress) -> ImportResult:
     """Import one task of each language; shards that the store has are not parsed again.
 
     In memory are the shard under way, and the size of every shard. Raises ImportFormatError, naming file and line,
@@ -47,18 +48,18 @@ def import_esft(place: str | Path | Storage, request: ImportRequest, watch: Watc
     """
     with ExitStack() as opened:
         sources = request.by_language()
-        tasks = {lang: opened.enter_context(layer_files(path, watch)) for lang, path in sources.items()}
+        tasks = {lang: opened.enter_context(layer_files(path, progress)) for lang, path in sources.items()}
         layers = _same_layers(tasks)
         top_k = request.top_k or TOP_K
         size = sum(file.bytes for files in tasks.values() for file in files)
-        watch.stage("checking", size)
-        plans = {lang: _plan(files, top_k, request.shard_tokens, watch) for lang, files in tasks.items()}
+        progress.stage("checking", size)
+        plans = {lang: _plan(files, top_k, request.shard_tokens, progress) for lang, files in tasks.items()}
         model = ImportedModel(layers, request.experts or EXPERTS, top_k, routing=ROUTING)
         record = imported_record(request, model, _corpus(plans), _settings(request))
-        watch.stage("importing", size)
+        progress.stage("importing", size)
         with StoreWriter(place, record) as writer:
             written = [
-                count for lang, plan in plans.items() for count in _write(writer, lang, tasks[lang], plan, watch)
+                count for lang, plan in plans.items() for count in _write(writer, lang, tasks[lang], plan, progress)
             ]
     planned = sum(len(plan.shards) for plan in plans.values())
     return ImportResult(request.run, len(tasks), len(written), sum(written), planned - len(written))
@@ -113,7 +114,7 @@ def _same_layers(tasks: Mapping[str, Files]) -> list[int]:
     return expected
 
 
-def _plan(files: Files, top_k: int, shard_tokens: int, watch: Watch) -> _Plan:
+def _plan(files: Files, top_k: int, shard_tokens: int, progress: Progress) -> _Plan:
     """Cut a language into shards of at most `shard_tokens` tokens, one sequence at least."""
     shards: list[_ShardLines] = []
     first = lines = tokens = 0
@@ -126,7 +127,7 @@ def _plan(files: Files, top_k: int, shard_tokens: int, watch: Watch) -> _Plan:
             first, lines, tokens = first + lines, 0, 0
         lines, tokens = lines + 1, tokens + length
 
-    sha256 = survey(files, add, watch)
+    sha256 = survey(files, add, progress)
     return _Plan(sha256, (*shards, _ShardLines(len(shards), first, lines, tokens)))
 
 
@@ -149,12 +150,12 @@ def _settings(request: ImportRequest) -> dict[str, object]:
     }
 
 
-def _write(writer: StoreWriter, lang: str, files: Files, plan: _Plan, watch: Watch) -> Iterator[int]:
+def _write(writer: StoreWriter, lang: str, files: Files, plan: _Plan, progress: Progress) -> Iterator[int]:
     """Write the shards that the store lacks and nobody else is doing; yield the tokens of each."""
-    with LayersInStep(files, watch) as layers:
+    with LayersInStep(files, progress) as layers:
         for shard in plan.shards:
             if writer.claim(lang, shard.number):
-                watch.committed(writer.write(_read_shard(lang, shard, layers, writer.record)))
+                progress.committed(writer.write(_read_shard(lang, shard, layers, writer.record)))
                 yield shard.tokens
             else:
                 layers.skip(shard.lines)

@@ -13,7 +13,7 @@ import pytest
 from moetrace.analytics.database.documentation import views
 from moetrace.cli.main import COMMANDS, run
 from moetrace.store.read.reader import Store
-from moetrace.tracer.bundled import CORPUS, MODEL
+from moetrace.tracer.bundled import CORPUS
 from tests.support.stores import make_record, make_world, write_world
 
 if TYPE_CHECKING:
@@ -207,12 +207,6 @@ def test_trace_refuses_a_bad_corpus_before_anything_is_written(
 def test_trace_refuses_a_folder_that_is_not_a_store(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x", encoding="utf-8")
     assert "not a moetrace store" in failure(capsys, "trace", "bundled", "--corpus", "bundled", "--store", tmp_path)
-
-
-def test_the_bundled_model_is_small_and_complete() -> None:
-    files = {path.name for path in MODEL.iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "training.json"} <= files
-    assert sum(path.stat().st_size for path in MODEL.iterdir()) <= 10_000_000
 
 
 def test_scores_from_a_file_are_correlated(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

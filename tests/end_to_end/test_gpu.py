@@ -26,7 +26,8 @@ def _needs_a_gpu() -> None:
 
 def routed(dtype: str, plan: Plan, *, eager: bool) -> dict[str, Shard]:
     from moetrace.tracer.bundled import MODEL
-    from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+    from moetrace.tracer.engine.engine import TracedEngine
+    from moetrace.tracer.engine.settings import EngineSettings
     from moetrace.tracer.model.facts import read_facts
 
     engine = TracedEngine(read_facts(str(MODEL)), EngineSettings(dtype=dtype, max_model_len=1024, eager=eager))

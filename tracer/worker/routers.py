@@ -11,7 +11,7 @@ from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from moetrace.store.errors import MoetraceError
-from moetrace.tracer.engine.probe import PROBE_TOKENS
+from moetrace.tracer.worker import PROBE_TOKENS
 from moetrace.tracer.worker.buffers import StepBuffers
 from moetrace.tracer.worker.outside import OutsideLogits, is_routed_outside, outside_logits
 

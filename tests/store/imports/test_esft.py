@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moetrace.analytics.database.connection import connect
-from moetrace.store.imports import FORMATS, ImportRequest, Silent, Source
+from moetrace.store.imports import FORMATS, ImportRequest, Source
+from moetrace.store.progress import Progress
 from moetrace.store.read.reader import Store
 from moetrace.store.verify.verify import verify
 from tests.support.imported import published_decisions, stored_decisions
@@ -124,13 +125,13 @@ def test_a_member_of_an_archive_cannot_leave_the_folder_it_is_unpacked_to(tmp_pa
     assert not list(tmp_path.parent.glob("escaped.txt"))
 
 
-class InterruptedAfter(Silent):
+class InterruptedAfter(Progress):
     """A person who presses Ctrl-C when some shards are in the store."""
 
     def __init__(self, shards: int) -> None:
         self.left = shards
 
-    def committed(self, commit: CommitRecord) -> None:  # noqa: ARG002  the interface of a Watch
+    def committed(self, commit: CommitRecord) -> None:  # noqa: ARG002  the interface of a Progress
         self.left -= 1
         if not self.left:
             raise KeyboardInterrupt
@@ -145,9 +146,9 @@ def test_an_interrupted_import_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         FORMATS["esft"](tmp_path / "stopped", request, InterruptedAfter(5))
     assert len(Store(tmp_path / "stopped").commits) == 5
-    again = FORMATS["esft"](tmp_path / "stopped", request, Silent())
+    again = FORMATS["esft"](tmp_path / "stopped", request, Progress())
     assert again.skipped_shards == 5
-    whole = FORMATS["esft"](tmp_path / "whole", request, Silent())
+    whole = FORMATS["esft"](tmp_path / "whole", request, Progress())
     assert again.written_shards == whole.written_shards - 5 > 0
     assert [commit.files for commit in Store(tmp_path / "stopped").commits] == [
         commit.files for commit in Store(tmp_path / "whole").commits

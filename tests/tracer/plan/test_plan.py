@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from moetrace.store.errors import MoetraceError
 from moetrace.tracer.corpus.corpus import open_corpus
-from moetrace.tracer.plan.plan import Plan, PlannedShard, make_plan
+from moetrace.tracer.plan.plan import Plan, make_plan
+from moetrace.tracer.plan.shards import PlannedShard
 from moetrace.tracer.plan.spool import LOADED
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moetrace.tracer.engine.engine import TracedEngine
-    from moetrace.tracer.plan.plan import PlannedShard
+    from moetrace.tracer.plan.shards import PlannedShard
 
 
 def routing_of(store: Path, text_id: str) -> tuple[list[int], np.ndarray]:
@@ -49,7 +49,7 @@ def routing_of(store: Path, text_id: str) -> tuple[list[int], np.ndarray]:
 
 
 def planned(token_ids: list[list[int]]) -> PlannedShard:
-    from moetrace.tracer.plan.plan import PlannedShard
+    from moetrace.tracer.plan.shards import PlannedShard
 
     numbers = np.arange(len(token_ids), dtype=np.int32)
     return PlannedShard(

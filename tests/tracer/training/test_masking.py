@@ -159,7 +159,7 @@ def test_no_tensor_of_a_step_is_as_large_as_a_fused_parameter(name: str, tmp_pat
     from torch.utils._python_dispatch import TorchDispatchMode
 
     from moetrace.tracer.training import apply_mask
-    from moetrace.tracer.training.model_facts import describe
+    from moetrace.tracer.training.loaded_model import describe
 
     class Largest(TorchDispatchMode):
         size = 0

@@ -105,7 +105,8 @@ def test_each_attribute_that_the_tap_relies_on_exists() -> None:
 )
 def test_a_version_that_lacks_one_is_refused_by_its_name(contact: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from moetrace.tracer.bundled import MODEL
-    from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+    from moetrace.tracer.engine.engine import TracedEngine
+    from moetrace.tracer.engine.settings import EngineSettings
     from moetrace.tracer.model.facts import read_facts
 
     monkeypatch.setattr(contacts, "CONTACTS", (*CONTACTS, contact))

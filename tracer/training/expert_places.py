@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROUTERS = ("gate", "router")  # what transformers calls the router of a MoE block
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+TRAINABLE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def check_trainable(key: str, place: Place) -> None:
     """Raise TrainingError, naming the tensor by its key, where it is quantised or its values are not in memory."""
     if place.parameter.is_meta:
         raise TrainingError(f"{key} is offloaded; load the model without offloading")
-    if place.parameter.dtype not in DTYPES:
+    if place.parameter.dtype not in TRAINABLE:
         raise TrainingError(
             f"{key} is kept in {place.parameter.dtype}; quantised experts cannot be trained, load them dequantised"
         )

@@ -1,4 +1,4 @@
-"""Training the experts of a mask on a corpus: transformers' Trainer, and what it needs to know of masks.
+"""Training the experts of a mask on a corpus, the whole job: texts, model, losses before and after, what is written.
 
 The output folder holds what was trained (`experts.safetensors`), the mask, the settings, the losses (`results.json`)
 and, while training goes on, checkpoints to resume from; all of them are of the size of the mask, not of the model.
@@ -11,16 +11,18 @@ import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from moetrace.store.errors import UnknownNameError
 from moetrace.store.mask import check_mask_fits
-from moetrace.tracer.corpus.corpus import Corpus, Text, open_corpus
+from moetrace.tracer.corpus.corpus import Corpus, open_corpus
 from moetrace.tracer.model.facts import ModelFacts, read_facts
 from moetrace.tracer.model.tokenizer import load_tokenizer
 from moetrace.tracer.plan.prompts import PromptSettings, encoder
 from moetrace.tracer.training.errors import TrainingError
-from moetrace.tracer.training.output import CHECKPOINTS, OutputFolder
+from moetrace.tracer.training.output_folder import CHECKPOINTS, OutputFolder
+from moetrace.tracer.training.progress import TrainingProgress
+from moetrace.tracer.training.settings import DTYPES, TrainingSettings
 from moetrace.tracer.training.texts import HeldOut, held_out_texts, is_held_out, training_blocks
 
 if TYPE_CHECKING:
@@ -28,40 +30,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How a mask is trained; the defaults are those of `moetrace train`.
-
-    - languages: trained on, the mask's targets where empty; eval_languages: all of the corpus where empty
-    - eval_share: of the text ids, held out in every language; ignored where eval_corpus is given
-    - eval_texts: at most that many a language; length: tokens of a block that is trained on, and of a held-out text
-    - max_steps: in place of epochs; save_every: steps between checkpoints
-    - dtype: of the frozen weights; the trained slices are kept in float32 beside them
-    """
-
-    languages: tuple[str, ...] = ()
-    eval_languages: tuple[str, ...] = ()
-    eval_corpus: str | None = None
-    eval_share: float = 0.1
-    eval_texts: int | None = None
-    text_template: str | None = None
-    id_template: str | None = None
-    limit: int | None = None
-    epochs: float = 1.0
-    max_steps: int | None = None
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.0
-    warmup: float = 0.05
-    batch_size: int = 8
-    accumulate: int = 1
-    length: int = 512
-    dtype: str = "auto"
-    seed: int = 0
-    train_router: bool = False
-    save_every: int = 200
+    from moetrace.tracer.corpus.fields import Text
 
 
 @dataclass(frozen=True)
@@ -88,32 +57,6 @@ class TrainingResult:
     parameters: int
 
 
-class Watch(Protocol):
-    """What a caller may watch; `Silent` watches nothing."""
-
-    def stage(self, message: str, steps: int | None = None) -> None:
-        """Say what is being done now, and of how many steps it is."""
-
-    def step(self) -> None:
-        """Say that one more step is done."""
-
-    def loss(self, value: float) -> None:
-        """Say what the training loss is now."""
-
-
-class Silent:
-    """A Watch that says nothing."""
-
-    def stage(self, message: str, steps: int | None = None) -> None:
-        """Say nothing."""
-
-    def step(self) -> None:
-        """Say nothing."""
-
-    def loss(self, value: float) -> None:
-        """Say nothing."""
-
-
 def train(
     model: str,
     corpus: str,
@@ -123,7 +66,7 @@ def train(
     revision: str | None = None,
     settings: TrainingSettings | None = None,
     resume: bool = False,
-    watch: Watch | None = None,
+    progress: TrainingProgress | None = None,
 ) -> TrainingResult:
     """Train the experts of `mask` on the languages of `corpus` and write them, and the losses, to the folder `output`.
 
@@ -135,7 +78,7 @@ def train(
     (without `resume`) or of other settings (with it), a loss that is not finite.
     """
     settings = settings or TrainingSettings()
-    say = watch or Silent()
+    progress = progress or TrainingProgress()
     facts = read_facts(model, revision)
     opened = open_corpus(corpus, text_template=settings.text_template, id_template=settings.id_template)
     trained = _trained_languages(settings, mask, opened)
@@ -151,28 +94,28 @@ def train(
             where="this mask",
         )
 
-    say.stage(f"reading {corpus}")
+    progress.stage(f"reading {corpus}")
     tokenizer = load_tokenizer(facts)
     blocks, held_out = _read(opened, trained, tokenizer, facts, settings)
-    say.stage(f"loading {model}")
+    progress.stage(f"loading {model}")
     loaded = _load_model(facts, "float32" if mask is None else settings.dtype)
     parameters = sum(parameter.numel() for parameter in loaded.parameters())
     if mask is not None:
         from moetrace.tracer.training.masking import apply_mask  # noqa: PLC0415  torch is slow to import
 
         apply_mask(loaded, mask, train_router=settings.train_router)
-    trainer = _trainer(loaded, tokenizer, blocks, folder, settings, say, masked=mask is not None)
+    trainer = _trainer(loaded, tokenizer, blocks, folder, settings, progress, masked=mask is not None)
 
     folder.begin(mask)
     before = folder.before()
     if before is None:
-        say.stage("held-out loss before", trainer.eval_steps(held_out))
+        progress.stage("held-out loss before", trainer.eval_steps(held_out))
         before = trainer.held_out_loss(held_out)
         folder.keep_before(before)
     start = time.monotonic()
     steps = trainer.fit(folder.last_checkpoint())
     seconds = time.monotonic() - start
-    say.stage("held-out loss after", trainer.eval_steps(held_out))
+    progress.stage("held-out loss after", trainer.eval_steps(held_out))
     after = trainer.held_out_loss(held_out)
     tokens = held_out.tokens()
     result = TrainingResult(
@@ -282,13 +225,13 @@ def _trainer(
     blocks: list[list[int]],
     folder: OutputFolder,
     settings: TrainingSettings,
-    say: Watch,
+    progress: TrainingProgress,
     *,
     masked: bool,
 ) -> Any:
-    from moetrace.tracer.training.hf_trainer import ExpertTrainer  # noqa: PLC0415  imports torch and transformers
+    from moetrace.tracer.training.expert_trainer import ExpertTrainer  # noqa: PLC0415  imports torch and transformers
 
-    return ExpertTrainer(model, tokenizer, blocks, folder.path / CHECKPOINTS, settings, say, masked=masked)
+    return ExpertTrainer(model, tokenizer, blocks, folder.path / CHECKPOINTS, settings, progress, masked=masked)
 
 
 def _document(result: TrainingResult) -> dict[str, Any]:

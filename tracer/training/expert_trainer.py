@@ -20,7 +20,7 @@ from transformers import (
 
 from moetrace.tracer.training.errors import TrainingError
 from moetrace.tracer.training.experts_file import load_experts, save_experts
-from moetrace.tracer.training.output import EXPERTS_FILE, WHOLE_MODEL
+from moetrace.tracer.training.output_folder import EXPERTS_FILE, WHOLE_MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 
+    from moetrace.tracer.training.progress import TrainingProgress
+    from moetrace.tracer.training.settings import TrainingSettings
     from moetrace.tracer.training.texts import HeldOut
-    from moetrace.tracer.training.trainer import TrainingSettings, Watch
 
 IGNORED = -100  # a label that is not predicted
 KEPT_CHECKPOINTS = 2
@@ -46,7 +47,7 @@ class ExpertTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         blocks: Sequence[list[int]],
         checkpoints: Path,
         settings: TrainingSettings,
-        watch: Watch,
+        progress: TrainingProgress,
         *,
         masked: bool,
     ) -> None:
@@ -84,7 +85,7 @@ class ExpertTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
             train_dataset=[_row(block) for block in blocks],
             data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
             preprocess_logits_for_metrics=_text_losses,
-            callbacks=[_Watching(watch)],
+            callbacks=[_Reporting(progress)],
         )
         self.remove_callback(PrinterCallback)
 
@@ -143,20 +144,20 @@ class ExpertTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         load_experts(model or self.model, Path(resume_from_checkpoint) / EXPERTS_FILE)
 
 
-class _Watching(TrainerCallback):  # type: ignore[misc]
-    """Tells a Watch what goes on, and stops at a loss that is no number."""
+class _Reporting(TrainerCallback):  # type: ignore[misc]
+    """Tells who watches what goes on, and stops at a loss that is no number."""
 
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
+    def __init__(self, progress: TrainingProgress) -> None:
+        self._progress = progress
 
     def on_train_begin(self, _args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-        self._watch.stage("training", state.max_steps - state.global_step)
+        self._progress.stage("training", state.max_steps - state.global_step)
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self._watch.step()
+        self._progress.advance()
 
     def on_prediction_step(self, *_: Any, **__: Any) -> None:
-        self._watch.step()
+        self._progress.advance()
 
     def on_log(self, _args: TrainingArguments, state: TrainerState, *_: Any, **given: Any) -> None:
         loss = (given.get("logs") or {}).get("loss")
@@ -166,7 +167,7 @@ class _Watching(TrainerCallback):  # type: ignore[misc]
             raise TrainingError(
                 f"the loss is {loss} at step {state.global_step}; lower --learning-rate, or try --dtype float32"
             )
-        self._watch.loss(loss)
+        self._progress.loss(loss)
 
 
 def _row(ids: list[int]) -> dict[str, list[int]]:

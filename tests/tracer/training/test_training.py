@@ -12,8 +12,10 @@ from moetrace.store.errors import MoetraceError
 from moetrace.tracer.bundled import CORPUS, MODEL
 from moetrace.tracer.corpus.corpus import open_corpus
 from moetrace.tracer.training.errors import TrainingError
+from moetrace.tracer.training.progress import TrainingProgress
+from moetrace.tracer.training.settings import TrainingSettings
 from moetrace.tracer.training.texts import held_out_texts, is_held_out, training_blocks
-from moetrace.tracer.training.trainer import Silent, TrainingSettings, train
+from moetrace.tracer.training.training import train
 from tests.support.masks import write_mask
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ QUICK = {
 def quickly(output: Path, mask: Path, **changed: Any) -> Any:
     from moetrace.store.mask import read_mask
 
-    asked = {name: changed.pop(name) for name in ("resume", "watch") if name in changed}
+    asked = {name: changed.pop(name) for name in ("resume", "progress") if name in changed}
     settings = TrainingSettings(**{**QUICK, **changed})
     return train(str(MODEL), str(CORPUS), output, mask=read_mask(mask), settings=settings, **asked)
 
@@ -54,15 +56,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory, mask: Path) -> Path:
     return output
 
 
-class StopsAtStep(Silent):
+class StopsAtStep(TrainingProgress):
     def __init__(self, step: int) -> None:
         self.training, self.left = False, step
 
-    def stage(self, message: str, steps: int | None = None) -> None:  # noqa: ARG002
+    def stage(self, message: str, total: int | None = None) -> None:  # noqa: ARG002
         self.training = message == "training"
 
-    def step(self) -> None:
-        self.left -= self.training
+    def advance(self, count: int = 1) -> None:
+        self.left -= count * self.training
         if not self.left:
             raise KeyboardInterrupt
 
@@ -135,7 +137,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_stopped(
 ) -> None:
     output = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
-        quickly(output, mask, watch=StopsAtStep(step))
+        quickly(output, mask, progress=StopsAtStep(step))
     assert not (output / "results.json").exists()
     checkpoint = output / "checkpoints" / "checkpoint-2"
     assert checkpoint.exists() == (step == 3)
@@ -160,7 +162,7 @@ def test_what_is_there_is_never_overwritten(tmp_path: Path, mask: Path, trained:
         quickly(tmp_path, mask)
     begun = tmp_path / "begun"
     with pytest.raises(KeyboardInterrupt):
-        quickly(begun, mask, watch=StopsAtStep(1))
+        quickly(begun, mask, progress=StopsAtStep(1))
     with pytest.raises(TrainingError, match="--resume goes on with it"):
         quickly(begun, mask)
     with pytest.raises(TrainingError, match=r"cannot resume, learning_rate was 0.01 and is now 0.02"):

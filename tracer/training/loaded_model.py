@@ -10,7 +10,7 @@ from moetrace.store.errors import MoetraceError
 from moetrace.store.mask import check_mask, check_mask_fits
 from moetrace.tracer.model.facts import EXPERT_COUNTS, TOP_KS, first_value, read_facts
 from moetrace.tracer.training.errors import TrainingError
-from moetrace.tracer.training.layout import LayerExperts, find_experts
+from moetrace.tracer.training.expert_places import LayerExperts, find_experts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
