@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -10,20 +9,16 @@ import duckdb
 import pyarrow as pa
 
 from moetrace.analytics.database.documentation import in_dependency_order, views
-from moetrace.store.errors import MoetraceError, StoreError
+from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.store.format.schema import ADDED_COLUMNS, TABLE_NAMES, tables
 from moetrace.store.read.reader import ShardFile, Store
 from moetrace.store.read.verified import VerifiedFiles, verified_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from moetrace.store.format.records import RunRecord
-
-
-class QueryError(MoetraceError):
-    """A query is not valid SQL, or does what a query over a store may not do."""
 
 
 WIDEST = 1 << 16  # experts a layer: the widest column type a run can have
@@ -58,7 +53,7 @@ def create_views(connection: duckdb.DuckDBPyConnection, opened: Store) -> None:
     """Put the tables of a store and every view over them into an empty database."""
     connection.register_filesystem(VerifiedFiles(opened))
     connection.execute("set enable_progress_bar = false")
-    with in_words():
+    with translate_duckdb_errors():
         connection.execute("begin")
         connection.execute("create schema files")
         for table in TABLE_NAMES:
@@ -71,22 +66,6 @@ def create_views(connection: duckdb.DuckDBPyConnection, opened: Store) -> None:
             elif item.name in _RECORDS:
                 _insert(connection, item.name, _RECORDS[item.name](opened))
         connection.execute("commit")
-
-
-@contextmanager
-def in_words() -> Iterator[None]:
-    """Turn what DuckDB raises into a StoreError where a file of the store is damaged, else a QueryError.
-
-    A relation is computed when its rows are fetched: what fetches belongs inside too.
-    """
-    try:
-        yield
-    except duckdb.Error as error:
-        text = str(error).strip()
-        if (at := text.find("StoreError: ")) >= 0:
-            raise StoreError(text[at:].removeprefix("StoreError: ").splitlines()[0]) from error
-        kind, _, rest = text.partition(": ")
-        raise QueryError(f"{kind.removesuffix(' Error').lower()}: {rest}" if rest else text) from error
 
 
 def create_files_view(

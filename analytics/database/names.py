@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moetrace.analytics.database.connection import in_words
+from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.store.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 def check_runs(connection: duckdb.DuckDBPyConnection, runs: Iterable[str]) -> None:
     """Raise UnknownNameError for the first of `runs` that the store lacks."""
-    with in_words():
+    with translate_duckdb_errors():
         known = [name for (name,) in connection.execute("select run from runs").fetchall()]
     _check("run", runs, known, "the store")
 
 
 def check_languages(connection: duckdb.DuckDBPyConnection, languages: Iterable[str]) -> None:
     """Raise UnknownNameError for the first of `languages` that no run of the store has."""
-    with in_words():
+    with translate_duckdb_errors():
         known = [name for (name,) in connection.execute("select distinct lang from languages").fetchall()]
     _check("language", languages, known, "the store")
 
@@ -35,7 +35,7 @@ def languages_of(
     Raises UnknownNameError for a run that the store lacks and for a language that the run lacks.
     """
     check_runs(connection, [run])
-    with in_words():
+    with translate_duckdb_errors():
         traced = dict(
             connection.execute("select lang, tokens from languages where run = ? order by lang", [run]).fetchall()
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from moetrace.analytics.database.connection import in_words
+from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.analytics.database.names import check_languages, check_runs
 from moetrace.analytics.database.query import missing_inputs
 from moetrace.store.errors import MoetraceError
@@ -242,7 +242,7 @@ def score_correlation(
     """
     given = _checked_scores(connection, scores)
     name = "given_scores"
-    with in_words():
+    with translate_duckdb_errors():
         connection.execute(
             f"create or replace temp table {name} as select unnest($lang) as lang, unnest($score) as score",
             {"lang": given["lang"].to_list(), "score": given["score"].cast(pl.Float64).to_list()},
@@ -273,7 +273,7 @@ def read_scores(path: str | Path) -> pl.DataFrame:
 def use_scores(connection: duckdb.DuckDBPyConnection, scores: pl.DataFrame) -> None:
     """Put (lang, score) into the table `scores`, which `score_correlation` reads in SQL; raise as that does."""
     given = _checked_scores(connection, scores)
-    with in_words():
+    with translate_duckdb_errors():
         connection.execute("delete from scores")
         connection.execute(
             "insert into scores select unnest($lang), unnest($score)",
@@ -298,10 +298,10 @@ def _frame(connection: duckdb.DuckDBPyConnection, name: str, **arguments: object
         check_languages(connection, named)
     given = ", ".join(f"{argument} := ${argument}" for argument in arguments)
     call = f"{name}({given})" if arguments else name
-    with in_words():
+    with translate_duckdb_errors():
         frame: pl.DataFrame = connection.sql(f"from {call} order by all", params=arguments or None).pl()
     if frame.is_empty() and (missing := missing_inputs(connection, name)):
-        with in_words():
+        with translate_duckdb_errors():
             ((runs,),) = connection.execute("select count(*) from runs").fetchall()
         if len(missing) == runs:
             raise MoetraceError("; ".join(missing))
@@ -322,7 +322,7 @@ def _in_parts(
     connection: duckdb.DuckDBPyConnection, languages: Sequence[str] | None, layers: Sequence[int] | None
 ) -> Iterator[tuple[str, list[int]]]:
     """Yield every (language, some layers) of at most TOKEN_LAYERS tokens x layers, one layer at least."""
-    with in_words():
+    with translate_duckdb_errors():
         tokens = connection.execute("select lang, sum(tokens) from languages group by lang order by lang").fetchall()
         traced = connection.execute("select distinct layer from moe_layers order by layer").fetchall()
     wanted = [layer for (layer,) in traced if layers is None or layer in layers]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from moetrace.analytics.database.connection import in_words
+from moetrace.analytics.database.errors import translate_duckdb_errors
 
 if TYPE_CHECKING:
     import duckdb
@@ -60,7 +60,7 @@ class Source:
 
     def frame(self, query: str) -> pl.DataFrame:
         """Return a query's result."""
-        with in_words():
+        with translate_duckdb_errors():
             frame: pl.DataFrame = self.connection.sql(query).pl()
         return frame
 

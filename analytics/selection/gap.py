@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moetrace.analytics.database.connection import in_words
+from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.analytics.selection.selection import (
     SelectedExpert,
     Selection,
@@ -134,7 +134,7 @@ def _shared_of_layer(
 def _gaps(
     connection: duckdb.DuckDBPyConnection, run: str, languages: Sequence[str], layers: Sequence[int]
 ) -> list[Gap]:
-    with in_words():
+    with translate_duckdb_errors():
         rows: list[Gap] = connection.execute(
             """
             select layer, expert, lang, gap
@@ -149,7 +149,7 @@ def _gaps(
 def _mean_shares(
     connection: duckdb.DuckDBPyConnection, run: str, languages: Sequence[str], layers: Sequence[int]
 ) -> dict[tuple[int, int], float]:
-    with in_words():
+    with translate_duckdb_errors():
         rows = connection.execute(
             """
             select layer, expert, avg(share)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from moetrace.analytics.database.connection import in_words
+from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.analytics.selection.selection import (
     SelectedExpert,
     Selection,
@@ -140,7 +140,7 @@ def _candidates(
     languages: Sequence[str],
     alpha: float,
 ) -> list[_Candidate]:
-    with in_words():
+    with translate_duckdb_errors():
         rows = connection.execute(
             """
             with target_expert as (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from moetrace.analytics.database.connection import in_words
+from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.analytics.database.names import languages_of
 from moetrace.store.errors import MoetraceError
 
@@ -128,14 +128,14 @@ def compared_languages(
 
 def moe_layers_of(connection: duckdb.DuckDBPyConnection, run: str) -> list[int]:
     """Return the decoder indices of a run's MoE layers, ascending."""
-    with in_words():
+    with translate_duckdb_errors():
         rows = connection.execute("select layer from moe_layers where run = ? order by layer", [run]).fetchall()
     return [layer for (layer,) in rows]
 
 
 def facts_of(connection: duckdb.DuckDBPyConnection, run: str) -> tuple[int, int, str | None]:
     """Return a run's experts in a layer, top-k and config digest."""
-    with in_words():
+    with translate_duckdb_errors():
         row = connection.execute("select num_experts, top_k, config_sha256 from runs where run = ?", [run]).fetchone()
     if row is None:
         raise SelectionError(f"the store has no run '{run}'")
@@ -147,7 +147,7 @@ def pooled_usage(connection: duckdb.DuckDBPyConnection, run: str, languages: Ite
 
     Raises SelectionError where the run has no usage.
     """
-    with in_words():
+    with translate_duckdb_errors():
         rows = connection.execute(
             """
             select

@@ -6,7 +6,7 @@ import math
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from moetrace.analytics.database.connection import QueryError, in_words
+from moetrace.analytics.database.errors import QueryError, translate_duckdb_errors
 from moetrace.analytics.database.names import languages_of
 from moetrace.analytics.database.query import run_query
 from moetrace.analytics.selection.selection import (
@@ -83,7 +83,7 @@ def _result(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[list[str
         results = list(run_query(connection, query))
         if len(results) != 1:
             raise SelectionError(f"the query has {len(results)} results; it must return one, of columns layer, expert")
-        with in_words():
+        with translate_duckdb_errors():
             names, rows = [name.lower() for name in results[0].columns], results[0].fetchall()
     except QueryError as error:
         # Without the excerpt of the query, which DuckDB draws on lines of its own.

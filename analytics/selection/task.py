@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moetrace.analytics.database.connection import in_words
+from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.analytics.database.names import check_runs, languages_of
 from moetrace.analytics.selection.selection import (
     SelectedExpert,
@@ -110,7 +110,7 @@ def _scores(
     connection: duckdb.DuckDBPyConnection, run: str, against: str, lang: str | None
 ) -> list[tuple[int, int, float]]:
     """Return layer, expert and score of every expert of the middle zone."""
-    with in_words():
+    with translate_duckdb_errors():
         rows = connection.execute(
             """
             select lead.layer, lead.expert, zones.zone, lead.score

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from moetrace.analytics.database.connection import in_words
+from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.analytics.database.names import check_runs, languages_of
 from moetrace.store.errors import MoetraceError, UnknownNameError
 
@@ -211,12 +211,12 @@ class _Plan:
         self._seqs, self._texts, self.texts = self._find_texts()
 
     def _fetch(self, query: str, *values: object) -> dict[str, npt.NDArray[Any]]:
-        with in_words():
+        with translate_duckdb_errors():
             found: dict[str, npt.NDArray[Any]] = self._connection.execute(query, list(values)).fetchnumpy()
         return found
 
     def _find_run(self, run: str | None) -> tuple[str, int, int, str | None]:
-        with in_words():
+        with translate_duckdb_errors():
             known = self._connection.execute(
                 "select run, top_k, num_experts, pivot_lang from runs order by run"
             ).fetchall()

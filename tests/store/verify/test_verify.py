@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moetrace.analytics.database.connection import connect, in_words
-from moetrace.analytics.database.query import QueryError, connect_safely, run_query
+from moetrace.analytics.database.connection import connect
+from moetrace.analytics.database.errors import QueryError, translate_duckdb_errors
+from moetrace.analytics.database.query import connect_safely, run_query
 from moetrace.cli.main import run as moetrace
 from moetrace.store.errors import MoetraceError, StoreError
 from moetrace.store.format.blocks import BLOCK
@@ -124,7 +125,7 @@ def test_the_shell_says_in_one_line_which_file_is_damaged(store: Path, good: Pat
 
 def _ask(store: Path, query: str) -> None:
     for found in run_query(connect_safely(store), query):
-        with in_words():
+        with translate_duckdb_errors():
             found.fetchall()
 
 
