@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+from moetrace.analytics import metrics
 from moetrace.analytics.database.connection import connect
-from moetrace.analytics.database.documentation import SQL, View, in_dependency_order, parse, view, views
-from moetrace.analytics.metrics import frames as metrics
+from moetrace.analytics.database.documentation import SQL, SqlFile, in_dependency_order, parse, sql_files, view, views
 from moetrace.store.errors import MoetraceError, StoreError, UnknownNameError
 from moetrace.store.read.reader import Store
 from moetrace.store.write.writer import StoreWriter
@@ -34,25 +35,40 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> duckdb.DuckDBPyConnectio
     return connection
 
 
-@pytest.mark.parametrize("item", views().values(), ids=lambda item: item.name)
-def test_each_sql_file_is_documented_in_full(item: View) -> None:
-    assert item.row.startswith("A row is ")
+@pytest.mark.parametrize("item", sql_files().values(), ids=lambda item: item.name)
+def test_each_sql_file_is_documented_in_full(item: SqlFile) -> None:
+    assert item.row.startswith("A value is " if item.kind == "function" else "A row is ")
     assert all((item.formula, item.range, item.source, item.needs))
     assert item.parameters.keys() == item.defaults.keys()
     assert all(item.columns.values())
 
 
 @pytest.mark.parametrize("item", views().values(), ids=lambda item: item.name)
-def test_each_view_has_the_columns_it_documents(item: View, opened: duckdb.DuckDBPyConnection) -> None:
+def test_each_view_has_the_columns_it_documents(item: SqlFile, opened: duckdb.DuckDBPyConnection) -> None:
     assert opened.sql(f"from {item.name}").columns == list(item.columns)
 
 
-def test_every_file_of_the_sql_folder_is_a_view() -> None:
-    assert sorted(path.stem for path in SQL.rglob("*.sql")) == sorted(views())
+def test_every_file_of_the_sql_folder_is_a_view_or_a_function() -> None:
+    assert sorted(path.stem for path in SQL.rglob("*.sql")) == sorted(sql_files())
+    assert {name: found.signature for name, found in sql_files().items() if name not in views()} == {
+        "wanted": "wanted(value, choice)"
+    }
+
+
+def test_what_is_not_asked_for_is_told_apart_from_what_is(opened: duckdb.DuckDBPyConnection) -> None:
+    rows = opened.sql("select wanted(1, null), wanted(1, [1, 2]), wanted('a', ['b']), wanted(1, [])").fetchall()
+    assert rows == [(True, True, False, False)]
+
+
+def test_every_metric_restricts_languages_and_layers_by_the_one_function() -> None:
+    for item in METRICS:
+        for argument in {"languages", "layers"} & item.defaults.keys():
+            assert re.search(rf"wanted\(\w+\.\w+, {argument}\)|{argument} := {argument}", item.sql), item.name
+            assert f"{argument} is null" not in item.sql, item.name
 
 
 @pytest.mark.parametrize("item", METRICS, ids=lambda item: item.name)
-def test_each_metric_has_a_python_function_with_the_same_arguments(item: View) -> None:
+def test_each_metric_has_a_python_function_with_the_same_arguments(item: SqlFile) -> None:
     function = inspect.signature(getattr(metrics, item.name))
     defaults = {name: parameter.default for name, parameter in list(function.parameters.items())[1:]}
     if item.name == "score_correlation":  # in SQL a table's name, in Python a frame
@@ -62,7 +78,7 @@ def test_each_metric_has_a_python_function_with_the_same_arguments(item: View) -
 
 
 @pytest.mark.parametrize("item", [item for item in METRICS if item.kind == "macro"], ids=lambda item: item.name)
-def test_a_plain_view_is_its_macro_at_the_defaults(item: View, opened: duckdb.DuckDBPyConnection) -> None:
+def test_a_plain_view_is_its_macro_at_the_defaults(item: SqlFile, opened: duckdb.DuckDBPyConnection) -> None:
     plain, called = (opened.sql(f"from {name} order by all").fetchall() for name in (item.name, f"{item.name}()"))
     assert plain
     assert len(plain) == len(called)
@@ -71,6 +87,7 @@ def test_a_plain_view_is_its_macro_at_the_defaults(item: View, opened: duckdb.Du
 
 
 def test_a_signature_names_the_arguments_and_their_defaults() -> None:
+    assert sql_files()["wanted"].defaults == {"value": None, "choice": None}
     assert view("specificity").signature == "specificity(alpha := 10, languages := null, layers := null)"
     assert view("zones").signature == "zones"
 
@@ -85,6 +102,13 @@ def test_views_come_after_those_they_read() -> None:
     found = [parse(HEADER + sql, "3_metrics", name) for name, sql in texts.items()]
     found.append(parse(f"{HEADER}create or replace table a (x integer);", "1_sources", "a"))
     assert [item.name for item in in_dependency_order(found)] == ["a", "b", "c"]
+
+
+def test_functions_come_before_what_calls_them() -> None:
+    called = parse(f"{HEADER}create or replace macro z(x, y) as (x > y);", "2_staging", "z")
+    calling = parse(f"{HEADER}create or replace macro a(n := null) as table from b where z(n, 1);", "3_metrics", "a")
+    assert (called.kind, calling.kind) == ("function", "macro")
+    assert [item.name for item in in_dependency_order([calling, called])] == ["z", "a"]
 
 
 @pytest.mark.parametrize(
