@@ -63,7 +63,7 @@ def sql(
         return
     connection = connect_safely(store)
     if scores is not None:
-        from moetrace.analytics.metrics.frames import read_scores, use_scores
+        from moetrace.analytics.metrics.scores import read_scores, use_scores
 
         use_scores(connection, read_scores(scores))
     if query is None and sys.stdin.isatty():

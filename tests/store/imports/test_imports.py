@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moetrace.analytics import metrics
 from moetrace.analytics.database.connection import connect
 from moetrace.analytics.database.documentation import views
-from moetrace.analytics.metrics import frames as metrics
 from moetrace.analytics.report import write_report
 from moetrace.cli.importing import FORMATS as NAMES
 from moetrace.cli.main import run as moetrace
