@@ -91,7 +91,7 @@ class TraceProgress(OneBar):
         self._bar.advance(self._task, count)
 
     def committed(self, commit: CommitRecord) -> None:
-        """Name the language under way beside the bar."""
+        """Name the language under way next to the bar."""
         self._bar.update(self._task, description=f"tracing {commit.lang}")
 
     def _say(self, message: str, style: str = "") -> None:
@@ -113,7 +113,7 @@ class ImportProgress(OneBar):
         self._bar.advance(self._task, count)
 
     def committed(self, commit: CommitRecord) -> None:
-        """Name the language under way beside the bar."""
+        """Name the language under way next to the bar."""
         self._bar.update(self._task, description=f"importing {commit.lang}")
 
 
@@ -135,5 +135,5 @@ class TrainingProgress(OneBar):
         self._bar.advance(self._task)
 
     def loss(self, value: float) -> None:
-        """Name the training loss beside the bar."""
+        """Name the training loss next to the bar."""
         self._bar.update(self._task, loss=f"loss {value:.4f}")

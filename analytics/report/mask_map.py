@@ -46,8 +46,8 @@ def mask_section(source: Source, mask: Mapping[str, Any]) -> Section:
     experts = mask_frame(mask)
     if experts.is_empty():
         return section.without_data("The mask selects no expert.")
-    if source.without_counts:
-        return section.without_data(source.without_counts)
+    if source.reason_without_counts:
+        return section.without_data(source.reason_without_counts)
     source.connection.register("mask", experts)
     grid, covered = source.frame(queries["mask_grid"]), source.frame(queries["mask_coverage"])
     roles = [role for role in ROLES if role in experts["role"]]
