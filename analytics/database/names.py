@@ -17,14 +17,14 @@ def check_runs(connection: duckdb.DuckDBPyConnection, runs: Iterable[str]) -> No
     """Raise UnknownNameError for the first of `runs` that the store lacks."""
     with translate_duckdb_errors():
         known = [name for (name,) in connection.execute("select run from runs").fetchall()]
-    _check("run", runs, known, "the store")
+    _check_names("run", runs, known, "the store")
 
 
 def check_languages(connection: duckdb.DuckDBPyConnection, languages: Iterable[str]) -> None:
     """Raise UnknownNameError for the first of `languages` that no run of the store has."""
     with translate_duckdb_errors():
         known = [name for (name,) in connection.execute("select distinct lang from languages").fetchall()]
-    _check("language", languages, known, "the store")
+    _check_names("language", languages, known, "the store")
 
 
 def languages_of(
@@ -42,11 +42,11 @@ def languages_of(
     if languages is None:
         return traced
     wanted = set(languages)
-    _check("language", sorted(wanted), traced, f"run '{run}'")
+    _check_names("language", sorted(wanted), traced, f"run '{run}'")
     return {lang: tokens for lang, tokens in traced.items() if lang in wanted}
 
 
-def _check(kind: str, names: Iterable[str], known: Iterable[str], where: str) -> None:
+def _check_names(kind: str, names: Iterable[str], known: Iterable[str], where: str) -> None:
     for name in names:
         if name not in known:
             raise UnknownNameError.among(kind, name, known, where)

@@ -1,4 +1,4 @@
-"""What a section asks its questions of: one run of a store, opened in DuckDB with the views."""
+"""What every section of the report reads: one run of a store, opened in DuckDB with the views."""
 
 from __future__ import annotations
 

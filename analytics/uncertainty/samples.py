@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
     import duckdb
 
-Whole = npt.NDArray[np.uint16]
+Weights = npt.NDArray[np.uint16]
 
-TOGETHER = 64  # replicates in one product: bounds memory to that many times the texts
+REPLICATES_AT_ONCE = 64  # in one product: bounds memory to that many times the texts
 
 
 class Samples(Protocol):
     """The texts of one MoE layer, to compute a metric's values from as often as is asked."""
 
-    def weighted(self, weights: Whole) -> Values:
+    def weighted(self, weights: Weights) -> Values:
         """Return the metric for R replicates in which the texts are taken `weights` [R, text ids] times."""
 
     def permuted(self, shared_ids: npt.NDArray[np.intp], orders: npt.NDArray[np.uint8]) -> Values:
@@ -69,7 +69,7 @@ class CountSamples:
             found[lang] = count
         return cls(texts, found, metric)
 
-    def weighted(self, weights: Whole) -> Values:
+    def weighted(self, weights: Weights) -> Values:
         """Return the metric of the counts added up over texts taken `weights` [R, text ids] times."""
         return self.metric(
             {lang: _product(weights[:, self.texts.ids[lang]], count) for lang, count in self.counts.items()}
@@ -116,7 +116,7 @@ class TranslationSamples:
             found[lang] = values
         return cls(texts, found)
 
-    def weighted(self, weights: Whole) -> Values:
+    def weighted(self, weights: Weights) -> Values:
         """Return 1 - the mean divergence over texts taken `weights` [R, text ids] times."""
         return {
             (lang,): 1 - _weighted_mean(values, weights[:, self.texts.ids[lang]])
@@ -175,16 +175,16 @@ def _read_profiles(texts: Texts, lang: str, layer: int) -> Floats:
     return found
 
 
-def _product(weights: Whole, counts: npt.NDArray[np.float32]) -> Floats:
+def _product(weights: Weights, counts: npt.NDArray[np.float32]) -> Floats:
     """Return weights [R, S] x counts [S, E]: exact, as counts are whole numbers below 2^53."""
     parts = [
-        weights[start : start + TOGETHER].astype(np.float64) @ counts.astype(np.float64)
-        for start in range(0, len(weights), TOGETHER)
+        weights[start : start + REPLICATES_AT_ONCE].astype(np.float64) @ counts.astype(np.float64)
+        for start in range(0, len(weights), REPLICATES_AT_ONCE)
     ]
     return np.concatenate(parts)
 
 
-def _weighted_mean(values: Floats, weights: Whole) -> Floats:
+def _weighted_mean(values: Floats, weights: Weights) -> Floats:
     known = ~np.isnan(values)
     taken = weights[:, known].astype(np.float64)
     total = taken.sum(axis=1)
