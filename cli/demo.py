@@ -22,7 +22,7 @@ def demo(output: Path) -> None:
     """Trace the bundled corpus through the bundled model, draw the report and export a mask for Swahili."""
     from moetrace.analytics.database.connection import connect
     from moetrace.analytics.masks.mask import build_mask
-    from moetrace.analytics.metrics.frames import jaccard_by_layer
+    from moetrace.analytics.metrics import jaccard_by_layer
     from moetrace.analytics.report import write_report
     from moetrace.analytics.selection import rise
     from moetrace.cli.progress import TraceBar

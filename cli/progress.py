@@ -95,7 +95,7 @@ class TraceBar(OneBar, TraceProgress):
         self._bar.update(self._task, total=plan.tokens, completed=skipped_tokens, visible=True)
 
     def committed(self, commit: CommitRecord) -> None:
-        """Name the language under way beside the bar."""
+        """Name the language under way next to the bar."""
         self._bar.update(self._task, description=f"tracing {commit.lang}")
 
     def _say(self, message: str, style: str = "") -> None:
@@ -113,7 +113,7 @@ class ImportBar(OneBar):
         self._bar.reset(self._task, description=message, total=total, visible=True)
 
     def committed(self, commit: CommitRecord) -> None:
-        """Name the language under way beside the bar."""
+        """Name the language under way next to the bar."""
         self._bar.update(self._task, description=f"importing {commit.lang}")
 
 
@@ -131,5 +131,5 @@ class TrainingBar(OneBar, TrainingProgress):
         self._bar.reset(self._task, description=message, total=total, visible=total is not None, loss="")
 
     def loss(self, value: float) -> None:
-        """Name the training loss beside the bar."""
+        """Name the training loss next to the bar."""
         self._bar.update(self._task, loss=f"loss {value:.4f}")

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
+from moetrace.analytics import metrics
 from moetrace.analytics.database.connection import connect
 from moetrace.analytics.database.documentation import views
-from moetrace.analytics.metrics import frames as metrics
 from moetrace.store.read.reader import Store
 from moetrace.store.shard.counts import Counts
 from moetrace.store.shard.shard import Shard

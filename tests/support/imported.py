@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
+from moetrace.analytics import metrics
 from moetrace.analytics.database.connection import connect
-from moetrace.analytics.metrics import frames as metrics
 from moetrace.store.read.reader import Store
 
 if TYPE_CHECKING:

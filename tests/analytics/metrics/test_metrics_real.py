@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from moetrace.analytics import metrics
 from moetrace.analytics.database.connection import connect
 from moetrace.analytics.database.documentation import views
-from moetrace.analytics.metrics import frames as metrics
 from moetrace.store.errors import MoetraceError
 from moetrace.store.format.weights import round_weights
 from moetrace.store.read.reader import Store
 from moetrace.store.write.writer import StoreWriter
-from tests.analytics.metrics.test_metrics import FLOAT32_PROFILES, close, keyed
 from tests.reference import metrics as reference
+from tests.reference.agreement import FLOAT32_PROFILES, close, keyed
 from tests.support.published import import_files
 from tests.support.stored import stored_world
 from tests.support.stores import make_record

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from moetrace.analytics import metrics
 from moetrace.analytics.database.connection import connect
 from moetrace.analytics.database.documentation import views
-from moetrace.analytics.metrics import frames as metrics
 from moetrace.analytics.report import write_report
 from moetrace.cli.main import run as moetrace
 from moetrace.store.read.reader import Store

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from moetrace.analytics import metrics
 from moetrace.analytics.database.connection import connect
-from moetrace.analytics.metrics import frames as metrics
 from moetrace.store.read.reader import Store
 from moetrace.store.verify.verify import verify
 from tests.support.imported import check_overlaps_of_mgsm

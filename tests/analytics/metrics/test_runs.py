@@ -1,4 +1,4 @@
-"""Two runs side by side, against the references of each."""
+"""Two runs compared: stages of one model, and texts of a task and general ones; against the references."""
 
 from __future__ import annotations
 
@@ -8,17 +8,68 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from moetrace.analytics import metrics
 from moetrace.analytics.database.connection import connect
-from moetrace.analytics.metrics import frames as metrics
 from moetrace.store.errors import UnknownNameError
 from tests.reference import metrics as reference
-from tests.support.stores import World, make_record, make_world, write_world
+from tests.reference.agreement import close, keyed
+from tests.support.stores import World, make_record, make_world, write_counts, write_world
+from tests.support.worlds import open_worlds
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import duckdb
+
 BASE = make_world(1, make_record("base", languages=["a", "b", "c"]))
 TUNED = make_world(2, make_record("tuned", languages=["a", "b", "c", "d"]))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"run_a": "task"},
+        {"run_a": "task", "run_b": "general", "tau": 0.1},
+        {"lang": "deu_Latn"},
+        {"layers": [2]},
+        {"run_b": "other", "layers": [4, 5]},
+    ],
+    ids=str,
+)
+def test_task_experts_agree_with_the_reference(arguments: dict[str, Any], tmp_path: Path) -> None:
+    worlds = [
+        make_world(21, make_record("task")),
+        make_world(22, make_record("general"), texts=9),
+        make_world(23, make_record("other", moe_layers=[2, 4, 5])),
+        make_world(24, make_record("another-model", num_experts=9)),
+    ]
+    opened = open_worlds(tmp_path, worlds)
+    runs = [reference.routing(world) for world in worlds]
+    sides = {side: arguments[side] for side in ("run_a", "run_b") if side in arguments}
+    expected = reference.task_experts(runs, **{key: arguments[key] for key in arguments if key not in sides})
+    expected = [row for row in expected if all(row[side] == run for side, run in sides.items())]
+    assert close(keyed(expected), keyed(metrics.task_experts(opened, **arguments).to_dicts()), 1e-12)
+
+
+def test_task_experts_of_two_runs_the_other_way_round_are_the_opposite(tmp_path: Path) -> None:
+    opened = open_worlds(tmp_path, [make_world(25, make_record(run)) for run in ("a", "b")])
+    there, back = metrics.task_experts(opened, "a", "b"), metrics.task_experts(opened, "b", "a")
+    assert there["score"].to_list() == pytest.approx((-back["score"]).to_list())
+    assert there["score"].sum() == pytest.approx(0)
+
+
+def test_task_experts_of_an_unknown_run_are_an_error_that_suggests(three_languages: duckdb.DuckDBPyConnection) -> None:
+    with pytest.raises(UnknownNameError, match="the store has no run 'rum'; did you mean run"):
+        metrics.task_experts(three_languages, "rum")
+
+
+def test_task_experts_of_runs_without_texts_are_null(tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        record = make_record(run, ["x"], moe_layers=[0], num_experts=2, top_k=1, tables=["usage"])
+        store = write_counts(tmp_path, record, {"x": np.array([[4, 6]])}, {"x": 10})
+    found = metrics.task_experts(connect(store), "a", "b")
+    assert found.select("score", "selected").rows() == [(None, None)] * 2
 
 
 def mean(rows: list[dict[str, Any]], layer: int, column: str) -> float:
