@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import ast
-from collections import defaultdict
 from functools import cache
 from typing import TYPE_CHECKING
 
 import grimp
 import pytest
 
+from moetrace.cli.main import COMMANDS
 from tests.support.paths import ROOT, product_modules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
 TESTS = ROOT / "tests"
 MODULES = product_modules()
-ELSEWHERE: dict[str, tuple[str, str]] = {
-    "tracer/bundled": ("tests/cli", "it is data and a script; `moetrace demo` and the tests of the engine use it"),
-}
-# Modules that no test of their package reaches, with the tests that run them.
-RUN_ELSEWHERE: dict[str, str] = {}
-BY_NAME = {"cli"}  # its commands are loaded by name: tests/cli/test_cli.py calls each
 OF_NO_PACKAGE = {"benchmarks", "end_to_end", "reference", "results", "support"}
+STARTED = {  # by name, and imported by nobody
+    *(place.partition(":")[0] for place in COMMANDS.values()),
+    "moetrace.tracer.recording.plugin",  # by vLLM
+    "moetrace.tracer.bundled.make_model",  # by `make model`
+}
 
 
 def packages() -> list[str]:
@@ -33,7 +31,8 @@ def packages() -> list[str]:
     return sorted(str(folder.relative_to(ROOT)) for folder in folders)
 
 
-def imported(path: Path) -> set[str]:
+@cache
+def imported(path: Path) -> frozenset[str]:
     """The modules that a file imports, type checkers' imports included; a name may be a module or in one."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -41,75 +40,43 @@ def imported(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return found
+    return frozenset(found)
 
 
-def files_in(folder: Path) -> list[Path]:
-    return sorted(folder.glob("test_*.py"))
-
-
-@cache
-def graph() -> grimp.ImportGraph:
-    return grimp.build_graph("moetrace", cache_dir=None)
-
-
-def reached(start: Iterable[str], package: str) -> set[str]:
-    """The modules of a package that are imported by these, or by one of the package's own that is reached."""
-    wanted = {name for name in start if name in MODULES and f"{name}.".startswith(f"{package}.")}
-    seen: set[str] = set()
-    while wanted:
-        name = wanted.pop()
-        seen.add(name)
-        inside = {found for found in graph().find_modules_directly_imported_by(name) if found.startswith(f"{package}.")}
-        wanted |= inside - seen
-    return seen
+def imports_of_tests_reach(folder: Path, package: str) -> bool:
+    """Whether a test module of the folder, or a module of tests/support that it imports, imports of the package."""
+    files = sorted(folder.glob("test_*.py"))
+    helpers = {ROOT / f"{name.replace('.', '/')}.py" for path in files for name in imported(path)}
+    helpers = {path for path in helpers if path.is_relative_to(TESTS / "support") and path.is_file()}
+    return any(f"{name}.".startswith(f"{package}.") for path in {*files, *helpers} for name in imported(path))
 
 
 @pytest.mark.parametrize("folder", packages())
 def test_each_package_has_tests_in_the_folder_of_its_name(folder: str) -> None:
-    if folder in ELSEWHERE:
-        assert not files_in(TESTS / folder), "it has tests of its own now: take it out of ELSEWHERE"
-        place = ROOT / ELSEWHERE[folder][0]
-        package = f"moetrace.{folder.replace('/', '.')}"
-        assert any(package in imported(path) for path in files_in(place)), f"{place} does not test it"
-    else:
-        assert files_in(TESTS / folder), f"no test in tests/{folder}"
-
-
-def test_what_is_tested_elsewhere_exists() -> None:
-    assert set(ELSEWHERE) <= set(packages())
-
-
-@pytest.mark.parametrize("folder", [name for name in packages() if name not in {*ELSEWHERE, *BY_NAME}])
-def test_no_module_is_out_of_reach_of_its_packages_tests(folder: str) -> None:
-    """What a package's tests import, and what that imports of the package, is the package."""
     package = f"moetrace.{folder.replace('/', '.')}"
-    start: set[str] = set()
-    files, seen = files_in(TESTS / folder), set()
-    while files:
-        file = files.pop()
-        seen.add(file)
-        start |= (names := imported(file))
-        helpers = {TESTS / f"{name.removeprefix('tests.').replace('.', '/')}.py" for name in names}
-        files += [path for path in helpers if path.is_file() and path not in seen]
-    mine = {name for name, path in MODULES.items() if str(path.parent.relative_to(ROOT)) == folder}
-    missing = mine - reached(start, package) - {package}
-    assert sorted(missing) == sorted(mine & RUN_ELSEWHERE.keys())
-
-
-def test_what_is_run_elsewhere_exists() -> None:
-    assert RUN_ELSEWHERE.keys() <= MODULES.keys()
-    assert [place for place in RUN_ELSEWHERE.values() if not (ROOT / place).is_file()] == []
+    tests = TESTS / folder
+    assert list(tests.glob("test_*.py")), f"no test in tests/{folder}"
+    assert imports_of_tests_reach(tests, package), f"no test in tests/{folder} imports anything of {package}"
 
 
 def test_each_folder_of_tests_is_of_a_package_or_known() -> None:
-    folders: dict[str, list[str]] = defaultdict(list)
-    for path in TESTS.rglob("test_*.py"):
-        inside = path.parent.relative_to(TESTS)
-        if path.parent != TESTS and inside.parts[0] not in OF_NO_PACKAGE:
-            folders[str(inside)].append(path.name)
-    of_packages = {str(path.parent.relative_to(ROOT)) for path in MODULES.values()}
-    assert {folder: names for folder, names in folders.items() if folder not in of_packages} == {}
+    folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*.py") if path.parent != TESTS}
+    of_packages = {path.parent.relative_to(ROOT) for path in MODULES.values()}
+    assert {str(folder) for folder in folders - of_packages if folder.parts[0] not in OF_NO_PACKAGE} == set()
+
+
+def test_every_module_is_used() -> None:
+    """By a test, by name, or by a module that is used: what nobody reaches is left over."""
+    graph = grimp.build_graph("moetrace", cache_dir=None)
+    names = set().union(*(imported(path) for path in TESTS.rglob("*.py")))
+    wanted = {name for name in MODULES if name in names} | STARTED
+    used: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        used.add(name)
+        wanted |= (graph.find_modules_directly_imported_by(name) & MODULES.keys()) - used
+    left = MODULES.keys() - used
+    assert {name for name in left if MODULES[name].name != "__init__.py"} == set()
 
 
 @pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
