@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
 import grimp
-import pytest
 from setuptools import find_packages
 
+from tests.support.imports import imported
 from tests.support.paths import PACKAGES, ROOT, product_modules
 
 MODULES = product_modules()
@@ -67,17 +66,14 @@ def test_src_has_a_relative_link_for_each_folder_and_nothing_else() -> None:
     assert others == {"__init__.py", "_doors.py", "py.typed"}
 
 
-@pytest.mark.parametrize("path", [*MODULES.values(), *(ROOT / "tests").rglob("*.py")], ids=str)
-def test_nobody_imports_a_folder_by_another_name(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.relative_to(ROOT)}:{node.lineno}: a relative import"
-            names = [str(node.module)]
-        else:
-            continue
-        assert not {name.partition(".")[0] for name in names} & {*PACKAGES, "src"}, node.lineno
+def test_nobody_imports_a_folder_by_another_name() -> None:
+    files = [*MODULES.values(), *(ROOT / "tests").rglob("*.py")]
+    names = {str(path.relative_to(ROOT)): imported(path) for path in files}
+    wrong = {
+        file: sorted(name for name in found if name.partition(".")[0] in {*PACKAGES, "src", ""})
+        for file, found in names.items()
+    }
+    assert {file: found for file, found in wrong.items() if found} == {}
 
 
 def test_what_pytest_has_loaded_goes_by_one_name() -> None:

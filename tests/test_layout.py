@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
-from functools import cache
 from typing import TYPE_CHECKING
 
 import grimp
 import pytest
 
 from moetrace.cli.main import COMMANDS
+from tests.support.imports import imported
 from tests.support.paths import ROOT, product_modules
 
 if TYPE_CHECKING:
@@ -29,18 +28,6 @@ def packages() -> list[str]:
     """The folders of the code that have a module beside their __init__, as paths from the root."""
     folders = {path.parent for path in MODULES.values() if path.name != "__init__.py"} - {ROOT / "src" / "moetrace"}
     return sorted(str(folder.relative_to(ROOT)) for folder in folders)
-
-
-@cache
-def imported(path: Path) -> frozenset[str]:
-    """The modules that a file imports, type checkers' imports included; a name may be a module or in one."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return frozenset(found)
 
 
 def imports_of_tests_reach(folder: Path, package: str) -> bool:
@@ -79,8 +66,13 @@ def test_every_module_is_used() -> None:
     assert {name for name in left if MODULES[name].name != "__init__.py"} == set()
 
 
-@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: str(path.relative_to(TESTS)))
-def test_no_test_module_is_imported(path: Path) -> None:
+def test_no_test_module_is_imported() -> None:
     """What two test modules share is in tests/support or tests/reference."""
-    named = {part for name in imported(path) if name.startswith("tests.") for part in name.split(".")[1:]}
-    assert named & {file.stem for file in TESTS.rglob("test_*.py")} == set()
+    modules = {path.stem for path in TESTS.rglob("test_*.py")}
+    parts = {
+        str(path.relative_to(ROOT)): {
+            part for name in imported(path) if name.startswith("tests.") for part in name.split(".")
+        }
+        for path in TESTS.rglob("*.py")
+    }
+    assert {file: sorted(found & modules) for file, found in parts.items() if found & modules} == {}
