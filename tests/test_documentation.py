@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import click
 import pytest
 
+from moetrace.analytics.database.connection import connect
 from moetrace.cli.main import COMMANDS, moetrace
 from tests.support.paths import PACKAGES, ROOT
+from tests.support.stores import make_record, make_world, write_world
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +26,7 @@ DEVELOPMENT = ROOT / "docs" / "development.md"
 LINK = re.compile(r"\[[^]]+\]\(([^)\s]+)\)")
 PATH = re.compile(r"(?<![\w/.:<-])(?:" + "|".join((*PACKAGES, "tests", "docs", "src")) + r")/[\w./-]*")
 COMMAND = re.compile(r"^    (?:[A-Z_]+=\S+ )*moetrace ([a-z].*)$", re.MULTILINE)
+QUERY = re.compile(r"""(?:moetrace sql my-store (?:--scores \S+ )?|--query |store\.sql\()"([^"\n]+)\"""")
 TARGET = re.compile(r"(?:^ {4}|`)make ([a-z-]+)", re.MULTILINE)
 
 
@@ -77,6 +80,11 @@ def test_the_tree_in_the_documentation_is_the_tree() -> None:
     assert sorted(listed) == sorted(folders | tests | top)
 
 
+def test_the_readme_has_the_folders_at_the_top() -> None:
+    listed = re.findall(r"^\| `([\w/]+)/` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted([*PACKAGES, "src/moetrace", "tests", "docs"])
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_what_examples_import_is_there(page: Path) -> None:
     """Doors are not opened: a name that needs torch is looked up in the list of its package, see test_doors.py."""
@@ -108,6 +116,14 @@ def test_commands_and_options_exist(page: Path) -> None:
         for word in words:
             if word.startswith("-"):
                 assert word in options, f"moetrace {group} {word}"
+
+
+def test_every_query_runs(tmp_path: Path) -> None:
+    queries = {query for page in PAGES for query in QUERY.findall(page.read_text())}
+    assert queries
+    store = connect(write_world(tmp_path / "store", make_world(1, make_record())))
+    for query in queries:
+        store.sql(query).fetchall()
 
 
 def test_every_command_is_documented() -> None:
