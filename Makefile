@@ -50,6 +50,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: install
 	$(BIN)/ruff check --fix .
@@ -87,4 +88,5 @@ model: install
 	$(BIN)/python -m moetrace.tracer.bundled.make_model --ui-strings $(SHARED)/data/ui-strings --udhr $(SHARED)/data/udhr
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist src/*.egg-info moetrace-demo moetrace-experiment .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist src/*.egg-info moetrace-demo moetrace-experiment
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

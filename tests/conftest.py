@@ -80,7 +80,7 @@ def someones_llm(engine: TracedEngine) -> LLM:  # noqa: ARG001  the first engine
 
 @pytest.fixture(scope="session")
 def mode_result() -> Callable[..., None]:
-    """A function that says how a mode of the engine did: the README's table of modes is made of it.
+    """A function that says how a mode of the engine did: the table of modes in docs/families.md is made of it.
 
     MOETRACE_WRITE_RESULTS=1 writes it to tests/results/modes.json; else the mode must have done as stands there.
     """

@@ -136,9 +136,9 @@ def test_a_router_that_cannot_be_seen_is_refused_naming_its_layer(
             _require_tappable(runner, compiled=False)
 
 
-def test_the_readme_has_the_table_of_modes() -> None:
-    readme = (ROOT / "README.md").read_text()
-    between = re.search(r"<!-- modes:begin -->\n(.*?)\n<!-- modes:end -->", readme, re.DOTALL)
+def test_the_documentation_has_the_table_of_modes() -> None:
+    page = (ROOT / "docs" / "families.md").read_text()
+    between = re.search(r"<!-- modes:begin -->\n(.*?)\n<!-- modes:end -->", page, re.DOTALL)
     assert between, "no markers"
     assert between[1] == table(RESULTS / "modes.json"), (
         "python -m tests.results.make_table modes.json prints the new one"
