@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -21,6 +21,7 @@ from moetrace.analytics.metrics import frames as metrics
 from moetrace.store.errors import MoetraceError, UnknownNameError
 from moetrace.store.write.writer import StoreWriter
 from tests.reference import metrics as reference
+from tests.support.examples import examples
 from tests.support.stores import World, make_record, make_shard, make_world, write_counts, write_world
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ def test_a_table_of_ones_own_can_be_correlated_in_sql(tmp_path: Path) -> None:
         assert row == pytest.approx(other)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(12)
 @given(
     seed=st.integers(0, 10**6),
     layers=st.sets(st.integers(0, 60), min_size=1, max_size=6),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.analytics.database.connection import connect
@@ -22,6 +22,7 @@ from moetrace.store.mask import MaskError
 from moetrace.store.read.reader import Store
 from tests.reference import metrics as reference
 from tests.reference import selections as reference_selections
+from tests.support.examples import examples
 from tests.support.stores import World, make_record, make_world, write_counts, write_world
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def test_top_p_selects_what_the_reference_selects(
 
 
 @given(st.lists(st.integers(0, 400), min_size=4, max_size=4).filter(any), st.integers(1, 10_000))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_top_p_takes_no_more_experts_than_it_needs(
     tmp_path_factory: pytest.TempPathFactory, counts: list[int], steps: int
 ) -> None:

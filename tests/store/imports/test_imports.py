@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.analytics.database.connection import connect
@@ -24,6 +24,7 @@ from moetrace.store.imports import FORMATS, ImportRequest, Silent, Source
 from moetrace.store.read.reader import Store
 from moetrace.store.verify.verify import verify
 from tests.reference.metrics import METRICS
+from tests.support.examples import examples
 from tests.support.published import (
     EXPERTS,
     LAYERS,
@@ -184,7 +185,7 @@ def test_frequencies_in_the_form_of_rise_come_back(mgsm: dict[str, dict[str, Any
     st.integers(1, 12),
     st.lists(st.integers(0, 60), min_size=1, max_size=3, unique=True),
 )
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_any_task_comes_back_whatever_its_shards(
     tmp_path_factory: pytest.TempPathFactory, seed: int, lengths: list[int], shard_tokens: int, layers: list[int]
 ) -> None:
@@ -201,7 +202,7 @@ def test_any_task_comes_back_whatever_its_shards(
 
 
 @given(st.integers(0, 1000), st.integers(1, 50), st.integers(1, 4), st.integers(4, 300))
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_any_counts_come_back(
     tmp_path_factory: pytest.TempPathFactory, seed: int, tokens: int, top_k: int, experts: int
 ) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.analytics.database.connection import connect, in_words
@@ -29,6 +29,7 @@ from moetrace.store.shard.counts import Counts
 from moetrace.store.shard.shard import Shard
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.writer import StoreWriter
+from tests.support.examples import examples
 from tests.support.stores import make_record, make_shard, make_world, write_world
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ def test_a_damaged_run_record_is_named_with_the_shards_that_lack_it(store: Path)
     st.sampled_from(["bf16", "f16", "f32"]),
     st.booleans(),
 )
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_whatever_is_written_verifies(
     tmp_path_factory: pytest.TempPathFactory,
     experts: int,

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.analytics.database.connection import connect
@@ -29,6 +29,7 @@ from moetrace.store.shard.shard import Shard, token_order
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.files import PAGE_ROWS
 from moetrace.store.write.writer import StoreWriter
+from tests.support.examples import examples
 from tests.support.stores import make_record
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def table(store: Store, name: str) -> pl.DataFrame:
     st.lists(st.integers(1, 6), min_size=1, max_size=5).map(tuple),
     st.sampled_from([(2, 1), (8, 2), (8, 8), (255, 3), (256, 3), (257, 3), (512, 2)]),
 )
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_every_decision_comes_back_at_its_position(
     tmp_path_factory: pytest.TempPathFactory, seed: int, lengths: tuple[int, ...], shape: tuple[int, int]
 ) -> None:
@@ -151,7 +152,7 @@ def test_columns_carry_their_meaning_and_layers_are_row_groups(tmp_path: Path) -
     st.integers(1, 40),
     st.sampled_from(list(MANTISSA_BITS)),
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_ranks_fall_by_rounded_weight_and_rise_by_expert_where_weights_are_equal(
     seed: int, shape: tuple[int, int], tokens: int, precision: str
 ) -> None:
@@ -171,7 +172,7 @@ def test_ranks_fall_by_rounded_weight_and_rise_by_expert_where_weights_are_equal
 
 
 @given(st.integers(0, 1000), st.integers(1, 200), st.sampled_from([(2, 1), (64, 8), (70_000, 12)]))
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_tokens_are_numbered_by_id_then_by_ranked_experts(seed: int, tokens: int, shape: tuple[int, int]) -> None:
     size, top_k = shape
     rng = np.random.default_rng(seed)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.analytics.database.connection import connect
@@ -28,6 +28,7 @@ from moetrace.store.verify.verify import verify
 from moetrace.tracer.bundled import MODEL
 from moetrace.tracer.worker.assembly import Step, StepRows
 from moetrace.tracer.worker.recorder import LiveRecorder, LiveSettings
+from tests.support.examples import examples
 from tests.support.stores import make_record
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def request(name: str, prompt: int = 1, **extra: str) -> Any:
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_any_schedule_of_requests_is_recorded_whole(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.tracer.worker.assembly import NOT_WRITTEN, StepRows
 from moetrace.tracer.worker.buffers import SLOTS, DirectTransfer, StepBuffers, StreamTransfer, router_probabilities
+from tests.support.examples import examples
 
 LAYERS, TOKENS, EXPERTS, TOP_K = 3, 24, 6, 2
 
@@ -82,7 +83,7 @@ def run_step(buffers: StepBuffers, rng: np.random.Generator, counts: list[int]) 
 
 
 @given(st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), min_size=1, max_size=6), st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_both_ways_deliver_the_same_steps_in_order(steps: list[list[int]], seed: int) -> None:
     rng = np.random.default_rng(seed)
     buffers = make_buffers([1.0, 2.5, 1.0])
