@@ -31,6 +31,14 @@ register_profiles()
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a test that starts an engine and is not marked so: it would run where no engine should."""
+    engines = {"engine", "stressed", "someones_llm"}
+    for item in items:
+        if engines & set(getattr(item, "fixturenames", ())) and not item.get_closest_marker("engine"):
+            raise pytest.UsageError(f"{item.nodeid} uses an engine; mark it with pytest.mark.engine")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real corpora and traces, which is not part of the repository."""
