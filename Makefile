@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
+PYTEST_ARGS ?=
 SHARED ?= ../shared
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,12 +26,15 @@ $(INSTALLED): requirements-cpu.lock pyproject.toml
 demo: install
 	$(BIN)/moetrace demo
 
+# What starts no engine on all cores, then what does in one process: engines take all cores for themselves.
+# The second part runs where the first has failed as well.
+NO_ENGINE := $(BIN)/pytest -m 'not gpu and not engine' --numprocesses auto $(PYTEST_ARGS)
 test: install
-	$(BIN)/pytest
+	failed=; $(NO_ENGINE) || failed=1; $(BIN)/pytest -m 'engine and not gpu' $(PYTEST_ARGS) || failed=1; test -z "$$failed"
 
-# All but the tests that start an engine, on all cores.
+# What starts no engine, with a tenth of the random examples.
 test-quick: install
-	$(BIN)/pytest -m 'not gpu and not engine' --numprocesses auto
+	$(NO_ENGINE) --hypothesis-profile quick
 
 # The oldest vLLM that is supported, beside everything else as it is installed: the tap's contact with it, and parity.
 $(OLDEST)/.installed: $(INSTALLED)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from moetrace.tracer.bundled import CORPUS, MODEL
+from tests.support.examples import register_profiles
 from tests.support.paths import SHARED
 
 if TYPE_CHECKING:
@@ -19,6 +21,22 @@ if TYPE_CHECKING:
 
     from moetrace.tracer.engine.engine import TracedEngine
     from moetrace.tracer.plan.plan import Plan
+
+os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"  # else `datasets` sends the hub a request for each file that is opened
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One worker a core: threads of their own would only take each other's. Read where torch and polars are imported.
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+
+register_profiles()
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a test that starts an engine and is not marked so: it would run where no engine should."""
+    engines = {"engine", "stressed", "someones_llm"}
+    for item in items:
+        if engines & set(getattr(item, "fixturenames", ())) and not item.get_closest_marker("engine"):
+            raise pytest.UsageError(f"{item.nodeid} uses an engine; mark it with pytest.mark.engine")
 
 
 @pytest.fixture(scope="session")

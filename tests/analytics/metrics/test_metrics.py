@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.analytics import metrics
@@ -15,6 +15,7 @@ from moetrace.store.errors import UnknownNameError
 from moetrace.store.write.writer import StoreWriter
 from tests.reference import metrics as reference
 from tests.reference.agreement import agrees_with_reference, close, keyed
+from tests.support.examples import examples
 from tests.support.stores import World, make_record, make_shard, make_world
 from tests.support.worlds import open_worlds
 
@@ -89,7 +90,7 @@ def test_every_metric_that_compares_languages_can_be_restricted() -> None:
     assert {name for name in reference.METRICS if "layers" not in view(name).defaults} == per_run | of_whole_model
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(12)
 @given(
     seed=st.integers(0, 10**6),
     layers=st.sets(st.integers(0, 60), min_size=1, max_size=6),

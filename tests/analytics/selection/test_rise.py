@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.analytics.database.connection import connect
@@ -15,6 +15,7 @@ from moetrace.analytics.selection.selection import SelectionError
 from moetrace.store.errors import MoetraceError, UnknownNameError
 from tests.reference import metrics as reference
 from tests.reference import selections as reference_selections
+from tests.support.examples import examples
 from tests.support.stores import make_record, make_world, write_counts, write_world
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def two_layers(tmp_path_factory: pytest.TempPathFactory) -> duckdb.DuckDBPyConne
 
 
 @given(st.integers(1, 16), st.integers(0, 100), st.integers(0, 100))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_any_budget_and_shares_are_met_to_the_expert(
     two_layers: duckdb.DuckDBPyConnection, budget: int, shallow: int, middle: int
 ) -> None:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.analytics.database.connection import connect
 from moetrace.analytics.selection import top_p
 from tests.reference import metrics as reference
 from tests.reference import selections as reference_selections
+from tests.support.examples import examples
 from tests.support.selections import LANGUAGES
 from tests.support.stores import World, make_record, write_counts
 
@@ -36,7 +37,7 @@ def test_top_p_selects_what_the_reference_selects(
 
 
 @given(st.lists(st.integers(0, 400), min_size=4, max_size=4).filter(any), st.integers(1, 10_000))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_top_p_takes_no_more_experts_than_it_needs(
     tmp_path_factory: pytest.TempPathFactory, counts: list[int], steps: int
 ) -> None:

@@ -7,7 +7,7 @@ import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.analytics.database.connection import connect
@@ -15,6 +15,7 @@ from moetrace.store.imports import FORMATS, ImportRequest, Source
 from moetrace.store.progress import Progress
 from moetrace.store.read.reader import Store
 from moetrace.store.verify.verify import verify
+from tests.support.examples import examples
 from tests.support.imported import published_decisions, stored_decisions
 from tests.support.published import (
     EXPERTS,
@@ -88,7 +89,7 @@ def test_weights_are_kept_on_the_f16_grid_unless_told_otherwise(
     st.integers(1, 12),
     st.lists(st.integers(0, 60), min_size=1, max_size=3, unique=True),
 )
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_any_task_comes_back_whatever_its_shards(
     tmp_path_factory: pytest.TempPathFactory, seed: int, lengths: list[int], shard_tokens: int, layers: list[int]
 ) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.analytics.database.connection import connect
 from moetrace.store.read.reader import Store
 from moetrace.store.verify.verify import verify
+from tests.support.examples import examples
 from tests.support.imported import check_overlaps_of_mgsm
 from tests.support.published import (
     LAYERS,
@@ -47,7 +48,7 @@ def test_published_counts_come_back(shared_data: Path, mgsm: dict[str, dict[str,
 
 
 @given(st.integers(0, 1000), st.integers(1, 50), st.integers(1, 4), st.integers(4, 300))
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_any_counts_come_back(
     tmp_path_factory: pytest.TempPathFactory, seed: int, tokens: int, top_k: int, experts: int
 ) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.store.format.expert_ids import expert_dtype
 from moetrace.store.format.weights import MANTISSA_BITS, round_weights
 from moetrace.store.shard.ranking import LayerRanking
+from tests.support.examples import examples
 
 
 @given(
@@ -17,7 +18,7 @@ from moetrace.store.shard.ranking import LayerRanking
     st.integers(1, 40),
     st.sampled_from(list(MANTISSA_BITS)),
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_ranks_fall_by_rounded_weight_and_rise_by_expert_where_weights_are_equal(
     seed: int, shape: tuple[int, int], tokens: int, precision: str
 ) -> None:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.store.errors import CaptureError, MoetraceError
 from moetrace.store.shard.shard import Shard, token_order
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.writer import StoreWriter
+from tests.support.examples import examples
 from tests.support.shards import EXPERTS, TOP_K, random_shard, record_with
 from tests.support.stores import make_shard, make_world
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @given(st.integers(0, 1000), st.integers(1, 200), st.sampled_from([(2, 1), (64, 8), (70_000, 12)]))
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_tokens_are_numbered_by_id_then_by_ranked_experts(seed: int, tokens: int, shape: tuple[int, int]) -> None:
     size, top_k = shape
     rng = np.random.default_rng(seed)

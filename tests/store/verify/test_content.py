@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.store.format.expert_ids import expert_dtype
@@ -20,6 +20,7 @@ from moetrace.store.shard.counts import Counts
 from moetrace.store.shard.shard import Shard
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.writer import StoreWriter
+from tests.support.examples import examples
 from tests.support.stores import data_file, make_record
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def test_numbers_that_contradict_each_other_are_found(
     st.sampled_from(["bf16", "f16", "f32"]),
     st.booleans(),
 )
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_whatever_is_written_verifies(
     tmp_path_factory: pytest.TempPathFactory,
     experts: int,

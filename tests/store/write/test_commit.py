@@ -24,6 +24,7 @@ from moetrace.store.write.writer import StoreWriter
 from tests.support.paths import ROOT
 from tests.support.stores import make_record, make_shard, make_world
 from tests.support.writer_process import WORLD, all_shards, write_all
+from tests.support.writer_server import ForkedWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,24 +33,8 @@ if TYPE_CHECKING:
 LANG = "eng_Latn"
 
 
-def start(store: Path, fault: FaultPoint | None = None) -> subprocess.Popen[str]:
-    environment = {**os.environ, "MOETRACE_FAULT": fault.value if fault else ""}
-    command = [sys.executable, "-m", "tests.support.writer_process", str(store)]
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> int:
-    """Wait for a process that ends well; return how many shards it did."""
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return int(out.split()[-1])
+def start(store: Path, fault: FaultPoint | None = None) -> ForkedWriter:
+    return ForkedWriter(str(store), fault=fault.value if fault else "")
 
 
 def contents(store: Path) -> dict[tuple[str, str, int], pl.DataFrame]:
@@ -100,14 +85,13 @@ def test_twenty_five_kills_at_random_times_change_nothing(
     store, rng, killed = tmp_path / "store", np.random.default_rng(0), 0
     for _ in range(25):
         process = start(store)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begin\n"
+        assert process.readline() == "begin\n"
         try:
             process.wait(timeout=rng.uniform(0, 0.06))
         except subprocess.TimeoutExpired:
             process.kill()
             killed += 1
-        process.communicate()
+        process.wait()
         if (store / "store.json").exists():
             assert verify(store).problems == []
     assert killed > 10
@@ -117,7 +101,7 @@ def test_twenty_five_kills_at_random_times_change_nothing(
 
 def test_four_writers_share_the_work(tmp_path: Path, undisturbed: dict[tuple[str, str, int], pl.DataFrame]) -> None:
     processes = [start(tmp_path / "store") for _ in range(4)]
-    assert sum(map(finish, processes)) == len(all_shards())
+    assert sum(process.finish(timeout=120) for process in processes) == len(all_shards())
     require_same(tmp_path / "store", undisturbed)
     assert verify(tmp_path / "store").orphans == []
 
@@ -160,8 +144,11 @@ def test_different_runs_are_written_side_by_side(tmp_path: Path) -> None:
 
 
 def test_the_claim_of_a_dead_process_is_void_at_once(tmp_path: Path) -> None:
-    process = start(tmp_path / "store", FaultPoint.CLAIMED)
-    assert process.wait(timeout=120) == -signal.SIGKILL
+    # Started from scratch: the fault that its environment asks for is armed where a process imports it.
+    command = [sys.executable, "-m", "tests.support.writer_process", str(tmp_path / "store")]
+    environment = {**os.environ, "MOETRACE_FAULT": FaultPoint.CLAIMED.value}
+    killed = subprocess.run(command, check=False, env=environment, cwd=ROOT, capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
     (path,) = (tmp_path / "store" / "claims").rglob("*.json")
     assert not is_alive(json.loads(path.read_text()))
     assert verify(tmp_path / "store").claims == []

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.analytics.database.connection import connect
@@ -21,6 +21,7 @@ from moetrace.store.read.reader import Store
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.files import PAGE_ROWS
 from moetrace.store.write.writer import StoreWriter
+from tests.support.examples import examples
 from tests.support.shards import LAYERS, TOP_K, random_shard, record_with, rows_of
 from tests.support.stores import make_record
 
@@ -30,7 +31,7 @@ from tests.support.stores import make_record
     st.lists(st.integers(1, 6), min_size=1, max_size=5).map(tuple),
     st.sampled_from([(2, 1), (8, 2), (8, 8), (255, 3), (256, 3), (257, 3), (512, 2)]),
 )
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_every_decision_comes_back_at_its_position(
     tmp_path_factory: pytest.TempPathFactory, seed: int, lengths: tuple[int, ...], shape: tuple[int, int]
 ) -> None:

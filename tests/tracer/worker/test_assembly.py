@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.store.errors import CaptureError
 from moetrace.tracer.worker import TAG
 from moetrace.tracer.worker.assembly import CapturedShard, PlannedShards
 from moetrace.tracer.worker.steps import NOT_WRITTEN, Step, StepRows
+from tests.support.examples import examples
 from tests.support.steps import request
 
 LAYERS, EXPERTS, TOP_K = [1, 3, 5], 7, 2
@@ -71,7 +72,7 @@ def assert_captured(shard: CapturedShard, truth: Truth, lengths: list[int]) -> N
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None)
+@examples(80)
 def test_any_schedule_with_chunks_mixed_batches_and_preemption_gives_the_same_shard(data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=6))
     grown = data.draw(st.booleans())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.analytics.database.connection import connect
@@ -17,6 +17,7 @@ from moetrace.store.read.reader import Store
 from moetrace.store.verify.verify import verify
 from moetrace.tracer.worker.recorder import LANGUAGE_KEY, LiveRecorder, LiveSettings
 from moetrace.tracer.worker.steps import Step, StepRows
+from tests.support.examples import examples
 from tests.support.steps import request
 from tests.support.stores import make_record
 
@@ -56,7 +57,7 @@ def recorder_of(path: Path, **live: Any) -> LiveRecorder:
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_any_schedule_of_requests_is_recorded_whole(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.tracer.worker.buffers import router_probabilities
 from moetrace.tracer.worker.steps import NOT_WRITTEN
 from moetrace.tracer.worker.transfer import SLOTS, DirectTransfer, StreamTransfer
+from tests.support.examples import examples
 from tests.support.steps import make_buffers, run_step
 
 
@@ -58,7 +59,7 @@ class Streams:
 
 
 @given(st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), min_size=1, max_size=6), st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_both_ways_deliver_the_same_steps_in_order(steps: list[list[int]], seed: int) -> None:
     rng = np.random.default_rng(seed)
     buffers = make_buffers([1.0, 2.5, 1.0])
