@@ -76,15 +76,13 @@ def routing(world: World) -> Routing:
     count = {lang: np.zeros(shape) for lang in world.texts}
     weight_sum = {lang: np.zeros(shape) for lang in world.texts}
     probability = {lang: np.zeros(shape) for lang in world.texts}
+    index = np.arange(shape[0])[:, None]
     for lang, texts in world.texts.items():
         tokens[lang] = sum(len(text.token_ids) for text in texts)
         for text in texts:
             probability[lang] += len(text.token_ids) * text.profile.astype(np.float64)
-            for token in range(len(text.token_ids)):
-                for index in range(shape[0]):
-                    chosen = text.experts[token, index]
-                    count[lang][index, chosen] += 1
-                    weight_sum[lang][index, chosen] += text.weights[token, index].astype(np.float64)
+            np.add.at(count[lang], (index, text.experts), 1)
+            np.add.at(weight_sum[lang], (index, text.experts), text.weights.astype(np.float64))
         probability[lang] /= tokens[lang]
     return Routing(
         run=record.run,
