@@ -62,22 +62,20 @@ class Routing:
 
 
 def routing(world: World) -> Routing:
-    """Add up a world's texts, token by token."""
+    """Add up a world's texts."""
     record = world.record
     shape = (len(record.moe_layers), record.num_experts)
     tokens: dict[str, int] = {}
     count = {lang: np.zeros(shape) for lang in world.texts}
     weight_sum = {lang: np.zeros(shape) for lang in world.texts}
     probability = {lang: np.zeros(shape) for lang in world.texts}
+    layer = np.arange(shape[0])[:, None]
     for lang, texts in world.texts.items():
         tokens[lang] = sum(len(text.token_ids) for text in texts)
         for text in texts:
             probability[lang] += len(text.token_ids) * text.profile.astype(np.float64)
-            for token in range(len(text.token_ids)):
-                for index in range(shape[0]):
-                    chosen = text.experts[token, index]
-                    count[lang][index, chosen] += 1
-                    weight_sum[lang][index, chosen] += text.weights[token, index].astype(np.float64)
+            np.add.at(count[lang], (layer, text.experts), 1)
+            np.add.at(weight_sum[lang], (layer, text.experts), text.weights.astype(np.float64))
         probability[lang] /= tokens[lang]
     return Routing(
         run=record.run,
