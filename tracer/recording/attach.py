@@ -18,7 +18,7 @@ from moetrace.tracer.model.record import model_id, model_record
 from moetrace.tracer.worker import TAG, TRACED_WORKER
 from moetrace.tracer.worker.contacts import require_contacts
 from moetrace.tracer.worker.modes import is_compiled
-from moetrace.tracer.worker.recorder import LANGUAGE_KEY, TEXT_KEY, UNDETERMINED, LiveSettings
+from moetrace.tracer.worker.recorder import LANGUAGE_KEY, TEXT_KEY, UNDETERMINED, RecordingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,7 +77,7 @@ def traced(
     config = llm.llm_engine.vllm_config
     scratch = tempfile.TemporaryDirectory(prefix="moetrace-") if store is None else None
     where = scratch.name if scratch else str(store)
-    record = live_record(
+    record = requests_record(
         config,
         run,
         where,
@@ -87,8 +87,10 @@ def traced(
         self_check=self_check,
     )
     mine = _install(llm, config, profiles=profiles)
-    live = LiveSettings(where, asdict(record), checked_language(language), shard_tokens, self_check=self_check)
-    _call(llm, "start_recording", asdict(live))
+    recording = RecordingSettings(
+        where, asdict(record), checked_language(language), shard_tokens, self_check=self_check
+    )
+    _call(llm, "start_recording", asdict(recording))
     trace = Trace(where, record.run, language, _scratch=scratch)
     unlabelled = _label_requests(llm, trace)
     try:
@@ -109,7 +111,7 @@ def tap_arguments(model: str, revision: str | None = None, *, profiles: bool = T
     return {"worker_cls": TRACED_WORKER, "additional_config": {TAG: options}}
 
 
-def live_record(
+def requests_record(
     config: VllmConfig,
     run: str | None,
     store: str,

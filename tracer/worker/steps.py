@@ -48,7 +48,7 @@ class Step:
 
 
 class Sink(Protocol):
-    """Where the steps of a worker go: the shards of a plan (`PlannedShards`), or a run of requests (`LiveRecorder`)."""
+    """Where the steps of a worker go: shards of a plan (`PlannedShards`), or a run of requests (`RequestRecorder`)."""
 
     def begin(self, request: NewRequestData) -> bool:
         """Learn of a new request; tell whether its rows are wanted."""

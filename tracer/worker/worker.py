@@ -16,7 +16,7 @@ from moetrace.tracer.model.replay import RoutingEvidence, check_routing
 from moetrace.tracer.worker import TAG, cpu_fixes
 from moetrace.tracer.worker.assembly import CapturedShard, PlannedShards
 from moetrace.tracer.worker.modes import is_compiled, require_mode
-from moetrace.tracer.worker.recorder import LiveRecorder
+from moetrace.tracer.worker.recorder import RequestRecorder
 from moetrace.tracer.worker.routers import RouterTap
 from moetrace.tracer.worker.rows import Batch, BatchHook
 from moetrace.tracer.worker.transfer import make_transfer
@@ -46,12 +46,12 @@ class WorkerTap:
     def __init__(self, worker: Any, options: dict[str, Any]) -> None:
         """Install on a worker whose model is loaded; raise MoetraceError where the engine's mode cannot be traced.
 
-        options: `scoring` and `profiles`; `live`, the fields of `LiveSettings`, to record requests from the start.
+        options: `scoring` and `profiles`; to record requests from the start, `recording`: `RecordingSettings`' fields.
         """
         config: VllmConfig = worker.vllm_config
         require_mode(config)
         self._worker, self._profiles = worker, bool(options["profiles"])
-        self._live: dict[str, Any] | None = options.get("live")
+        self._recording: dict[str, Any] | None = options.get("recording")
         self.tap = RouterTap(
             worker.model_runner.get_model(),
             config.scheduler_config.max_num_batched_tokens,
@@ -123,7 +123,7 @@ class WorkerTap:
         if self._probing:
             self._evidence = self.tap.evidence(int(self._batch.rows.counts.sum()))
             self._probing = False
-            self._check_live()
+            self._check_recorded()
         self._receive(wait=False)
 
     def _receive(self, *, wait: bool) -> None:
@@ -131,10 +131,10 @@ class WorkerTap:
             if self.tap.layers:
                 self._sink.add(step, rows)
 
-    def _check_live(self) -> None:
+    def _check_recorded(self) -> None:
         """Check how the first step of a recording was routed; planned traces are checked by who plans them."""
-        if self._live and self._evidence:
-            rule = RoutingRule(**self._live["record"]["routing"])
+        if self._recording and self._evidence:
+            rule = RoutingRule(**self._recording["record"]["routing"])
             check_routing(rule, [RoutingEvidence(*entry) for entry in self._evidence])
 
     def layout(self) -> dict[str, Any]:
@@ -147,9 +147,9 @@ class WorkerTap:
             pass
         self._wanted.clear()
         self._failure = None
-        self._probing = bool(self._live and self._live["self_check"])
+        self._probing = bool(self._recording and self._recording["self_check"])
         self._planned = PlannedShards(self.tap.layers, self.tap.num_experts, self.tap.top_k, profiles=self._profiles)
-        self._recorder = LiveRecorder(self.layout(), self._live) if self._live else None
+        self._recorder = RequestRecorder(self.layout(), self._recording) if self._recording else None
 
     def probe(self) -> None:
         """Keep the router logits of the next step."""
@@ -172,9 +172,9 @@ class WorkerTap:
         self._keeping(self._planned.finish, ends)
         return self._failure, self._planned.take()
 
-    def start_recording(self, live: dict[str, Any]) -> None:
-        """Record every request from now on into a store; `live` are the fields of `LiveSettings`."""
-        self._live = live
+    def start_recording(self, recording: dict[str, Any]) -> None:
+        """Record every request from now on into a store; `recording` are the fields of `RecordingSettings`."""
+        self._recording = recording
         self.reset()
 
     def stop_recording(self) -> dict[str, Any] | None:
@@ -187,7 +187,7 @@ class WorkerTap:
         self._keeping(self._receive, wait=True)
         summary = self._recorder.close()
         failure = self._failure
-        self._live = None
+        self._recording = None
         self.reset()
         return {**summary, "failure": failure or summary["failure"]}
 

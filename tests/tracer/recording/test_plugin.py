@@ -46,7 +46,7 @@ def test_an_engine_of_our_own_is_not_recorded_twice(monkeypatch: pytest.MonkeyPa
     assert arguments.create_engine_config().additional_config == own
     theirs = EngineArgs(model=str(MODEL)).create_engine_config()
     assert theirs.parallel_config.worker_cls == TRACED_WORKER
-    assert theirs.additional_config["moetrace"]["live"]["store"] == str(tmp_path / "store")
+    assert theirs.additional_config["moetrace"]["recording"]["store"] == str(tmp_path / "store")
     assert not theirs.cache_config.enable_prefix_caching
     assert theirs.shutdown_timeout > 0
     monkeypatch.setenv("MOETRACE_FLUSH_SECONDS", "soon")

@@ -15,7 +15,7 @@ from moetrace.analytics.database.connection import connect
 from moetrace.store.errors import CaptureError
 from moetrace.store.read.reader import Store
 from moetrace.store.verify.verify import verify
-from moetrace.tracer.worker.recorder import LANGUAGE_KEY, LiveRecorder, LiveSettings
+from moetrace.tracer.worker.recorder import LANGUAGE_KEY, RecordingSettings, RequestRecorder
 from moetrace.tracer.worker.steps import Step, StepRows
 from tests.support.examples import examples
 from tests.support.steps import request
@@ -41,7 +41,7 @@ class Requests:
         self.weights = weights / weights.sum(-1, keepdims=True)
         self.token_ids = rng.integers(0, 99, total).astype(np.int32)
 
-    def step(self, recorder: LiveRecorder, rows: list[tuple[str, int, int, int]]) -> None:
+    def step(self, recorder: RequestRecorder, rows: list[tuple[str, int, int, int]]) -> None:
         """Give the recorder a step of rows (request, number of its text, start, count)."""
         index = np.concatenate([np.arange(count) + self.starts[n] + start for _, n, start, count in rows])
         counts = np.array([count for *_, count in rows])
@@ -51,9 +51,9 @@ class Requests:
         recorder.add(step, StepRows([row[0] for row in rows], np.array([row[2] for row in rows]), counts))
 
 
-def recorder_of(path: Path, **live: Any) -> LiveRecorder:
-    fields = LiveSettings(str(path), asdict(make_record(moe_layers=LAYERS)), **live)
-    return LiveRecorder({"moe_layers": LAYERS, "num_experts": EXPERTS, "top_k": TOP_K}, asdict(fields))
+def recorder_of(path: Path, **live: Any) -> RequestRecorder:
+    fields = RecordingSettings(str(path), asdict(make_record(moe_layers=LAYERS)), **live)
+    return RequestRecorder({"moe_layers": LAYERS, "num_experts": EXPERTS, "top_k": TOP_K}, asdict(fields))
 
 
 @given(st.data())
@@ -177,6 +177,7 @@ def test_a_clients_impossible_language_does_not_stop_the_server(tmp_path: Path) 
 def test_requests_that_began_before_the_recording_are_left_out(tmp_path: Path) -> None:
     truth, recorder = Requests([3, 4]), recorder_of(tmp_path)
     recorder.begin(request("r1"))
-    truth.step(recorder, [("r0", 0, 0, 3), ("r1", 1, 0, 4)])
+    truth.step(recorder, [("r0", 0, 0, 2)])
+    truth.step(recorder, [("r0", 0, 2, 1), ("r1", 1, 0, 4)])
     recorder.close()
     assert connect(tmp_path).sql("select text_id, tokens from sequences").fetchall() == [("r1", 4)]
