@@ -28,7 +28,7 @@ demo: install
 
 # What starts no engine on all cores, then what does in one process: engines take all cores for themselves.
 # The second part runs where the first has failed as well.
-NO_ENGINE := $(BIN)/pytest -m 'not gpu and not engine' --numprocesses auto $(PYTEST_ARGS)
+NO_ENGINE := $(BIN)/pytest -m 'not gpu and not engine' --numprocesses auto --dist worksteal $(PYTEST_ARGS)
 test: install
 	failed=; $(NO_ENGINE) || failed=1; $(BIN)/pytest -m 'engine and not gpu' $(PYTEST_ARGS) || failed=1; test -z "$$failed"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import importlib.util
+import importlib
 import json
 import os
 import re
@@ -25,7 +25,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
 
+from moetrace.store.storage import faults
+from tests.support import writer_process
 from tests.support.paths import ROOT
+
+# NumPy and Arrow start threads where they are imported, and a process that has threads cannot be forked safely.
+WITHOUT_THREADS = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+}
 
 
 class ForkedWriter:
@@ -45,11 +54,11 @@ class ForkedWriter:
 
     def readline(self) -> str:
         """Return the next line that the process writes; empty where it writes no more."""
-        while (end := self._said.find(b"\n", self._read)) < 0 and self._receive(None):
+        while b"\n" not in self._said[self._read :] and self._receive(None):
             pass
-        line = self._said[self._read : end + 1]
-        self._read = end + 1
-        return line.decode()
+        line, newline, _ = self._said[self._read :].partition(b"\n")
+        self._read += len(line + newline)
+        return (line + newline).decode()
 
     def wait(self, timeout: float | None = None) -> int:
         """Return the process's exit status, -SIGKILL where it was killed; raise TimeoutExpired where it still runs."""
@@ -90,8 +99,7 @@ def server() -> str:
     """Start this test session's server; return the path of its socket."""
     folder = TemporaryDirectory(prefix="writers")
     address = str(Path(folder.name) / "socket")
-    # Without threads of NumPy's: a process that has threads cannot be forked safely.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MOETRACE_FAULT": ""}
+    environment = {**os.environ, **WITHOUT_THREADS, "MOETRACE_FAULT": ""}
     command = [sys.executable, "-m", "tests.support.writer_server", address]
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -110,13 +118,13 @@ class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
     """Forks a process for each request, which forks the writer and waits for it."""
 
     request_queue_size = 64
+    parent = os.getppid()
 
     def service_actions(self) -> None:
+        """End with the test session, however it ended."""
         super().service_actions()
         if os.getppid() != self.parent:
             sys.exit()
-
-    parent = os.getppid()
 
 
 class Request(socketserver.StreamRequestHandler):
@@ -135,16 +143,13 @@ class Request(socketserver.StreamRequestHandler):
 
 def become_writer(place: str, most: int | None, environment: dict[str, str]) -> NoReturn:
     """Write all shards, as tests.support.writer_process does, and end this process."""
-    from moetrace.store.storage import faults
-    from tests.support.writer_process import main
-
     status = 1
     try:
         sys.stdout.write(f"{os.getpid()}\n")
         os.environ.clear()
         os.environ.update(environment)
         faults.arm()
-        main(place, most)
+        writer_process.main(place, most)
         status = 0
     except BaseException:  # noqa: BLE001  whatever it is, the server's own code must not go on in this process
         traceback.print_exc()
@@ -154,9 +159,10 @@ def become_writer(place: str, most: int | None, environment: dict[str, str]) -> 
 
 
 if __name__ == "__main__":
-    if importlib.util.find_spec("s3fs"):
-        import s3fs  # noqa: F401
-
+    for needed in ("pyarrow.parquet", "fsspec", "s3fs"):  # imported by writers where they need them
+        with contextlib.suppress(ImportError):
+            importlib.import_module(needed)
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, "a process with threads cannot be forked safely"
     with Server(sys.argv[1], Request) as started:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
