@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
     from moetrace.tracer.engine.engine import TracedEngine
     from moetrace.tracer.plan.plan import Plan
+    from tests.support.warm import WarmProcess
+
+# Where tests are shared out to several processes (pytest-xdist), one of them has all that need the same engine.
+ONE_PROCESS_HAS = {"engine": "engine", "stressed": "engine", "someones_llm": "engine", "warm": "warm"}
 
 os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"  # else `datasets` sends the hub a request for each file that is opened
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -32,11 +36,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse a test that starts an engine and is not marked so: it would run where no engine should."""
-    engines = {"engine", "stressed", "someones_llm"}
+    """Group tests by the fixture that takes long to start.
+
+    Refuse a test that starts an engine and is not marked so: it would run where no engine should.
+    """
     for item in items:
-        if engines & set(getattr(item, "fixturenames", ())) and not item.get_closest_marker("engine"):
-            raise pytest.UsageError(f"{item.nodeid} uses an engine; mark it with pytest.mark.engine")
+        needed = ONE_PROCESS_HAS.keys() & set(getattr(item, "fixturenames", ()))
+        if needed and not item.get_closest_marker("engine"):
+            raise pytest.UsageError(f"{item.nodeid} starts an engine; mark it with pytest.mark.engine")
+        for group in {ONE_PROCESS_HAS[name] for name in needed}:
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +103,16 @@ def someones_llm(engine: TracedEngine) -> LLM:  # noqa: ARG001  the first engine
         kv_cache_memory_bytes=2**28,
         disable_log_stats=True,
     )
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProcess]:
+    """A process that has imported vLLM and runs what needs it in forks of itself."""
+    from tests.support.warm import WarmProcess
+
+    started = WarmProcess(tmp_path_factory.mktemp("warm"))
+    yield started
+    started.close()
 
 
 @pytest.fixture(scope="session")

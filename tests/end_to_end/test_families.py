@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +19,12 @@ from moetrace.tracer.model.families import FAMILIES, RoutingRule
 from tests.results.make_table import RESULTS, table
 from tests.support.checkpoints import make_checkpoint
 from tests.support.families import TINY
-from tests.support.family_run import file_stem
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.support.warm import WarmProcess
 
 RUNS = [(name, dtype) for name, tiny in TINY.items() for dtype in tiny.dtypes]
 AS_IS = [name for name, tiny in TINY.items() if tiny.as_is]
@@ -41,21 +40,17 @@ WRITE = bool(os.environ.get("MOETRACE_WRITE_RESULTS"))
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Any]]:
-    """The comparison of every run that came to an end, in processes of their own, one a core."""
+def results(warm: WarmProcess, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Any]]:
+    """Every run's comparison; of a run that did not end well what it said."""
     out = tmp_path_factory.mktemp("families")
     names = [f"{name}:{dtype}" for name, dtype in RUNS] + [f"{name}:float32:as-is" for name in AS_IS]
-    command = [sys.executable, "-m", "tests.support.family_run", str(out), *names]
-    environment = {**os.environ, "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = {}
-    for name in names:
-        ended = out / f"{file_stem(name)}.json"
-        log = out / f"{file_stem(name)}.log"
-        found[tuple(name.split(":", 1))] = (
-            json.loads(ended.read_text()) if ended.is_file() else {"crashed": log.read_text()[-4000:]}
-        )
+    runs = warm.run_all("tests.support.family_run", [(out, name) for name in names])
+    found = {
+        tuple(name.split(":", 1)): {"crashed": run.stderr[-4000:]}
+        if run.status
+        else json.loads((out / f"{name.replace(':', '-')}.json").read_text())
+        for name, run in zip(names, runs, strict=True)
+    }
     if WRITE:
         rows = {
             name if dtype == "float32" else f"{name} ({dtype})": row(name, result)

@@ -1,10 +1,8 @@
-"""The modes of the engine that a CPU can run, each in a process of its own, against the eager engine of the session."""
+"""The modes of the engine that a CPU can run, each in a process of its own, against the eager engine in another."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,32 +14,38 @@ from moetrace.tracer.engine.engine import TracedEngine
 from moetrace.tracer.engine.settings import EngineSettings
 from moetrace.tracer.model.facts import read_facts
 from tests.results.make_table import RESULTS, table
-from tests.support.modes import MODES, arrays, plan
+from tests.support.modes import MODES
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from tests.support.warm import Run, WarmProcess
+
 pytestmark = pytest.mark.engine
 
 NGRAM = {"method": "ngram", "num_speculative_tokens": 2}
 
 
-@pytest.fixture(scope="session")
-def eager(engine: TracedEngine) -> dict[str, np.ndarray]:
-    return arrays(list(engine.trace(plan().shards)))
+@pytest.fixture(scope="module")
+def runs(warm: WarmProcess, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Run, Path]]:
+    """The eager engine and every mode, each with the file of what it traced."""
+    files = {mode: tmp_path_factory.mktemp("modes") / "found.npz" for mode in ("eager", *MODES)}
+    found = warm.run_all("tests.support.modes", files.items())
+    return {mode: (run, files[mode]) for mode, run in zip(files, found, strict=True)}
+
+
+def traced(run: Run, path: Path) -> dict[str, np.ndarray]:
+    assert path.is_file(), run.stderr[-3000:]
+    return dict(np.load(path))
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_routes_as_the_eager_engine(
-    mode: str, eager: dict[str, np.ndarray], tmp_path: Path, mode_result: Callable[..., None]
+    mode: str, runs: dict[str, tuple[Run, Path]], mode_result: Callable[..., None]
 ) -> None:
-    path = tmp_path / "found.npz"
-    command = [sys.executable, "-m", "tests.support.modes", mode, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert path.is_file(), done.stderr[-3000:]
-    found = dict(np.load(path))
+    eager, found = traced(*runs["eager"]), traced(*runs[mode])
     refusals = found.pop("late tap", None)
     assert found.keys() == eager.keys()
     error = 0.0

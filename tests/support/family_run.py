@@ -1,23 +1,18 @@
-"""Runs families' tiny checkpoints through the traced engine and through transformers, and says how they compare.
+"""Runs a family's tiny checkpoint through the traced engine and through transformers, and says how they compare.
 
-    python -m tests.support.family_run OUT FAMILY:DTYPE[:as-is]...     writes OUT/FAMILY-DTYPE[-as-is].json
+    python -m tests.support.family_run OUT FAMILY:DTYPE[:as-is]     writes OUT/FAMILY-DTYPE[-as-is].json
 
 as-is leaves vLLM on a CPU as it is, without `tracer/worker/cpu_fixes.py` and `tracer/engine/cpu_options.py`.
 
-Importing vLLM takes longer than starting an engine: it is imported once, and each run is a fork of that process, one at
-a time for each core. So a run that crashes takes no other with it, and no engine meets what an earlier one left in
-vLLM's caches. What a run printed is in OUT/FAMILY-DTYPE[-as-is].log.
+One family a process: an engine that crashes takes no other family with it, and none meets what another left in vLLM's
+caches.
 """
 
 from __future__ import annotations
 
-import gc
-import importlib
 import json
-import os
 import re
 import sys
-import traceback
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,23 +35,6 @@ if TYPE_CHECKING:
 TIE = 1e-6
 LENGTHS = (1, 3, 20, 61, 96, 128)
 KEPT_ENGINES = []  # engines of a process share vLLM's process groups: when one is collected, the others die
-# What an engine imports when it starts, as long as importing vLLM itself.
-SHARED_IMPORTS = (
-    "moetrace.tracer.model.replay",
-    "moetrace.tracer.worker.worker",
-    "transformers.modeling_layers",
-    "transformers.models.auto.modeling_auto",
-    "vllm.distributed.elastic_ep.elastic_execute",
-    "vllm.entrypoints.llm",
-    "vllm.model_executor.layers.fused_moe.experts.cpu_moe",
-    "vllm.model_executor.layers.quantization.online.base",
-    "vllm.model_executor.model_loader.default_loader",
-    "vllm.model_executor.models.transformers",
-    "vllm.v1.attention.backends.cpu_attn",
-    "vllm.v1.core.sched.scheduler",
-    "vllm.v1.engine.core",
-    "vllm.v1.executor.uniproc_executor",
-)
 
 
 @dataclass(frozen=True)
@@ -221,77 +199,17 @@ def rounding_noise(
     return float(np.concatenate(same).all(axis=-1).mean())
 
 
-def run_named(name: str, out: Path) -> None:
-    """Run FAMILY:DTYPE[:as-is] and write its comparison to `out`."""
+def main(out: Path, name: str) -> None:
     from moetrace.tracer.engine import start
     from moetrace.tracer.worker import cpu_fixes
 
     family, dtype, *as_is = name.split(":")
     if as_is:
         cpu_fixes.set_right, start.cpu_options = lambda _: None, lambda *_, **__: {}
-    stem = file_stem(name)
+    stem = name.replace(":", "-")
     found = run(family, out / stem, dtype)
     (out / f"{stem}.json").write_text(json.dumps(asdict(found), indent=1))
 
 
-def file_stem(name: str) -> str:
-    """Name the files of a run: FAMILY-DTYPE[-as-is]."""
-    return name.replace(":", "-")
-
-
-def import_what_is_shared() -> None:
-    """Import what every run needs, and have vLLM look at a model's class here, not in a process of its own."""
-    from moetrace.tracer.engine.settings import require_engine
-
-    require_engine()
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    for module in SHARED_IMPORTS:
-        importlib.import_module(module)
-    from vllm.config.logging import LoggingConfig
-    from vllm.logger import configure_logging_if_needed
-    from vllm.model_executor.models import registry
-    from vllm.platforms import current_platform
-    from vllm.plugins import load_general_plugins
-
-    load_general_plugins()
-    configure_logging_if_needed(LoggingConfig())
-    current_platform.register_triton_kernel_overrides()  # it searches every module that was imported
-    current_platform.register_triton_kernel_overrides = lambda: None
-    assert callable(registry._run_in_subprocess)  # for the sake of GPUs; it imports vLLM again for every family
-    registry._run_in_subprocess = lambda function: function()
-    gc.freeze()  # vLLM collects garbage several times an engine: not among what was imported
-
-
-def fork(name: str, out: Path) -> int:
-    """Run `name` in a fork of this process and return its id."""
-    process = os.fork()
-    if process:
-        return process
-    status = 1
-    try:
-        log = os.open(out / f"{file_stem(name)}.log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        run_named(name, out)
-        status = 0
-    except BaseException:  # noqa: BLE001  whatever it is, it goes into the log and must not reach the parent's code
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)  # without the interpreter's end: an engine's threads and process groups go with the process
-
-
-def main() -> None:
-    out, waiting = Path(sys.argv[1]), sys.argv[2:]
-    import_what_is_shared()
-    running: set[int] = set()
-    while waiting or running:
-        if waiting and len(running) < len(os.sched_getaffinity(0)):
-            running.add(fork(waiting.pop(0), out))
-        else:
-            running.remove(os.wait()[0])
-
-
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]), sys.argv[2])

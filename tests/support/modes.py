@@ -1,6 +1,6 @@
 """Runs one mode of the engine in a process of its own and writes what it traced.
 
-`python -m tests.support.modes MODE FILE`
+`python -m tests.support.modes MODE FILE`, where MODE may be eager: what every other mode is compared with.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from moetrace.store.shard.shard import Shard
     from moetrace.tracer.plan.plan import Plan
 
+EAGER = EngineSettings(dtype="float32", max_model_len=512)
 MODES = {
     "compiled": EngineSettings(dtype="float32", max_model_len=512, eager=False),
     "tensor parallel": EngineSettings(dtype="float32", max_model_len=512, tensor_parallel_size=2),
@@ -79,7 +80,7 @@ def late_tap_refusals() -> list[str]:
 
 
 def main(mode: str, path: str) -> None:
-    engine = TracedEngine(read_facts(str(MODEL)), MODES[mode])
+    engine = TracedEngine(read_facts(str(MODEL)), EAGER if mode == "eager" else MODES[mode])
     found = arrays(list(engine.trace(plan().shards)))
     if mode == "compiled":
         found["late tap"] = np.array(late_tap_refusals())
