@@ -14,6 +14,7 @@ from moetrace.analytics.database.documentation import views
 from moetrace.cli.main import COMMANDS, run
 from moetrace.store.read.reader import Store
 from moetrace.tracer.bundled import CORPUS
+from tests.support.commands import failure
 from tests.support.stores import make_record, make_world, write_world
 
 if TYPE_CHECKING:
@@ -25,17 +26,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cli") / "store"
     write_world(path, make_world(1, make_record(run="one")))
     return path
-
-
-def failure(capsys: pytest.CaptureFixture[str], *args: object) -> str:
-    """Run a command that must fail with exit code 1 and one line on stderr; return the line."""
-    assert run([str(arg) for arg in args]) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    lines = [line for line in captured.err.splitlines() if line.startswith("moetrace: ")]
-    assert len(lines) == 1, captured.err
-    assert "Traceback" not in captured.err
-    return lines[0].removeprefix("moetrace: ")
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

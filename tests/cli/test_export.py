@@ -14,7 +14,7 @@ from moetrace.analytics.report.mask_input import mask_command
 from moetrace.cli.export import export
 from moetrace.cli.main import run
 from moetrace.store.mask import read_mask
-from tests.cli.test_cli import failure
+from tests.support.commands import failure
 from tests.support.stores import make_record, make_world, write_counts, write_world
 
 if TYPE_CHECKING:

@@ -71,7 +71,7 @@ def test_cuda_graphs_route_as_the_eager_engine(plan_of: Callable[..., Plan]) -> 
 
 
 def test_a_gpu_routes_as_transformers(plan_of: Callable[..., Plan]) -> None:
-    from tests.tracer.worker.test_worker import Reference, in_rank_order
+    from tests.reference.routing import Reference, in_rank_order
 
     plan = plan_of(languages=("swh_Latn",))
     reference = Reference()
