@@ -22,19 +22,20 @@ def demo(output: Path) -> None:
     """Trace the bundled corpus through the bundled model, draw the report and export a mask for Swahili."""
     from moetrace.analytics.database.connection import connect
     from moetrace.analytics.masks.mask import build_mask
-    from moetrace.analytics.metrics.frames import jaccard_by_layer
+    from moetrace.analytics.metrics import jaccard_by_layer
     from moetrace.analytics.report import write_report
     from moetrace.analytics.selection import rise
-    from moetrace.cli.progress import TraceProgress
+    from moetrace.cli.progress import TraceBar
     from moetrace.store.mask import mask_text
     from moetrace.store.read.reader import Store
     from moetrace.tracer.bundled import CORPUS, MODEL
-    from moetrace.tracer.engine.engine import EngineSettings
-    from moetrace.tracer.runs.trace import TraceSettings, trace
+    from moetrace.tracer.engine.settings import EngineSettings
+    from moetrace.tracer.runs.settings import TraceSettings
+    from moetrace.tracer.runs.trace import trace
 
     store, mask, report = output / "store", output / "mask.json", output / "report.html"
     settings = TraceSettings(engine=EngineSettings(dtype="float32"))
-    with TraceProgress() as progress:
+    with TraceBar() as progress:
         result = trace(str(MODEL), str(CORPUS), store, run="demo", settings=settings, progress=progress)
         progress.stage("computing the metrics, drawing the report")
         opened = Store(store)

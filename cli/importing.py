@@ -60,7 +60,7 @@ def import_traces(
     moetrace import usage-json en=mgsm_en.json sw=mgsm_sw.json --store my-store --run mgsm
     moetrace import rise-stats routing_stats.json --store my-store --run rise
     """  # noqa: D301  click wants the escape itself
-    from moetrace.cli.progress import ImportProgress
+    from moetrace.cli.progress import ImportBar
     from moetrace.store.imports import FORMATS as READERS
     from moetrace.store.imports import ImportRequest, Source
 
@@ -73,7 +73,7 @@ def import_traces(
         shard_tokens=shard_tokens,
         weight_precision=weight_precision,
     )
-    with ImportProgress() as progress:
+    with ImportBar() as progress:
         result = READERS[file_format](store, request, progress)
     tokens = f", {result.written_tokens:,} tokens" if result.written_tokens else ""
     skipped = f", {result.skipped_shards} there before or in another import's hands" if result.skipped_shards else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moetrace.cli.options import BUNDLED, SHARD_TOKENS, corpus_selection
+from moetrace.cli.options import SHARD_TOKENS, corpus_selection
 
 if TYPE_CHECKING:
     from moetrace.tracer.corpus.corpus import Corpus
@@ -48,16 +48,15 @@ def inspect(
     moetrace inspect bundled
     moetrace inspect Qwen/Qwen3-30B-A3B --corpus hf:openlanguagedata/flores_plus::devtest --lang eng_Latn
     """  # noqa: D301  click wants the escape itself
-    from moetrace.tracer.bundled import CORPUS, MODEL
+    from moetrace.tracer.bundled import named_corpus, named_model
     from moetrace.tracer.runs.inspection import inspect_model, matmul_rate
 
-    found = inspect_model(str(MODEL) if model == BUNDLED else model, revision)
+    found = inspect_model(named_model(model), revision)
     record = found.record(shard_tokens)
     if corpus is not None:
         from moetrace.tracer.corpus.corpus import open_corpus
 
-        spec = str(CORPUS) if corpus == BUNDLED else corpus
-        opened = open_corpus(spec, text_template=text_template, id_template=id_template).only(languages)
+        opened = open_corpus(named_corpus(corpus), text_template=text_template, id_template=id_template).only(languages)
         with _plan(
             found, opened if sample is None else opened.sample(sample, sample_seed), shard_tokens, limit
         ) as plan:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import click
 
-from moetrace.cli.options import BUNDLED
-
 
 @click.command(short_help="Write a model with trained experts in it, as an ordinary checkpoint.")
 @click.argument("experts", type=click.Path(dir_okay=False, path_type=Path))
@@ -22,11 +20,11 @@ def merge(experts: Path, model: str, revision: str | None, output: Path) -> None
     \b
     moetrace merge trained/experts.safetensors --model bundled -o merged
     """  # noqa: D301  click wants the escape itself
-    from moetrace.tracer.bundled import MODEL
+    from moetrace.tracer.bundled import named_model
     from moetrace.tracer.training.requirements import require_train
 
     require_train()
     from moetrace.tracer.training.merging import merge as write_merged  # torch is slow to import
 
-    write_merged(str(MODEL) if model == BUNDLED else model, experts, output, revision=revision)
+    write_merged(named_model(model), experts, output, revision=revision)
     click.echo(str(output))

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moetrace.store.format import layout
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BUNDLED = "bundled"  # names the bundled model, or corpus
 STORE = click.argument("store")  # a folder or a URL
 RUN = click.option("--run", metavar="NAME", help="Which run of the store; needed only where it has several.")
 
@@ -29,7 +30,7 @@ def output(help_text: str, *, required: bool = False) -> Callable[..., Any]:
 SHARD_TOKENS = click.option(
     "--shard-tokens",
     type=click.IntRange(min=1),
-    default=32768,
+    default=layout.SHARD_TOKENS,
     show_default=True,
     metavar="N",
     help="Tokens of a shard.",

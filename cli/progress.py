@@ -9,13 +9,17 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
-    Progress,
     ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.progress import Progress as Bars
 from rich.text import Text
+
+from moetrace.store.progress import Progress
+from moetrace.tracer.runs.progress import TraceProgress
+from moetrace.tracer.training.progress import TrainingProgress
 
 if TYPE_CHECKING:
     from typing import Self
@@ -37,12 +41,12 @@ class RateColumn(TextColumn):
         return Text(f"{task.speed:,.0f} tokens/s" if task.speed else "- tokens/s", style="progress.data.speed")
 
 
-class OneBar:
+class OneBar(Progress):
     """A bar on stderr between what is being done and the time left; `columns` stand in between."""
 
     def __init__(self, description: str, *columns: ProgressColumn, **fields: Any) -> None:
         self.console = Console(stderr=True)
-        self._bar = Progress(
+        self._bar = Bars(
             TextColumn("[progress.description]{task.description}"),
             BarColumn(),
             *columns,
@@ -59,14 +63,18 @@ class OneBar:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
+    def advance(self, count: int = 1) -> None:
+        """Move the bar."""
+        self._bar.advance(self._task, count)
 
-class TraceProgress(OneBar):
+
+class TraceBar(OneBar, TraceProgress):
     """Shows a trace on the terminal; where stderr is no terminal, one line a stage."""
 
     def __init__(self) -> None:
         super().__init__("tracing", MofNCompleteColumn(), RateColumn())
 
-    def stage(self, message: str) -> None:
+    def stage(self, message: str, total: int | None = None) -> None:  # noqa: ARG002  the bar begins with the plan
         """Say what is being done now."""
         self._bar.console.print(message, style="dim", highlight=False)
 
@@ -86,54 +94,42 @@ class TraceProgress(OneBar):
             self._say(f"the store has {skipped_tokens:,} of these tokens already; they are skipped")
         self._bar.update(self._task, total=plan.tokens, completed=skipped_tokens, visible=True)
 
-    def tokens(self, count: int) -> None:
-        """Move the bar."""
-        self._bar.advance(self._task, count)
-
     def committed(self, commit: CommitRecord) -> None:
-        """Name the language under way beside the bar."""
+        """Name the language under way next to the bar."""
         self._bar.update(self._task, description=f"tracing {commit.lang}")
 
     def _say(self, message: str, style: str = "") -> None:
         self._bar.console.print(message, style=style, highlight=False)
 
 
-class ImportProgress(OneBar):
+class ImportBar(OneBar):
     """Shows an import on the terminal, bytes read of those there are; nothing where stderr is no terminal."""
 
     def __init__(self) -> None:
         super().__init__("importing", DownloadColumn(), TransferSpeedColumn())
 
-    def stage(self, what: str, total: int) -> None:
+    def stage(self, message: str, total: int | None = None) -> None:
         """Begin a bar for what is being done from now on."""
-        self._bar.reset(self._task, description=what, total=total, visible=True)
-
-    def read(self, count: int) -> None:
-        """Move the bar."""
-        self._bar.advance(self._task, count)
+        self._bar.reset(self._task, description=message, total=total, visible=True)
 
     def committed(self, commit: CommitRecord) -> None:
-        """Name the language under way beside the bar."""
+        """Name the language under way next to the bar."""
         self._bar.update(self._task, description=f"importing {commit.lang}")
 
 
-class TrainingProgress(OneBar):
+class TrainingBar(OneBar, TrainingProgress):
     """Shows a training on the terminal: what is done now, steps, time left, the loss; a line a stage elsewhere."""
 
     def __init__(self) -> None:
         loss = TextColumn("{task.fields[loss]}", style="progress.data.speed")
         super().__init__("training", MofNCompleteColumn(), loss, loss="")
 
-    def stage(self, message: str, steps: int | None = None) -> None:
+    def stage(self, message: str, total: int | None = None) -> None:
         """Say what is being done now; begin a bar where it has steps."""
-        if steps is None or self._bar.disable:
+        if total is None or self._bar.disable:
             self._bar.console.print(message, style="dim", highlight=False)
-        self._bar.reset(self._task, description=message, total=steps, visible=steps is not None, loss="")
-
-    def step(self) -> None:
-        """Move the bar."""
-        self._bar.advance(self._task)
+        self._bar.reset(self._task, description=message, total=total, visible=total is not None, loss="")
 
     def loss(self, value: float) -> None:
-        """Name the training loss beside the bar."""
+        """Name the training loss next to the bar."""
         self._bar.update(self._task, loss=f"loss {value:.4f}")

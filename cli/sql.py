@@ -63,7 +63,7 @@ def sql(
         return
     connection = connect_safely(store)
     if scores is not None:
-        from moetrace.analytics.metrics.frames import read_scores, use_scores
+        from moetrace.analytics.metrics.scores import read_scores, use_scores
 
         use_scores(connection, read_scores(scores))
     if query is None and sys.stdin.isatty():
@@ -90,7 +90,7 @@ def _format_of(output: Path | None) -> str:
 def _write(relation: duckdb.DuckDBPyRelation, file_format: str, output: Path | None) -> None:
     import polars as pl
 
-    from moetrace.analytics.database.connection import in_words
+    from moetrace.analytics.database.errors import translate_duckdb_errors
 
     if file_format == "table":
         text = _as_table(relation)
@@ -99,7 +99,7 @@ def _write(relation: duckdb.DuckDBPyRelation, file_format: str, output: Path | N
         else:
             click.echo(text)
         return
-    with in_words():
+    with translate_duckdb_errors():
         frame = pl.from_arrow(relation.to_arrow_table())
     if not isinstance(frame, pl.DataFrame):
         raise TypeError(f"a result is a table, not {type(frame).__name__}")
@@ -120,9 +120,9 @@ def _put(text: str, output: Path | None) -> None:
 
 def _as_table(relation: duckdb.DuckDBPyRelation) -> str:
     """Return the first rows as aligned text."""
-    from moetrace.analytics.database.connection import in_words
+    from moetrace.analytics.database.errors import translate_duckdb_errors
 
-    with in_words():
+    with translate_duckdb_errors():
         names, rows = relation.columns, relation.limit(MOST_ROWS + 1).fetchall()
     text = aligned(names, rows[:MOST_ROWS])
     return text if len(rows) <= MOST_ROWS else f"{text}\n(the first {MOST_ROWS:,} rows; -o FILE writes all of them)"

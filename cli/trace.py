@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from moetrace.cli.options import BUNDLED, SHARD_TOKENS, corpus_selection
+from moetrace.cli.options import SHARD_TOKENS, corpus_selection
 
 
 @click.command(short_help="Trace a corpus through a model into a store.")
@@ -130,11 +130,11 @@ def trace(
     moetrace trace Qwen/Qwen3-30B-A3B --corpus flores/ --store flores-store --lang eng_Latn --lang swh_Latn
     moetrace trace Qwen/Qwen3-30B-A3B --corpus questions/ --store answers-store --chat --max-new-tokens 256
     """  # noqa: D301  click wants the escape itself
-    from moetrace.cli.progress import TraceProgress
-    from moetrace.tracer.bundled import CORPUS, MODEL
-    from moetrace.tracer.engine.engine import EngineSettings
+    from moetrace.cli.progress import TraceBar
+    from moetrace.tracer.bundled import named_corpus, named_model
+    from moetrace.tracer.engine.settings import EngineSettings
     from moetrace.tracer.plan.prompts import PromptSettings
-    from moetrace.tracer.runs.trace import TraceSettings
+    from moetrace.tracer.runs.settings import TraceSettings
     from moetrace.tracer.runs.trace import trace as run_trace
 
     settings = TraceSettings(
@@ -169,10 +169,10 @@ def trace(
             profiles=not no_profiles,
         ),
     )
-    with TraceProgress() as progress:
+    with TraceBar() as progress:
         result = run_trace(
-            str(MODEL) if model == BUNDLED else model,
-            str(CORPUS) if corpus == BUNDLED else corpus,
+            named_model(model),
+            named_corpus(corpus),
             store,
             run=run,
             revision=revision,

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moetrace.cli.options import BUNDLED
-
 if TYPE_CHECKING:
-    from moetrace.tracer.training.trainer import TrainingResult
+    from moetrace.tracer.training.training import TrainingResult
 
 
 @click.command(short_help="Train the experts of a mask, and nothing else.")
@@ -113,20 +111,20 @@ def train(
     moetrace train mask.json --model bundled --corpus texts/ -o trained
     moetrace merge trained/experts.safetensors --model bundled -o merged
     """  # noqa: D301  click wants the escape itself
-    from moetrace.cli.progress import TrainingProgress
+    from moetrace.cli.progress import TrainingBar
     from moetrace.store.mask import read_mask
-    from moetrace.tracer.bundled import CORPUS, MODEL
+    from moetrace.tracer.bundled import named_corpus, named_model
     from moetrace.tracer.training.requirements import require_train
-    from moetrace.tracer.training.trainer import TrainingSettings
-    from moetrace.tracer.training.trainer import train as run_training
+    from moetrace.tracer.training.settings import TrainingSettings
+    from moetrace.tracer.training.training import train as run_training
 
     chosen = read_mask(mask)
     require_train()
-    path = str(MODEL) if model == BUNDLED else model
+    path = named_model(model)
     settings = TrainingSettings(
         languages=languages,
         eval_languages=eval_languages,
-        eval_corpus=str(CORPUS) if eval_corpus == BUNDLED else eval_corpus,
+        eval_corpus=None if eval_corpus is None else named_corpus(eval_corpus),
         eval_share=eval_share,
         eval_texts=eval_texts,
         text_template=text_template,
@@ -145,20 +143,20 @@ def train(
         train_router=train_router,
         save_every=save_every,
     )
-    with TrainingProgress() as progress:
+    with TrainingBar() as progress:
         result = run_training(
             path,
-            str(CORPUS) if corpus == BUNDLED else corpus,
+            named_corpus(corpus),
             output,
             mask=chosen,
             revision=revision,
             settings=settings,
             resume=resume,
-            watch=progress,
+            progress=progress,
         )
         if merged:
             from moetrace.tracer.training.merging import merge
-            from moetrace.tracer.training.output import EXPERTS_FILE
+            from moetrace.tracer.training.output_folder import EXPERTS_FILE
 
             progress.stage("writing the merged model")
             merge(path, output / EXPERTS_FILE, output / "merged", revision=revision)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from moetrace.analytics.database.documentation import View
+    from moetrace.analytics.database.documentation import SqlFile
 
 
 @click.command(short_help="What each view is: columns, formula, range, source.")
@@ -30,7 +30,7 @@ def views(name: str | None) -> None:
     click.echo("\n`moetrace views NAME` tells a view's arguments, columns, formula, range and source.")
 
 
-def _described(item: View) -> str:
+def _described(item: SqlFile) -> str:
     facts = {
         "formula": item.formula,
         "range": item.range,

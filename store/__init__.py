@@ -19,7 +19,8 @@ if TYPE_CHECKING:
         UnknownNameError,
     )
     from moetrace.store.format.records import CommitRecord, FileRecord, RunRecord
-    from moetrace.store.read.reader import ShardFile, Store
+    from moetrace.store.read.catalog import ShardFile
+    from moetrace.store.read.reader import Store
     from moetrace.store.shard.counts import Counts
     from moetrace.store.shard.shard import Shard
     from moetrace.store.write.writer import StoreWriter
@@ -53,7 +54,7 @@ __getattr__, __dir__ = doors(
         "RunMismatchError": "errors",
         "RunRecord": "format.records",
         "Shard": "shard.shard",
-        "ShardFile": "read.reader",
+        "ShardFile": "read.catalog",
         "Store": "read.reader",
         "StoreError": "errors",
         "StoreWriter": "write.writer",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 LISTED = 24  # names that a message lists where none is near
 
@@ -45,3 +46,18 @@ class UnknownNameError(MoetraceError):
         listed = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
         hint = f"did you mean {' or '.join(close)}?" if close else f"known: {listed or 'none'}"
         return cls(f"{where} has no {kind} '{name}'; {hint}")
+
+
+@contextmanager
+def as_store_errors(place: object, done: Literal["read", "written"], then: str = "") -> Iterator[None]:
+    """Make a StoreError of one line of what the operating system refuses: what is not done at `place`, why, and `then`.
+
+    Where many files are read, only the error knows which of them it was.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        if done == "read":
+            why = f"{error.filename or ''}: {why}"
+        raise StoreError(f"{place}: cannot be {done} ({why}){then}") from error

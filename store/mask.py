@@ -52,7 +52,7 @@ def read_mask(path: str | Path) -> dict[str, Any]:
 
 
 def check_mask(mask: Any, where: str) -> None:
-    """Raise MaskError, naming `where` and the place in it, for anything that is not a mask which agrees with itself."""
+    """Raise MaskError, naming `where` and the place in it, for what is no mask, or contradicts itself."""
     found = jsonschema.exceptions.best_match(_validator().iter_errors(mask))
     if found is not None:
         raise MaskError(f"{where}, {found.json_path}: {_shortened(found.message)}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from moetrace.store.errors import StoreError
+from moetrace.store.errors import as_store_errors
 from moetrace.store.format import layout
 from moetrace.store.format.schema import FORMAT_VERSION
-from moetrace.store.read.reader import read_format
-from moetrace.store.storage.storage import open_storage
+from moetrace.store.read.catalog import read_format
+from moetrace.store.storage.open import open_storage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,10 +27,6 @@ def upgrade(place: str | Path) -> int:
     found = read_format(storage)
     if found["version"] < FORMAT_VERSION:
         now = {"format": "moetrace-store", "version": FORMAT_VERSION, "upgraded_from": found["upgraded_from"]}
-        try:
+        with as_store_errors(storage, "written", "; nothing was changed"):
             storage.replace(layout.FORMAT, (json.dumps(now) + "\n").encode())
-        except OSError as error:
-            raise StoreError(
-                f"{storage}: cannot be written ({error.strerror or error}); nothing was changed"
-            ) from error
     return int(found["version"])

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from moetrace.tracer.bundled import CORPUS, MODEL
+from tests.support.examples import register_profiles
 from tests.support.paths import SHARED
 
 if TYPE_CHECKING:
@@ -24,13 +26,25 @@ if TYPE_CHECKING:
 # Where tests are shared out to several processes (pytest-xdist), one of them has all that need the same engine.
 ONE_PROCESS_HAS = {"engine": "engine", "stressed": "engine", "someones_llm": "engine", "warm": "warm"}
 
+os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"  # else `datasets` sends the hub a request for each file that is opened
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One worker a core: threads of their own would only take each other's. Read where torch and polars are imported.
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+
+register_profiles()
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "ci")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests by the fixture that takes long to start."""
+    """Group tests by the fixture that takes long to start.
+
+    Refuse a test that starts an engine and is not marked so: it would run where no engine should.
+    """
     for item in items:
-        for group in {
-            ONE_PROCESS_HAS[name] for name in ONE_PROCESS_HAS.keys() & set(getattr(item, "fixturenames", ()))
-        }:
+        needed = ONE_PROCESS_HAS.keys() & set(getattr(item, "fixturenames", ()))
+        if needed and not item.get_closest_marker("engine"):
+            raise pytest.UsageError(f"{item.nodeid} starts an engine; mark it with pytest.mark.engine")
+        for group in {ONE_PROCESS_HAS[name] for name in needed}:
             item.add_marker(pytest.mark.xdist_group(group))
 
 
@@ -46,7 +60,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def engine() -> Iterator[TracedEngine]:
     """The bundled model in float32, traced: the one engine of the session."""
-    from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+    from moetrace.tracer.engine.engine import TracedEngine
+    from moetrace.tracer.engine.settings import EngineSettings
     from moetrace.tracer.model.facts import read_facts
 
     started = TracedEngine(read_facts(str(MODEL)), EngineSettings(dtype="float32", max_model_len=1024))
@@ -60,7 +75,8 @@ def stressed(engine: TracedEngine) -> TracedEngine:  # noqa: ARG001  the first e
 
     It starts in a second, but engines of a process share vLLM's process groups: when one goes, they go.
     """
-    from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+    from moetrace.tracer.engine.engine import TracedEngine
+    from moetrace.tracer.engine.settings import EngineSettings
     from moetrace.tracer.model.facts import read_facts
 
     settings = EngineSettings(
@@ -101,7 +117,7 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProcess]:
 
 @pytest.fixture(scope="session")
 def mode_result() -> Callable[..., None]:
-    """A function that says how a mode of the engine did: the README's table of modes is made of it.
+    """A function that says how a mode of the engine did: the table of modes in docs/families.md is made of it.
 
     MOETRACE_WRITE_RESULTS=1 writes it to tests/results/modes.json; else the mode must have done as stands there.
     """

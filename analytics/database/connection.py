@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
 
-from moetrace.analytics.database.documentation import in_dependency_order, views
-from moetrace.store.errors import MoetraceError, StoreError
+from moetrace.analytics.database.documentation import in_dependency_order, sql_files
+from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.store.format.schema import ADDED_COLUMNS, TABLE_NAMES, tables
-from moetrace.store.read.reader import ShardFile, Store
+from moetrace.store.read.reader import Store
 from moetrace.store.read.verified import VerifiedFiles, verified_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from moetrace.store.format.records import RunRecord
+    from moetrace.store.read.catalog import ShardFile
 
 
-class QueryError(MoetraceError):
-    """A query is not valid SQL, or does what a query over a store may not do."""
-
-
-WIDEST = 1 << 16  # experts a layer: the widest column type a run can have
-SQL_TYPES = {  # of Arrow's types, those that tables of a store have
+MOST_EXPERTS = 1 << 16  # of a layer: makes `expert` the widest type that a run can have
+SQL_TYPES = {  # the types that tables of a store have: Arrow's name -> DuckDB's
     "bool": "boolean",
     "double": "double",
     "float": "float",
@@ -39,14 +35,25 @@ SQL_TYPES = {  # of Arrow's types, those that tables of a store have
 }
 
 
-def connect(store: str | Path | Store) -> duckdb.DuckDBPyConnection:
-    """Open a store in an in-memory database; raise StoreError where it cannot be read.
+def connect(place: str | Path | Store) -> duckdb.DuckDBPyConnection:
+    """Open a store in DuckDB, in memory, with every view and macro over it.
 
-    What is seen are the shards that are committed at this moment. Roll-ups are read and added up now, everything else
-    when it is asked for. Every block that DuckDB reads is held against its checksum first, so that a damaged file is an
-    error and never a wrong number. A cursor of the connection sees the same views.
+        con = moetrace.connect("my-store")
+        con.sql("select * from jaccard(n := 16) where lang_a = 'eng_Latn'").pl()
+
+    `place` is the store's folder or URL, or a Store that is open. What comes back is a connection of DuckDB itself, to
+    be closed or used in a `with` block; a cursor of it (one for each thread) sees the same views. `moetrace views`
+    lists what can be asked, `moetrace views NAME` gives columns, units and formula. Rows carry `run`, because a store
+    holds several.
+
+    What is seen are the shards that are committed at this moment; connect again to see later ones. Roll-ups are read
+    and added up now, everything else when it is asked for. Every block that DuckDB reads is held against its checksum
+    first, so that a damaged file is an error and never a wrong number.
+
+    Raises StoreError where the store, or a roll-up of it, cannot be read. Queries raise what DuckDB raises, a
+    duckdb.Error that names the file where one is damaged.
     """
-    opened = store if isinstance(store, Store) else Store(store)
+    opened = place if isinstance(place, Store) else Store(place)
     connection = duckdb.connect()
     create_views(connection, opened)
     # Metrics are sums over unordered rows; keeping insertion order would only cost memory.
@@ -58,35 +65,19 @@ def create_views(connection: duckdb.DuckDBPyConnection, opened: Store) -> None:
     """Put the tables of a store and every view over them into an empty database."""
     connection.register_filesystem(VerifiedFiles(opened))
     connection.execute("set enable_progress_bar = false")
-    with in_words():
+    with translate_duckdb_errors():
         connection.execute("begin")
         connection.execute("create schema files")
         for table in TABLE_NAMES:
             create_files_view(connection, opened, table, opened.files(table))
         _create_rollups_view(connection, opened)
-        for item in in_dependency_order(views().values()):
+        for item in in_dependency_order(sql_files().values()):
             connection.execute(item.sql)
             if item.kind == "macro":
                 connection.execute(f"create or replace view {item.name} as from {item.name}()")
-            elif item.name in _RECORDS:
-                _insert(connection, item.name, _RECORDS[item.name](opened))
+            elif item.name in _ROWS_OF_RECORDS:
+                _insert(connection, item.name, _ROWS_OF_RECORDS[item.name](opened))
         connection.execute("commit")
-
-
-@contextmanager
-def in_words() -> Iterator[None]:
-    """Turn what DuckDB raises into a StoreError where a file of the store is damaged, else a QueryError.
-
-    A relation is computed when its rows are fetched: what fetches belongs inside too.
-    """
-    try:
-        yield
-    except duckdb.Error as error:
-        text = str(error).strip()
-        if (at := text.find("StoreError: ")) >= 0:
-            raise StoreError(text[at:].removeprefix("StoreError: ").splitlines()[0]) from error
-        kind, _, rest = text.partition(": ")
-        raise QueryError(f"{kind.removesuffix(' Error').lower()}: {rest}" if rest else text) from error
 
 
 def create_files_view(
@@ -152,7 +143,7 @@ def _create_empty(
     connection: duckdb.DuckDBPyConnection, name: str, keys: Sequence[tuple[str, pa.DataType]], table: str
 ) -> None:
     # Types in words: an Arrow table makes DuckDB import pandas.
-    fields = pa.schema([*pa.schema(keys), *tables(WIDEST)[table].schema])
+    fields = pa.schema([*pa.schema(keys), *tables(MOST_EXPERTS)[table].schema])
     columns = ", ".join(f'"{field.name}" {SQL_TYPES[str(field.type)]}' for field in fields)
     connection.execute(f"create table files.{name} ({columns})")
 
@@ -180,11 +171,11 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Se
         connection.execute(f"insert into {table} select {', '.join(['unnest(?)'] * len(columns))}", columns)
 
 
-def _runs(store: Store) -> list[tuple[object, ...]]:
-    return [_run(record) for record in store.runs.values()]
+def _run_rows(store: Store) -> list[tuple[object, ...]]:
+    return [_run_row(record) for record in store.runs.values()]
 
 
-def _run(record: RunRecord) -> tuple[object, ...]:
+def _run_row(record: RunRecord) -> tuple[object, ...]:
     model, routing = record.model, record.routing
     return (
         record.run,
@@ -208,7 +199,7 @@ def _run(record: RunRecord) -> tuple[object, ...]:
     )
 
 
-def _moe_layers(store: Store) -> list[tuple[object, ...]]:
+def _moe_layer_rows(store: Store) -> list[tuple[object, ...]]:
     return [
         (record.run, layer, ordinal)
         for record in store.runs.values()
@@ -216,7 +207,7 @@ def _moe_layers(store: Store) -> list[tuple[object, ...]]:
     ]
 
 
-def _shards(store: Store) -> list[tuple[object, ...]]:
+def _shard_rows(store: Store) -> list[tuple[object, ...]]:
     return [
         (
             commit.run,
@@ -231,4 +222,4 @@ def _shards(store: Store) -> list[tuple[object, ...]]:
     ]
 
 
-_RECORDS = {"runs": _runs, "moe_layers": _moe_layers, "shards": _shards}
+_ROWS_OF_RECORDS = {"runs": _run_rows, "moe_layers": _moe_layer_rows, "shards": _shard_rows}

@@ -1,7 +1,7 @@
 """What each SQL file is: its statement, and the documentation that stands in its header comment.
 
-A header is a sentence that says what a row is, then `key: text` lines; `parameters:` and `columns:` hold one
-`name: text` a line, indented; any other text goes on over lines that are indented.
+A header is a sentence that says what a row is, or what a function's value is, then `key: text` lines; `parameters:` and
+`columns:` hold one `name: text` a line, indented; any other text goes on over lines that are indented.
 """
 
 from __future__ import annotations
@@ -24,21 +24,24 @@ LISTS = ("parameters", "columns")
 TEXTS = ("formula", "range", "units", "source", "needs")
 
 _STATEMENT = re.compile(
-    r"create or replace (?P<kind>view|table|macro) (?P<name>\w+)\s*(?:\((?P<arguments>[^)]*)\)\s*as table\b)?"
+    r"create or replace (?P<kind>view|table|macro) (?P<name>\w+)\s*"
+    r"(?:\((?P<arguments>[^)]*)\)\s*as (?P<table>table\b)?)?"
 )
-_ARGUMENT = re.compile(r"(?P<name>\w+)\s*:=\s*(?P<default>[^,]+)")
+_ARGUMENT = re.compile(r"(?P<name>\w+)(?:\s*:=\s*(?P<default>[^,]+))?(?:,|$)")
 _LIST_ITEM = re.compile(r" {2}(?P<name>\w+): (?P<text>.+)")
 _KEY = re.compile(r"(?P<key>\w+):(?: (?P<text>.+))?")
 
 
 @dataclass(frozen=True)
-class View:
-    """One SQL file: a view, a table, or a table macro whose plain view is the macro at its defaults.
+class SqlFile:
+    """One SQL file: a view, a table, a table macro whose plain view is the macro at its defaults, or a scalar function.
 
     - stage: the folder, in the order that data flows
-    - kind: view | table | macro
-    - defaults: a macro's arguments with their defaults as SQL, empty otherwise; parameters describes them
-    - columns: what the rows hold, in order
+    - kind: view | table | macro | function
+    - row: what a row is, or a function's value
+    - defaults: the arguments of a macro or function with their defaults as SQL, None where an argument has none; empty
+      for views and tables; parameters describes them
+    - columns: what the rows hold, in order; empty for a function
     """
 
     name: str
@@ -51,54 +54,54 @@ class View:
     units: str
     source: str
     needs: str
-    defaults: dict[str, str]
+    defaults: dict[str, str | None]
     parameters: dict[str, str]
     columns: dict[str, str]
 
     @property
     def signature(self) -> str:
         """Return the name as one calls it: `jaccard(n := null)`, or the plain name of a view or table."""
-        arguments = ", ".join(f"{name} := {default}" for name, default in self.defaults.items())
-        return f"{self.name}({arguments})" if self.kind == "macro" else self.name
+        arguments = (name if default is None else f"{name} := {default}" for name, default in self.defaults.items())
+        return f"{self.name}({', '.join(arguments)})" if self.kind in ("macro", "function") else self.name
 
 
 @cache
-def views() -> dict[str, View]:
-    """Return every view by name, in the order of the folders, by name within one."""
-    return {view.name: view for view in _read_all()}
+def sql_files() -> dict[str, SqlFile]:
+    """Return what every SQL file creates by name, in the order of the folders, by name within one."""
+    return {found.name: found for found in _read_all()}
 
 
-def view(name: str) -> View:
+def views() -> dict[str, SqlFile]:
+    """Return what a query can read from, by name: all but the functions."""
+    return {name: found for name, found in sql_files().items() if found.kind != "function"}
+
+
+def view(name: str) -> SqlFile:
     """Return one view, or raise UnknownNameError with the nearest names."""
-    if name not in views():
-        raise UnknownNameError.among("view", name, views(), "moetrace")
-    return views()[name]
+    known = views()
+    if name not in known:
+        raise UnknownNameError.among("view", name, known, "moetrace")
+    return known[name]
 
 
-def in_dependency_order(found: Iterable[View]) -> list[View]:
-    """Return the views so that each comes after those it reads."""
+def in_dependency_order(found: Iterable[SqlFile]) -> list[SqlFile]:
+    """Return the files so that each comes after those it reads from and those whose functions it calls."""
     by_name = {item.name: item for item in found}
-    reads = {
-        item.name: {
-            name for name in re.findall(r"\b(?:from|join)\s+(\w+)\b(?!\.)", _statement(item.sql)) if name in by_name
-        }
-        - {item.name}
-        for item in by_name.values()
-    }
+    reads = {item.name: (_names_used(item) & by_name.keys()) - {item.name} for item in by_name.values()}
     return [by_name[name] for name in TopologicalSorter(reads).static_order()]
 
 
-def parse(sql: str, stage: str, where: str) -> View:
+def parse(sql: str, stage: str, where: str) -> SqlFile:
     """Read one SQL file's text; raise MoetraceError naming `where` when its header or statement is not as agreed."""
     comment = [line.removeprefix("--").removeprefix(" ").rstrip() for line in _header_lines(sql)]
     statement = _STATEMENT.search(_statement(sql))
     if statement is None:
         raise MoetraceError(f"{where}: no `create or replace view | table | macro` statement")
     texts, lists = _entries(comment, where)
-    return View(
+    return SqlFile(
         name=statement["name"],
         stage=stage,
-        kind=statement["kind"],
+        kind=_kind(statement),
         sql=sql,
         row=texts["row"],
         formula=texts.get("formula", ""),
@@ -106,13 +109,13 @@ def parse(sql: str, stage: str, where: str) -> View:
         units=texts.get("units", ""),
         source=texts.get("source", ""),
         needs=texts.get("needs", ""),
-        defaults={found["name"]: found["default"].strip() for found in _ARGUMENT.finditer(_arguments(statement))},
+        defaults=_defaults(statement),
         parameters=lists["parameters"],
         columns=lists["columns"],
     )
 
 
-def _read_all() -> Iterator[View]:
+def _read_all() -> Iterator[SqlFile]:
     for file in sorted(SQL.glob("[0-9]*/*.sql")):
         where = f"sql/{file.parent.name}/{file.name}"
         found = parse(file.read_text(encoding="utf-8"), file.parent.name, where)
@@ -132,8 +135,25 @@ def _statement(sql: str) -> str:
     return "\n".join(line for line in sql.splitlines() if not line.lstrip().startswith("--"))
 
 
-def _arguments(statement: re.Match[str]) -> str:
-    return (statement["arguments"] or "") if statement["kind"] == "macro" else ""
+def _kind(statement: re.Match[str]) -> str:
+    return "function" if statement["kind"] == "macro" and not statement["table"] else statement["kind"]
+
+
+def _defaults(statement: re.Match[str]) -> dict[str, str | None]:
+    if statement["kind"] != "macro":
+        return {}
+    return {
+        found["name"]: found["default"] and found["default"].strip()
+        for found in _ARGUMENT.finditer(statement["arguments"])
+    }
+
+
+def _names_used(item: SqlFile) -> set[str]:
+    """Return every name that a statement reads from or calls."""
+    return {
+        read or called
+        for read, called in re.findall(r"\b(?:from|join)\s+(\w+)\b(?!\.)|\b(\w+)\(", _statement(item.sql))
+    }
 
 
 def _entries(comment: list[str], where: str) -> tuple[dict[str, str], dict[str, dict[str, str]]]:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from moetrace.analytics.database.connection import create_files_view, create_views, in_words
+from moetrace.analytics.database.connection import create_files_view, create_views
+from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.store.errors import StoreError
 from moetrace.store.format.schema import TABLE_NAMES
 from moetrace.store.read.reader import Store
 
 if TYPE_CHECKING:
-    from moetrace.store.storage.storage import Storage
+    from moetrace.store.storage.base import Storage
 
 
 def write_database(store: str | Path | Storage | Store, output: str | Path) -> Path:
@@ -34,7 +35,7 @@ def write_database(store: str | Path | Storage | Store, output: str | Path) -> P
         raise StoreError(f"{path}: cannot be written (no such folder)")
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with in_words():
+        with translate_duckdb_errors():
             connection = duckdb.connect(staged)
             create_views(connection, opened)
             for table in TABLE_NAMES:

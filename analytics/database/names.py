@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moetrace.analytics.database.connection import in_words
+from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.store.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 def check_runs(connection: duckdb.DuckDBPyConnection, runs: Iterable[str]) -> None:
     """Raise UnknownNameError for the first of `runs` that the store lacks."""
-    with in_words():
+    with translate_duckdb_errors():
         known = [name for (name,) in connection.execute("select run from runs").fetchall()]
-    _check("run", runs, known, "the store")
+    _check_names("run", runs, known, "the store")
 
 
 def check_languages(connection: duckdb.DuckDBPyConnection, languages: Iterable[str]) -> None:
     """Raise UnknownNameError for the first of `languages` that no run of the store has."""
-    with in_words():
+    with translate_duckdb_errors():
         known = [name for (name,) in connection.execute("select distinct lang from languages").fetchall()]
-    _check("language", languages, known, "the store")
+    _check_names("language", languages, known, "the store")
 
 
 def languages_of(
@@ -35,18 +35,18 @@ def languages_of(
     Raises UnknownNameError for a run that the store lacks and for a language that the run lacks.
     """
     check_runs(connection, [run])
-    with in_words():
+    with translate_duckdb_errors():
         traced = dict(
             connection.execute("select lang, tokens from languages where run = ? order by lang", [run]).fetchall()
         )
     if languages is None:
         return traced
     wanted = set(languages)
-    _check("language", sorted(wanted), traced, f"run '{run}'")
+    _check_names("language", sorted(wanted), traced, f"run '{run}'")
     return {lang: tokens for lang, tokens in traced.items() if lang in wanted}
 
 
-def _check(kind: str, names: Iterable[str], known: Iterable[str], where: str) -> None:
+def _check_names(kind: str, names: Iterable[str], known: Iterable[str], where: str) -> None:
     for name in names:
         if name not in known:
             raise UnknownNameError.among(kind, name, known, where)

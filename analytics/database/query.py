@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from moetrace.analytics.database.connection import QueryError, connect, in_words
+from moetrace.analytics.database.connection import connect
 from moetrace.analytics.database.documentation import views
+from moetrace.analytics.database.errors import QueryError, translate_duckdb_errors
 from moetrace.store.format.schema import TABLE_NAMES
 from moetrace.store.read.reader import Store
 from moetrace.store.read.verified import verified_url
@@ -37,7 +38,7 @@ def run_query(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[duc
 
     Raises QueryError with DuckDB's own words, without its class names, for a statement that is wrong or not allowed.
     """
-    with in_words():
+    with translate_duckdb_errors():
         for statement in duckdb.extract_statements(query):
             if statement.type in WRITES_FILES:
                 raise QueryError("copy and export are not allowed here: write a result with --format and -o")
@@ -52,7 +53,7 @@ def missing_inputs(connection: duckdb.DuckDBPyConnection, query: str) -> list[st
     Where the query names runs, only those are looked at. What such a view has of such a run are no rows, or NULL.
     """
     named = set(re.findall(r"[\w.-]+", query))
-    with in_words():
+    with translate_duckdb_errors():
         runs: list[tuple[str, list[str]]] = connection.execute("select run, tables from runs order by run").fetchall()
     wanted = [found for found in runs if found[0] in named] or runs
     found = []

@@ -1,7 +1,7 @@
 """Where a model keeps its routed experts: the names of the parameters, by family, in transformers 5 and newer.
 
-All experts of a layer are fused into a few parameters whose first dimension is the expert. tests/analytics/masks/test_formats.py
-compares every line with the family's own model.
+All experts of a layer are fused into a few parameters whose first dimension is the expert. Every line is compared with
+the family's own model by tests/analytics/masks/test_formats.py.
 """
 
 from __future__ import annotations

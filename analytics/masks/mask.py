@@ -55,10 +55,10 @@ def build_mask(selection: Selection, record: RunRecord, created: str) -> dict[st
 
 
 def _expert(item: SelectedExpert) -> dict[str, Any]:
-    behind = {"specificity": item.specificity, "overlap": item.overlap}
+    metrics = {"specificity": item.specificity, "overlap": item.overlap}
     return {
         **{name: getattr(item, name) for name in ("layer", "expert", "role", "zone", "score")},
-        **{name: value for name, value in behind.items() if value is not None},
+        **{name: value for name, value in metrics.items() if value is not None},
     }
 
 

@@ -1,3 +1,52 @@
-"""Every metric as a polars frame: one function a view, of the same name."""
+"""Every metric of sql/3_metrics as a polars frame: one function a view, with the view's name and its macro's arguments.
 
-from moetrace.analytics.metrics.frames import *  # noqa: F403
+    from moetrace.analytics import metrics
+    metrics.jaccard(connection, languages=["eng_Latn", "swh_Latn"])
+
+The definitions, columns, ranges and sources stand in the SQL files; `moetrace views NAME` prints them. Frames are
+sorted by their columns, from left to right, and hold every run of the store. A language that no run has raises
+UnknownNameError. Where there is no row because no run was traced with what the metric needs, MoetraceError says so.
+"""
+
+from moetrace.analytics.metrics.distributions import activation, divergence, divergence_by_layer, routing_entropy
+from moetrace.analytics.metrics.experts import activation_gap, exclusive_experts, overlap, specificity
+from moetrace.analytics.metrics.layers import language_specialization, zones, zones_auto
+from moetrace.analytics.metrics.runs import stage_comparison, task_experts
+from moetrace.analytics.metrics.scores import read_scores, score_correlation, use_scores
+from moetrace.analytics.metrics.sets import (
+    expert_sets,
+    jaccard,
+    jaccard_by_language,
+    jaccard_by_layer,
+    jaccard_by_pair,
+)
+from moetrace.analytics.metrics.texts import pivot_similarity, routing_consistency
+from moetrace.analytics.metrics.vocabulary import divergence_vs_vocabulary, vocabulary_overlap
+
+__all__ = [
+    "activation",
+    "activation_gap",
+    "divergence",
+    "divergence_by_layer",
+    "divergence_vs_vocabulary",
+    "exclusive_experts",
+    "expert_sets",
+    "jaccard",
+    "jaccard_by_language",
+    "jaccard_by_layer",
+    "jaccard_by_pair",
+    "language_specialization",
+    "overlap",
+    "pivot_similarity",
+    "read_scores",
+    "routing_consistency",
+    "routing_entropy",
+    "score_correlation",
+    "specificity",
+    "stage_comparison",
+    "task_experts",
+    "use_scores",
+    "vocabulary_overlap",
+    "zones",
+    "zones_auto",
+]

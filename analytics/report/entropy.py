@@ -40,8 +40,8 @@ order by lang, layer"""
         formula="H(p) / ln E, with p the share of the layer's routing decisions that go to each of its E experts",
         queries={"entropy": query},
     )
-    if source.without_counts:
-        return section.without_data(source.without_counts)
+    if source.reason_without_counts:
+        return section.without_data(source.reason_without_counts)
     frame = source.frame(query)
     means = (
         frame.group_by("lang").agg(pl.col(ENTROPY.column).mean()).sort(ENTROPY.column, "lang", descending=[True, False])

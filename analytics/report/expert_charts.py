@@ -22,8 +22,8 @@ def on_grid(layers: int, *marks: alt.Chart) -> alt.LayerChart:
     edges = zones.transform_filter("datum.ordinal > 0").mark_rule(color=MUTED, strokeDash=[3, 3])
     names = zones.mark_text(align="left", baseline="top", dx=10, dy=4, color=MUTED, fontSize=11)
     start = alt.Y("first:O", bandPosition=0)
-    beside = (edges.encode(y=start), names.encode(x=alt.value("width"), y=start, text="zone:N"))
-    return alt.LayerChart(layer=[*marks, *beside]).properties(
+    of_zones = (edges.encode(y=start), names.encode(x=alt.value("width"), y=start, text="zone:N"))
+    return alt.LayerChart(layer=[*marks, *of_zones]).properties(
         width="container",
         height=max(160, min(22, row_step(layers)) * layers),
         padding={"left": 4, "right": ZONE_SPACE, "top": 4, "bottom": 4},

@@ -45,8 +45,8 @@ order by layer"""
         formula=f"isolation = 1 - |A and B| / |A or B|, A and B the {top_k} experts of highest activation frequency",
         queries={"isolation": query},
     )
-    if source.without_comparison:
-        return section.without_data(source.without_comparison)
+    if source.reason_without_comparison:
+        return section.without_data(source.reason_without_comparison)
     frame = source.frame(query)
     return section.with_data(
         {"isolation": frame},

@@ -56,7 +56,7 @@ def tick_step(count: int) -> int:
 
 
 def on_zones(layers: Sequence[int], *marks: alt.Chart | alt.LayerChart, right: int = 8) -> alt.LayerChart:
-    """Return marks over depth, drawn on the zones' bands, with `right` pixels of room beside the plot."""
+    """Return marks over depth, drawn on the zones' bands, with `right` pixels of room to its right."""
     zones = alt.Chart(alt.NamedData("zones"))
     bands = zones.mark_rect().encode(
         x=layer_axis(layers).copy(deep=True),
@@ -87,7 +87,7 @@ def coloured_last(frame: pl.DataFrame, coloured: Sequence[str]) -> pl.DataFrame:
 
 
 def line_labels(frame: pl.DataFrame, value: Value, coloured: Sequence[str]) -> pl.DataFrame:
-    """Return where each line's name stands (`label`, in the value's unit): beside its end, pushed apart to be read."""
+    """Return how high each line's name stands (`label`, in the value's unit): as its end, pushed apart to be read."""
     last = int(frame["layer"].to_numpy().max())
     ends = frame.filter(pl.col("layer") == last).select("lang", value.column).drop_nulls().sort(value.column)
     if ends.height > MOST_LABELS:

@@ -18,7 +18,7 @@ SETTINGS = (  # parameters that are options of the same name
     *("reference", "budget", "per_layer", "alpha", "shallow", "middle"),
     *("layers", "shared", "parent", "score", "p", "against", "tau"),
 )
-REPEATABLE = ("rise", "gap", "top-p", "top-k", "task")  # strategies that need nothing beside the store
+REPEATABLE = ("rise", "gap", "top-p", "top-k", "task")  # strategies that need nothing but the store
 MOST_ITEMS = 6
 
 

@@ -27,15 +27,15 @@ def mask_section(source: Source, mask: Mapping[str, Any]) -> Section:
     """Return the mask on the layer x expert grid, what it takes of each language, and its best experts."""
     targets = mask_targets(mask)
     known = next((lang for lang in targets if lang in source.languages), None)
-    behind = f"specificity for {known}" if known else "overlap of the languages"
+    background = f"specificity for {known}" if known else "overlap of the languages"
     queries = {"mask_grid": _background_query(source, known), "mask_coverage": _coverage_query(source)}
     made = "create table mask as\nselect unnest(experts, recursive := true)\nfrom 'mask.json';\n\n"
     section = Section(
         name="mask",
         title="The mask",
         reading=(
-            f"Coloured cells are the experts that the mask selects; the grey behind them is the {behind}, darker for "
-            "more. The bars say which part of each language's routing decisions goes to the mask's experts: a mask "
+            f"Coloured cells are the experts that the mask selects; the grey behind them is the {background}, darker "
+            "for more. The bars say which part of each language's routing decisions goes to the mask's experts: a mask "
             "that is the target's own takes much of the target's and little of the others'."
         ),
         formula="coverage = mean over MoE layers of the sum of the activation share p over the mask's experts",
@@ -46,8 +46,8 @@ def mask_section(source: Source, mask: Mapping[str, Any]) -> Section:
     experts = mask_frame(mask)
     if experts.is_empty():
         return section.without_data("The mask selects no expert.")
-    if source.without_counts:
-        return section.without_data(source.without_counts)
+    if source.reason_without_counts:
+        return section.without_data(source.reason_without_counts)
     source.connection.register("mask", experts)
     grid, covered = source.frame(queries["mask_grid"]), source.frame(queries["mask_coverage"])
     roles = [role for role in ROLES if role in experts["role"]]
@@ -58,8 +58,8 @@ def mask_section(source: Source, mask: Mapping[str, Any]) -> Section:
         figures=(
             figure(
                 "mask_grid",
-                f"Selected experts by role, over the {behind}",
-                _grid(source, behind, roles, known),
+                f"Selected experts by role, over the {background}",
+                _grid(source, background, roles, known),
                 ("mask_grid", "mask", "zones"),
                 renderer="canvas",
             ),
@@ -97,12 +97,16 @@ group by lang
 order by coverage desc, lang"""
 
 
-def _grid(source: Source, behind: str, roles: list[str], target: str | None) -> alt.LayerChart:
+def _grid(source: Source, background: str, roles: list[str], target: str | None) -> alt.LayerChart:
     layers = source.record.moe_layers
     x, y = expert_axis(source.record.num_experts), layer_rows(layers)
     level = f"min(datum.background, {DARKEST})" if target else "datum.background"
-    grey = alt.Color("level:Q", title=behind, scale=alt.Scale(range=list(GREYS), zero=True, nice=False))
-    about = [alt.Tooltip("layer:O"), alt.Tooltip("expert:O"), alt.Tooltip("background:Q", title=behind, format=".3f")]
+    grey = alt.Color("level:Q", title=background, scale=alt.Scale(range=list(GREYS), zero=True, nice=False))
+    about = [
+        alt.Tooltip("layer:O"),
+        alt.Tooltip("expert:O"),
+        alt.Tooltip("background:Q", title=background, format=".3f"),
+    ]
     if target:
         about.append(alt.Tooltip("frequency:Q", title=f"part of the tokens of {target}", format=".2%"))
     cells = (

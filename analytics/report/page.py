@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 HERE = Path(__file__).parent
-LOADED = "window.vegaEmbed = vegaEmbed;"
+EXPOSE_EMBED = "window.vegaEmbed = vegaEmbed;"
 
 
 def write_report(
@@ -121,7 +121,7 @@ def _libraries() -> str:
     """Return Vega, Vega-Lite and vega-embed as one script, of the Vega-Lite version whose specs altair writes."""
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     available = vl_convert.get_vegalite_versions()
-    return str(vl_convert.javascript_bundle(LOADED, vl_version=version if version in available else None))
+    return str(vl_convert.javascript_bundle(EXPOSE_EMBED, vl_version=version if version in available else None))
 
 
 def _version() -> str:

@@ -43,8 +43,8 @@ def pairs(source: Source) -> Section:
         ),
         queries={"pairs": query},
     )
-    if source.without_comparison:
-        return section.without_data(source.without_comparison)
+    if source.reason_without_comparison:
+        return section.without_data(source.reason_without_comparison)
     frame = source.frame(query)
     overall = frame.filter(pl.col("layers") == "all layers")
     order = similarity_order(source.languages, _matrix(overall, source.languages))

@@ -1,4 +1,4 @@
-"""What a section asks its questions of: one run of a store, opened in DuckDB with the views."""
+"""What every section of the report reads: one run of a store, opened in DuckDB with the views."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from moetrace.analytics.database.connection import in_words
+from moetrace.analytics.database.errors import translate_duckdb_errors
 
 if TYPE_CHECKING:
     import duckdb
@@ -40,17 +40,17 @@ class Source:
         return str(pivot) if pivot else None
 
     @property
-    def without_counts(self) -> str | None:
+    def reason_without_counts(self) -> str | None:
         """Return why the run cannot say how often experts are used, or None where it can."""
         if "usage" in self.record.tables:
             return None
         return "The run has no counts of how often experts are used (the usage table), which this measure needs."
 
     @property
-    def without_comparison(self) -> str | None:
+    def reason_without_comparison(self) -> str | None:
         """Return why languages cannot be compared by their use of experts, or None where they can."""
         if len(self.languages) > 1:
-            return self.without_counts
+            return self.reason_without_counts
         return f"This compares languages, and the store has one language of the run: {self.languages[0]}."
 
     @property
@@ -60,7 +60,7 @@ class Source:
 
     def frame(self, query: str) -> pl.DataFrame:
         """Return a query's result."""
-        with in_words():
+        with translate_duckdb_errors():
             frame: pl.DataFrame = self.connection.sql(query).pl()
         return frame
 

@@ -43,8 +43,8 @@ order by lang, layer, expert"""
         ),
         queries={"specificity": query},
     )
-    if source.without_comparison:
-        return section.without_data(source.without_comparison)
+    if source.reason_without_comparison:
+        return section.without_data(source.reason_without_comparison)
     frame = source.frame(query)
     left_out = (
         f"The page holds {len(shown)} of {len(source.languages)} languages: the mask's targets and the pivot where "

@@ -10,7 +10,6 @@ MUTED = "#5d6b7a"
 FAINT = "#c3ccd5"
 HAIRLINE = "#e6eaee"
 BAND = "#f3f5f8"
-ACCENT = "#0072b2"
 
 # Okabe & Ito's colours, which readers with any colour vision can tell apart, without the yellow that white swallows.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#882255")

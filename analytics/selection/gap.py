@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moetrace.analytics.database.connection import in_words
-from moetrace.analytics.selection.selection import (
-    SelectedExpert,
-    Selection,
-    SelectionError,
-    best_first,
-    check_count,
-    check_finite,
-    compared_languages,
-    facts_of,
-    in_order,
-    moe_layers_of,
-    settled,
-    with_usage,
-)
+from moetrace.analytics.database.errors import translate_duckdb_errors
+from moetrace.analytics.selection.checks import check_count, check_finite, compared_languages
+from moetrace.analytics.selection.ranking import ranking_key, rounded_score
+from moetrace.analytics.selection.run_facts import model_of, require_usage
+from moetrace.analytics.selection.selection import SelectedExpert, Selection, SelectionError, by_layer_and_expert
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +29,7 @@ def gap(
     shared: int | None = None,
     parent: str | None = None,
 ) -> Selection:
-    """Select the targets' own experts of the final MoE layers, and shared ones beside them (2605.29714).
+    """Select the targets' own experts of the final MoE layers, and of each layer shared ones too (2605.29714).
 
     An expert's gap is its largest minus its second largest activation share p = count / (T k) over the compared
     languages, and it belongs to the language with the largest. Of each of the last `layers` MoE layers those of a
@@ -57,15 +47,14 @@ def gap(
     owners = chosen_targets if parent is None else (parent,)
     traced = compared_languages(connection, run, "gap", list(dict.fromkeys([*chosen_targets, *owners])), reference)
     check_finite(alpha=alpha)
-    moe_layers = moe_layers_of(connection, run)
-    num_experts, top_k, _ = facts_of(connection, run)
-    shared = top_k if shared is None else shared
-    check_count("layers", layers, len(moe_layers), f"run '{run}' has {len(moe_layers)} MoE layers")
-    check_count("shared", shared, num_experts, f"a layer of run '{run}' has {num_experts} experts", least=0)
-    last = moe_layers[-layers:]
+    model = model_of(connection, run)
+    shared = model.top_k if shared is None else shared
+    check_count("layers", layers, len(model.moe_layers), f"run '{run}' has {len(model.moe_layers)} MoE layers")
+    check_count("shared", shared, model.num_experts, f"a layer of run '{run}' has {model.num_experts} experts", least=0)
+    last = model.moe_layers[-layers:]
     gaps, shares = _gaps(connection, run, tuple(traced), last), _mean_shares(connection, run, tuple(traced), last)
     own = [item for item in gaps if item[2] in owners]
-    chosen = {(layer, expert) for layer, expert, _, lead in own if settled(lead) >= alpha}
+    chosen = {(layer, expert) for layer, expert, _, lead in own if rounded_score(lead) >= alpha}
     if not chosen:
         largest = f"the largest gap of theirs is {max(item[3] for item in own):.6g}" if own else "none has a gap"
         raise SelectionError(
@@ -92,7 +81,7 @@ def gap(
             "parent": parent,
             "reference": sorted(set(reference)),
         },
-        experts=in_order(experts),
+        experts=by_layer_and_expert(experts),
         zones={},
         missed=tuple(missed),
     )
@@ -101,8 +90,8 @@ def gap(
 def _own_of_layer(own: list[Gap], alpha: float) -> tuple[list[SelectedExpert], list[SelectedExpert]]:
     """Return the experts of one layer whose gap is at least alpha, and the one nearest below."""
     experts: list[SelectedExpert] = []
-    for layer, expert, lang, lead in sorted(own, key=lambda item: best_first(item[3], item[0], item[1])):
-        if settled(lead) < alpha:
+    for layer, expert, lang, lead in sorted(own, key=lambda item: ranking_key(item[3], item[0], item[1])):
+        if rounded_score(lead) < alpha:
             reason = f"layer {layer}: {lang} leads in p by less than {alpha:g}"
             return experts, [SelectedExpert(layer, expert, "specific", score=lead, reason=reason)]
         reason = f"layer {layer}: {lang} leads in p by {alpha:g} or more"
@@ -115,7 +104,7 @@ def _shared_of_layer(
 ) -> tuple[list[SelectedExpert], list[SelectedExpert]]:
     """Return the `number` experts of one layer with the highest mean p that are not chosen yet, and the next one."""
     rest = [cell for cell in shares if cell[0] == layer and cell not in chosen]
-    ranked = sorted(rest, key=lambda cell: best_first(shares[cell], *cell))
+    ranked = sorted(rest, key=lambda cell: ranking_key(shares[cell], *cell))
     taken = min(number, len(ranked))
     found = [
         SelectedExpert(
@@ -134,7 +123,7 @@ def _shared_of_layer(
 def _gaps(
     connection: duckdb.DuckDBPyConnection, run: str, languages: Sequence[str], layers: Sequence[int]
 ) -> list[Gap]:
-    with in_words():
+    with translate_duckdb_errors():
         rows: list[Gap] = connection.execute(
             """
             select layer, expert, lang, gap
@@ -143,13 +132,13 @@ def _gaps(
             """,
             {"run": run, "languages": list(languages), "layers": list(layers)},
         ).fetchall()
-    return with_usage(rows, run)
+    return require_usage(rows, run)
 
 
 def _mean_shares(
     connection: duckdb.DuckDBPyConnection, run: str, languages: Sequence[str], layers: Sequence[int]
 ) -> dict[tuple[int, int], float]:
-    with in_words():
+    with translate_duckdb_errors():
         rows = connection.execute(
             """
             select layer, expert, avg(share)

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from moetrace.analytics.database.names import languages_of
-from moetrace.analytics.selection.selection import (
-    SelectedExpert,
-    Selection,
-    SelectionError,
-    facts_of,
-    in_order,
-    moe_layers_of,
-)
+from moetrace.analytics.selection.run_facts import model_of
+from moetrace.analytics.selection.selection import SelectedExpert, Selection, SelectionError, by_layer_and_expert
 from moetrace.store.mask import check_mask_fits
 
 if TYPE_CHECKING:
@@ -35,23 +30,20 @@ def random(
     than the run's, and SelectionError for a mask without experts.
     """
     languages_of(connection, run, ())
-    num_experts, top_k, config_sha256 = facts_of(connection, run)
-    layers = moe_layers_of(connection, run)
-    check_mask_fits(
-        like, config_sha256=config_sha256, moe_layers=layers, num_experts=num_experts, top_k=top_k, where=where
-    )
+    model = model_of(connection, run)
+    check_mask_fits(like, **asdict(model), where=where)
     if not like["experts"]:
         raise SelectionError(f"{where} has no experts, so neither would a control")
     of_layer: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for item in like["experts"]:
         of_layer[item["layer"]].append(item)
     experts = []
-    for layer, models in sorted(of_layer.items()):
-        drawn = [expert for _, expert in sorted((_draw(seed, layer, expert), expert) for expert in range(num_experts))]
-        reason = f"layer {layer}: one of {len(models)} drawn with seed {seed}"
+    for layer, imitated in sorted(of_layer.items()):
+        draws = sorted((_draw(seed, layer, expert), expert) for expert in range(model.num_experts))
+        reason = f"layer {layer}: one of {len(imitated)} drawn with seed {seed}"
         experts += [
-            SelectedExpert(layer, expert, model["role"], model.get("zone"), reason=reason)
-            for expert, model in zip(drawn, models, strict=False)
+            SelectedExpert(layer, expert, item["role"], item.get("zone"), reason=reason)
+            for (_, expert), item in zip(draws, imitated, strict=False)
         ]
     target = like["strategy"]["target"]
     return Selection(
@@ -61,7 +53,7 @@ def random(
         languages=(),
         tokens=0,
         parameters={"seed": seed, "like": _identity(like)},
-        experts=in_order(experts),
+        experts=by_layer_and_expert(experts),
         zones={},
     )
 

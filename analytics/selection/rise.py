@@ -5,19 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from moetrace.analytics.database.connection import in_words
-from moetrace.analytics.selection.selection import (
-    SelectedExpert,
-    Selection,
-    SelectionError,
-    best_first,
-    check_count,
-    check_finite,
-    compared_languages,
-    exact,
-    in_order,
-    with_usage,
-)
+from moetrace.analytics.database.errors import translate_duckdb_errors
+from moetrace.analytics.selection.checks import check_count, check_finite, compared_languages
+from moetrace.analytics.selection.ranking import as_decimal, ranking_key
+from moetrace.analytics.selection.run_facts import require_usage
+from moetrace.analytics.selection.selection import SelectedExpert, Selection, SelectionError, by_layer_and_expert
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,9 +36,9 @@ class _Candidate:
 
     @property
     def rank(self) -> tuple[float, int, int]:
-        return best_first(self.score, self.layer, self.expert)
+        return ranking_key(self.score, self.layer, self.expert)
 
-    def because(self, reason: str) -> SelectedExpert:
+    def selected(self, reason: str) -> SelectedExpert:
         metric = "overlap" if self.zone == "middle" else "specificity"
         return SelectedExpert(
             self.layer,
@@ -87,7 +79,7 @@ def rise(
         raise SelectionError("rise selects experts for a language; name it with --target")
     traced = compared_languages(connection, run, "rise", chosen_targets, reference)
     check_finite(alpha=alpha, shallow=shallow, middle=middle)
-    if not 0 <= shallow <= 1 or not 0 <= middle <= 1 or exact(shallow) + exact(middle) > 1:
+    if not 0 <= shallow <= 1 or not 0 <= middle <= 1 or as_decimal(shallow) + as_decimal(middle) > 1:
         raise SelectionError(f"zone shares {shallow:g} and {middle:g}: each is 0 to 1 and their sum at most 1")
     candidates = _candidates(connection, run, chosen_targets, tuple(traced), alpha)
     check_count("budget", budget, len(candidates), f"run '{run}' has {len(candidates)} experts")
@@ -98,9 +90,9 @@ def rise(
     }
     for zone, quota in _quotas(budget, shallow, middle, {zone: len(pool) for zone, pool in pools.items()}).items():
         experts += [
-            item.because(f"{zone}: {place} of {quota}") for place, item in enumerate(pools[zone][:quota], start=1)
+            item.selected(f"{zone}: {place} of {quota}") for place, item in enumerate(pools[zone][:quota], start=1)
         ]
-        missed += [item.because(f"{zone}: next after {quota}") for item in pools[zone][quota : quota + 1]]
+        missed += [item.selected(f"{zone}: next after {quota}") for item in pools[zone][quota : quota + 1]]
     zones = {zone: tuple(sorted({item.layer for item in pool})) for zone, pool in pools.items()}
     return Selection(
         strategy="rise",
@@ -116,7 +108,7 @@ def rise(
             "reference": sorted(set(reference)),
             "zones": {zone: list(layers) for zone, layers in zones.items()},
         },
-        experts=in_order(experts),
+        experts=by_layer_and_expert(experts),
         zones=zones,
         missed=tuple(missed),
     )
@@ -124,7 +116,7 @@ def rise(
 
 def _quotas(budget: int, shallow: float, middle: float, room: Mapping[str, int]) -> dict[str, int]:
     """Share the budget out among the zones; what does not fit goes where most room is left."""
-    wanted = {"shallow": int(budget * exact(shallow)), "middle": int(budget * exact(middle))}
+    wanted = {"shallow": int(budget * as_decimal(shallow)), "middle": int(budget * as_decimal(middle))}
     wanted["deep"] = budget - wanted["shallow"] - wanted["middle"]
     quotas = {zone: min(wanted[zone], room[zone]) for zone in wanted}
     while left := budget - sum(quotas.values()):
@@ -140,7 +132,7 @@ def _candidates(
     languages: Sequence[str],
     alpha: float,
 ) -> list[_Candidate]:
-    with in_words():
+    with translate_duckdb_errors():
         rows = connection.execute(
             """
             with target_expert as (
@@ -169,4 +161,4 @@ def _candidates(
             """,
             {"run": run, "targets": list(targets), "languages": list(languages), "alpha": alpha},
         ).fetchall()
-    return [_Candidate(*row) for row in with_usage(rows, run)]
+    return [_Candidate(*row) for row in require_usage(rows, run)]

@@ -6,17 +6,11 @@ import math
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from moetrace.analytics.database.connection import QueryError, in_words
+from moetrace.analytics.database.errors import QueryError, translate_duckdb_errors
 from moetrace.analytics.database.names import languages_of
 from moetrace.analytics.database.query import run_query
-from moetrace.analytics.selection.selection import (
-    SelectedExpert,
-    Selection,
-    SelectionError,
-    facts_of,
-    in_order,
-    moe_layers_of,
-)
+from moetrace.analytics.selection.run_facts import model_of
+from moetrace.analytics.selection.selection import SelectedExpert, Selection, SelectionError, by_layer_and_expert
 from moetrace.store.mask import in_spans
 
 if TYPE_CHECKING:
@@ -45,7 +39,7 @@ def sql(
     chosen_targets = tuple(dict.fromkeys(targets))
     traced = languages_of(connection, run, chosen_targets or None)
     names, rows = _result(connection, query)
-    layers, (num_experts, _, _) = moe_layers_of(connection, run), facts_of(connection, run)
+    model = model_of(connection, run)
     role = "specific" if chosen_targets else "shared"
     experts: dict[tuple[int, int], SelectedExpert] = {}
     for number, values in enumerate(rows, start=1):
@@ -53,10 +47,13 @@ def sql(
         for name, value in row.items():
             _check_value(name, value, place)
         cell = layer, expert = row["layer"], row["expert"]
-        if layer not in layers:
-            raise SelectionError(f"{place}: layer {layer} is no MoE layer of run '{run}', which are {in_spans(layers)}")
-        if not 0 <= expert < num_experts:
-            raise SelectionError(f"{place}: expert {expert}, but a layer of run '{run}' has {num_experts} experts")
+        if layer not in model.moe_layers:
+            spans = in_spans(model.moe_layers)
+            raise SelectionError(f"{place}: layer {layer} is no MoE layer of run '{run}', which are {spans}")
+        if not 0 <= expert < model.num_experts:
+            raise SelectionError(
+                f"{place}: expert {expert}, but a layer of run '{run}' has {model.num_experts} experts"
+            )
         if cell in experts:
             raise SelectionError(
                 f"{place}: layer {layer}, expert {expert} stands twice; return each once, of one run and language"
@@ -72,7 +69,7 @@ def sql(
         languages=tuple(traced),
         tokens=sum(traced.values()),
         parameters={"query": query.strip()},
-        experts=in_order(experts.values()),
+        experts=by_layer_and_expert(experts.values()),
         zones={},
     )
 
@@ -83,7 +80,7 @@ def _result(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[list[str
         results = list(run_query(connection, query))
         if len(results) != 1:
             raise SelectionError(f"the query has {len(results)} results; it must return one, of columns layer, expert")
-        with in_words():
+        with translate_duckdb_errors():
             names, rows = [name.lower() for name in results[0].columns], results[0].fetchall()
     except QueryError as error:
         # Without the excerpt of the query, which DuckDB draws on lines of its own.

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moetrace.analytics.database.connection import in_words
+from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.analytics.database.names import check_runs, languages_of
-from moetrace.analytics.selection.selection import (
-    SelectedExpert,
-    Selection,
-    SelectionError,
-    best_first,
-    check_finite,
-    facts_of,
-    in_order,
-    moe_layers_of,
-    with_usage,
-)
+from moetrace.analytics.selection.checks import check_finite
+from moetrace.analytics.selection.ranking import ranking_key
+from moetrace.analytics.selection.run_facts import model_of, require_usage
+from moetrace.analytics.selection.selection import SelectedExpert, Selection, SelectionError, by_layer_and_expert
 from moetrace.store.mask import in_spans
 
 if TYPE_CHECKING:
@@ -67,7 +60,7 @@ def task(
         languages=tuple(traced),
         tokens=sum(traced.values()),
         parameters={"against": against, "tau": tau},
-        experts=in_order(experts),
+        experts=by_layer_and_expert(experts),
         zones={},
         missed=tuple(missed),
     )
@@ -79,7 +72,7 @@ def _split(
     """Return the experts above tau, and of each layer the best of the others, best first."""
     experts: list[SelectedExpert] = []
     nearest: dict[int, SelectedExpert] = {}
-    for layer, expert, score in sorted(scores, key=lambda row: best_first(row[2], row[0], row[1])):
+    for layer, expert, score in sorted(scores, key=lambda row: ranking_key(row[2], row[0], row[1])):
         above = score > tau
         reason = f"middle: {'above' if above else 'not above'} tau {tau:g} against {against}"
         found = SelectedExpert(layer, expert, "task", "middle", score, reason=reason)
@@ -91,15 +84,16 @@ def _split(
 
 
 def _check_comparable(connection: duckdb.DuckDBPyConnection, run: str, against: str) -> None:
-    layers, of_against = moe_layers_of(connection, run), moe_layers_of(connection, against)
-    differences = []
-    if layers != of_against:
-        differences.append(f"MoE layers {in_spans(layers)} and {in_spans(of_against)}")
-    for name, mine, theirs in zip(
-        ("experts in a layer", "top-k"), facts_of(connection, run), facts_of(connection, against), strict=False
-    ):
-        if mine != theirs:
-            differences.append(f"{name} {mine} and {theirs}")
+    model, other = model_of(connection, run), model_of(connection, against)
+    differences = [
+        f"{name} {mine} and {theirs}"
+        for name, mine, theirs in (
+            ("MoE layers", in_spans(model.moe_layers), in_spans(other.moe_layers)),
+            ("experts in a layer", model.num_experts, other.num_experts),
+            ("top-k", model.top_k, other.top_k),
+        )
+        if mine != theirs
+    ]
     if differences:
         raise SelectionError(f"runs '{run}' and '{against}' are of other models: {'; '.join(differences)}")
     if run == against:
@@ -110,7 +104,7 @@ def _scores(
     connection: duckdb.DuckDBPyConnection, run: str, against: str, lang: str | None
 ) -> list[tuple[int, int, float]]:
     """Return layer, expert and score of every expert of the middle zone."""
-    with in_words():
+    with translate_duckdb_errors():
         rows = connection.execute(
             """
             select lead.layer, lead.expert, zones.zone, lead.score
@@ -119,7 +113,7 @@ def _scores(
             """,
             {"run": run, "against": against, "lang": lang},
         ).fetchall()
-    if any(score is None for *_, score in with_usage(rows, run)):
+    if any(score is None for *_, score in require_usage(rows, run)):
         raise SelectionError(
             f"runs '{run}' and '{against}': one was imported without texts, and task experts are means over texts"
         )

@@ -6,23 +6,17 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from moetrace.analytics.database.names import languages_of
-from moetrace.analytics.selection.selection import (
-    SelectedExpert,
-    Selection,
-    SelectionError,
-    best_first,
-    check_count,
-    facts_of,
-    in_order,
-    pooled_usage,
-)
+from moetrace.analytics.selection.checks import check_count
+from moetrace.analytics.selection.ranking import ranking_key
+from moetrace.analytics.selection.run_facts import model_of, pooled_usage
+from moetrace.analytics.selection.selection import SelectedExpert, Selection, SelectionError, by_layer_and_expert
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import duckdb
 
-    from moetrace.analytics.selection.selection import PooledUsage
+    from moetrace.analytics.selection.run_facts import PooledUsage
 
 BUDGET = 128
 
@@ -55,7 +49,7 @@ def top_k(
         groups = {"the model": pool}
         taken = budget
     else:
-        num_experts, _, _ = facts_of(connection, run)
+        num_experts = model_of(connection, run).num_experts
         check_count("per-layer", per_layer, num_experts, f"a layer of run '{run}' has {num_experts} experts")
         groups = {f"layer {layer}": list(rows) for layer, rows in groupby(pool, key=lambda item: item.layer)}
         taken = per_layer
@@ -63,7 +57,7 @@ def top_k(
     missed: list[SelectedExpert] = []
     role = "specific" if chosen_targets else "shared"
     for name, rows in groups.items():
-        ranked = sorted(rows, key=lambda item: best_first(_frequency(item), item.layer, item.expert))
+        ranked = sorted(rows, key=lambda item: ranking_key(_frequency(item), item.layer, item.expert))
         for place, item in enumerate(ranked[: taken + 1], start=1):
             words = f"{place} of {taken}" if place <= taken else f"next after {taken}"
             found = SelectedExpert(
@@ -77,7 +71,7 @@ def top_k(
         languages=tuple(traced),
         tokens=sum(traced.values()),
         parameters={"budget": budget, "per_layer": per_layer},
-        experts=in_order(experts),
+        experts=by_layer_and_expert(experts),
         zones={},
         missed=tuple(missed),
     )

@@ -7,23 +7,17 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from moetrace.analytics.database.names import languages_of
-from moetrace.analytics.selection.selection import (
-    SelectedExpert,
-    Selection,
-    SelectionError,
-    check_finite,
-    exact,
-    in_order,
-    pooled_usage,
-    settled,
-)
+from moetrace.analytics.selection.checks import check_finite
+from moetrace.analytics.selection.ranking import as_decimal, rounded_score
+from moetrace.analytics.selection.run_facts import pooled_usage
+from moetrace.analytics.selection.selection import SelectedExpert, Selection, SelectionError, by_layer_and_expert
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import duckdb
 
-    from moetrace.analytics.selection.selection import PooledUsage
+    from moetrace.analytics.selection.run_facts import PooledUsage
 
 SCORES = ("token", "gate")
 STEPS = 10_000  # scores are rounded to 4 decimals; as whole steps their sums are exact
@@ -53,7 +47,7 @@ def top_p(
         raise SelectionError(f"p {p:g}: pass a share above 0 and at most 1 with --p")
     chosen_targets = tuple(dict.fromkeys(targets))
     traced = languages_of(connection, run, chosen_targets or None)
-    needed = exact(p) * STEPS
+    needed = as_decimal(p) * STEPS
     experts: list[SelectedExpert] = []
     missed: list[SelectedExpert] = []
     role = "specific" if chosen_targets else "shared"
@@ -75,7 +69,7 @@ def top_p(
         languages=tuple(traced),
         tokens=sum(traced.values()),
         parameters={"score": score, "p": p},
-        experts=in_order(experts),
+        experts=by_layer_and_expert(experts),
         zones={},
         missed=tuple(missed),
     )
@@ -91,4 +85,4 @@ def _steps(of_layer: Sequence[PooledUsage], score: str, run: str) -> dict[int, i
     total_weight = sum(known.values())
     if len(known) < len(weights) or not total_weight:
         raise SelectionError(f"run '{run}' has no gate weights; pass --score token")
-    return {expert: round(settled(weight / total_weight) * STEPS) for expert, weight in known.items()}
+    return {expert: round(rounded_score(weight / total_weight) * STEPS) for expert, weight in known.items()}

@@ -26,9 +26,7 @@ with ranked_language as (
             order by activation.share desc
         ) as place
     from activation
-    where
-        (languages is null or list_contains(languages, activation.lang))
-        and (layers is null or list_contains(layers, activation.layer))
+    where wanted(activation.lang, languages) and wanted(activation.layer, layers)
 ),
 
 expert_lead as (

@@ -34,9 +34,7 @@ with expert as (
         activation.share / 2 + 1e-300 as half_share,
         activation.probability / 2 + 1e-300 as half_probability
     from activation
-    where
-        (languages is null or list_contains(languages, activation.lang))
-        and (layers is null or list_contains(layers, activation.layer))
+    where wanted(activation.lang, languages) and wanted(activation.layer, layers)
 ),
 
 language_layer as (

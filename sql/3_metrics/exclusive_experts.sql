@@ -28,9 +28,7 @@ with language_expert as (
             sum(activation.share) over (partition by activation.run, activation.layer, activation.expert), 0
         ) as language_share
     from activation
-    where
-        (languages is null or list_contains(languages, activation.lang))
-        and (layers is null or list_contains(layers, activation.layer))
+    where wanted(activation.lang, languages) and wanted(activation.layer, layers)
 )
 
 select

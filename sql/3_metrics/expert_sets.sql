@@ -31,9 +31,7 @@ with ranked_expert as (
         used.count / used.tokens as frequency
     from usage_by_language as used
     inner join runs using (run)
-    where
-        (languages is null or list_contains(languages, used.lang))
-        and (layers is null or list_contains(layers, used.layer))
+    where wanted(used.lang, languages) and wanted(used.layer, layers)
 )
 
 select

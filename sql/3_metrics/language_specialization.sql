@@ -21,9 +21,7 @@ with language_expert as (
         used.count,
         sum(used.count) over (partition by used.run, used.layer, used.expert) as expert_count
     from usage_by_language as used
-    where
-        (languages is null or list_contains(languages, used.lang))
-        and (layers is null or list_contains(layers, used.layer))
+    where wanted(used.lang, languages) and wanted(used.layer, layers)
 ),
 
 language_layer as (

@@ -25,9 +25,7 @@ with shared_expert as (
         avg(activation.frequency) as mean_frequency,
         stddev_pop(activation.frequency) / nullif(avg(activation.frequency), 0) as cv
     from activation
-    where
-        (languages is null or list_contains(languages, activation.lang))
-        and (layers is null or list_contains(layers, activation.layer))
+    where wanted(activation.lang, languages) and wanted(activation.layer, layers)
     group by all
 )
 

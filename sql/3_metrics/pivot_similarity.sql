@@ -44,7 +44,7 @@ text_pair as (
             text.run = pivot_text.run
             and pivot_language.lang = pivot_text.lang
             and text.text_id = pivot_text.text_id
-    where languages is null or list_contains(languages, text.lang)
+    where wanted(text.lang, languages)
 ),
 
 expert as (
@@ -69,7 +69,7 @@ expert as (
             and text_pair.pivot_seq = pivot_q.seq
             and q.layer = pivot_q.layer
             and q.expert = pivot_q.expert
-    where layers is null or list_contains(layers, q.layer)
+    where wanted(q.layer, layers)
 ),
 
 pair_layer as (

@@ -25,7 +25,7 @@ place as (
         dense_rank() over (order by token.run, token.lang)::integer as language_number,
         dense_rank() over (order by token.run, token.lang, token.seq) * 4294967296 + token.position as place
     from tokens as token
-    where languages is null or list_contains(languages, token.lang)
+    where wanted(token.lang, languages)
 ),
 
 placed_token as (
@@ -53,9 +53,7 @@ member as (
         placed_token.follows
     from routes
     inner join placed_token using (run, lang, shard, token)
-    where
-        (languages is null or list_contains(languages, routes.lang))
-        and (layers is null or list_contains(layers, routes.layer))
+    where wanted(routes.lang, languages) and wanted(routes.layer, layers)
 ),
 
 token_layer as (

@@ -26,9 +26,7 @@ with layer_entropy as (
         sum(case when probability > 0 then -probability * ln(probability) when probability = 0 then 0 end)
             as probability_entropy
     from activation
-    where
-        (languages is null or list_contains(languages, activation.lang))
-        and (layers is null or list_contains(layers, activation.layer))
+    where wanted(activation.lang, languages) and wanted(activation.layer, layers)
     group by all
 )
 

@@ -23,9 +23,7 @@ with mean_activation as (
         activation.expert,
         avg(activation.frequency) as frequency
     from activation
-    where
-        (languages is null or list_contains(languages, activation.lang))
-        and (layers is null or list_contains(layers, activation.layer))
+    where wanted(activation.lang, languages) and wanted(activation.layer, layers)
     group by all
 ),
 

@@ -177,4 +177,4 @@ inner join stage as b
 where
     a.run = a.first_run
     and b.run = b.second_run
-    and (layers is null or list_contains(layers, a.layer));
+    and wanted(a.layer, layers);

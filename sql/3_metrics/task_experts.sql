@@ -33,7 +33,7 @@ with run_expert as (
     inner join runs using (run)
     where
         (lang is null or used.lang = lang)
-        and (layers is null or list_contains(layers, used.layer))
+        and wanted(used.layer, layers)
     group by
         used.run,
         runs.num_experts,

@@ -22,7 +22,7 @@ with unigram as (
         token.token_id,
         count(*) as occurrences
     from tokens as token
-    where token.token_id is not null and (languages is null or list_contains(languages, token.lang))
+    where token.token_id is not null and wanted(token.lang, languages)
     group by all
 ),
 

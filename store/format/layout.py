@@ -6,6 +6,8 @@ import re
 
 from moetrace.store.errors import StoreError
 
+SHARD_TOKENS = 32768  # that make a shard, unless a run says otherwise
+
 LANGUAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
@@ -48,7 +50,7 @@ def shard_key(lang: str, number: int) -> str:
 
 
 def shard_folder(table: str, run: str, lang: str) -> str:
-    """Return the folder of what a store has of one kind, for the shards of one language."""
+    """Return the folder of a table, of commit records or of claims, for the shards of one language."""
     return f"{table}/run={checked_run(run)}/lang={checked_language(lang)}"
 
 
@@ -84,5 +86,5 @@ def compact_index_path(run: str) -> str:
 
 
 def compact_data_path(run: str, attempt: str) -> str:
-    """Return the path of compacted roll-ups; every time they are made, another: readers may be at the last ones."""
+    """Return the path of compacted roll-ups, another for each `attempt`: readers may have the last one open."""
     return f"{COMPACT}/run={checked_run(run)}/{attempt}.parquet"

@@ -14,7 +14,7 @@ from moetrace.store.format.layout import shard_key
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What makes a trace mean something: one traced model x corpus x settings.
+    """What a run is: one model, traced over one corpus with one choice of settings.
 
     Everything but `provenance` identifies the run: resuming with a record that differs there is refused.
 

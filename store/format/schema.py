@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from moetrace.store.format.expert_ids import expert_dtype
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -69,9 +71,8 @@ class Table:
 LAYER = column("layer", pa.uint16(), "the decoder layer's own index")
 
 
-def expert_type(num_experts: int) -> pa.DataType:
-    """Return uint8 up to 256 experts, uint16 above."""
-    return pa.uint8() if num_experts <= 256 else pa.uint16()
+def _expert(num_experts: int) -> pa.Field:
+    return column("expert", pa.from_numpy_dtype(expert_dtype(num_experts)), "logical expert id")
 
 
 def sequences() -> Table:
@@ -132,7 +133,7 @@ def routes(num_experts: int, layer_rows: int = BLOCKS_OF_WEIGHTS) -> Table:
                 LAYER,
                 column("token", pa.int32(), "number of the token in its shard"),
                 column("rank", pa.uint8(), "0 = highest gate weight"),
-                column("expert", expert_type(num_experts), "logical expert id"),
+                _expert(num_experts),
                 column("weight", pa.float32(), "gate weight as the layer applies it, routed scaling factor included"),
             ]
         ),
@@ -152,7 +153,7 @@ def profiles(num_experts: int) -> Table:
             [
                 column("seq", pa.int32(), "the text"),
                 LAYER,
-                column("expert", expert_type(num_experts), "logical expert id"),
+                _expert(num_experts),
                 column("probability", pa.float32(), "mean over the text's tokens of the full router probability"),
             ]
         ),
@@ -168,7 +169,7 @@ def usage(num_experts: int) -> Table:
         pa.schema(
             [
                 LAYER,
-                column("expert", expert_type(num_experts), "logical expert id"),
+                _expert(num_experts),
                 column("count", pa.int64(), "tokens routed to the expert"),
                 column("weight_sum", pa.float64(), "sum of the applied gate weights", nullable=True),
                 column(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moetrace.store.imports.esft import import_esft
-from moetrace.store.imports.request import ImportRequest, ImportResult, Silent, Source, Watch
+from moetrace.store.imports.request import ImportRequest, ImportResult, Source
 from moetrace.store.imports.rise_stats import import_rise_stats
 from moetrace.store.imports.usage_json import import_usage_json
 
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from moetrace.store.storage.storage import Storage
+    from moetrace.store.progress import Progress
+    from moetrace.store.storage.base import Storage
 
-__all__ = ["FORMATS", "ImportRequest", "ImportResult", "Silent", "Source", "Watch"]
+__all__ = ["FORMATS", "ImportRequest", "ImportResult", "Source"]
 
-FORMATS: dict[str, Callable[[str | Path | Storage, ImportRequest, Watch], ImportResult]] = {
+FORMATS: dict[str, Callable[[str | Path | Storage, ImportRequest, Progress], ImportResult]] = {
     "esft": import_esft,
     "usage-json": import_usage_json,
     "rise-stats": import_rise_stats,

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from moetrace.store.errors import CaptureError, ImportFormatError
+from moetrace.store.format.expert_ids import expert_dtype
 from moetrace.store.imports.layer_files import LayerFile, LayersInStep, layer_files, survey
 from moetrace.store.imports.record import ImportedCorpus, ImportedModel, imported_record
 from moetrace.store.imports.request import ImportResult
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moetrace.store.format.records import RunRecord
-    from moetrace.store.imports.request import ImportRequest, Watch
-    from moetrace.store.storage.storage import Storage
+    from moetrace.store.imports.request import ImportRequest
+    from moetrace.store.progress import Progress
+    from moetrace.store.storage.base import Storage
 
 TOP_K, EXPERTS = 6, 64  # of DeepSeek-V2-Lite, which ESFT traced
 ROUTING = {"scoring": "softmax", "normalized": False, "scale": 1.0, "selection_bias": False}
@@ -38,7 +40,7 @@ TABLES = ("sequences", "tokens", "routes", "usage")
 Files = tuple[LayerFile, ...]
 
 
-def import_esft(place: str | Path | Storage, request: ImportRequest, watch: Watch) -> ImportResult:
+def import_esft(place: str | Path | Storage, request: ImportRequest, progress: Progress) -> ImportResult:
     """Import one task of each language; shards that the store has are not parsed again.
 
     In memory are the shard under way, and the size of every shard. Raises ImportFormatError, naming file and line,
@@ -46,25 +48,25 @@ def import_esft(place: str | Path | Storage, request: ImportRequest, watch: Watc
     """
     with ExitStack() as opened:
         sources = request.by_language()
-        tasks = {lang: opened.enter_context(layer_files(path, watch)) for lang, path in sources.items()}
+        tasks = {lang: opened.enter_context(layer_files(path, progress)) for lang, path in sources.items()}
         layers = _same_layers(tasks)
         top_k = request.top_k or TOP_K
         size = sum(file.bytes for files in tasks.values() for file in files)
-        watch.stage("checking", size)
-        plans = {lang: _plan(files, top_k, request.shard_tokens, watch) for lang, files in tasks.items()}
+        progress.stage("checking", size)
+        plans = {lang: _plan(files, top_k, request.shard_tokens, progress) for lang, files in tasks.items()}
         model = ImportedModel(layers, request.experts or EXPERTS, top_k, routing=ROUTING)
         record = imported_record(request, model, _corpus(plans), _settings(request))
-        watch.stage("importing", size)
+        progress.stage("importing", size)
         with StoreWriter(place, record) as writer:
             written = [
-                count for lang, plan in plans.items() for count in _write(writer, lang, tasks[lang], plan, watch)
+                count for lang, plan in plans.items() for count in _write(writer, lang, tasks[lang], plan, progress)
             ]
     planned = sum(len(plan.shards) for plan in plans.values())
     return ImportResult(request.run, len(tasks), len(written), sum(written), planned - len(written))
 
 
 def parse_line(line: bytes, record: RunRecord, where: str) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float32]]:
-    """Return the experts and gate weights of a sequence at one layer, each [tokens, k].
+    """Return the experts and gate weights of a sequence at one layer, each [k, tokens].
 
     Raises ImportFormatError, beginning with `where`, for anything else than that.
     """
@@ -75,11 +77,12 @@ def parse_line(line: bytes, record: RunRecord, where: str) -> tuple[npt.NDArray[
     if len(experts) != len(gates):
         raise ImportFormatError(f"{where}: {len(experts)} expert ids, but {len(gates)} gate weights")
     shape = (tokens, record.top_k)
+    experts, gates = np.ascontiguousarray(experts.reshape(shape).T), np.ascontiguousarray(gates.reshape(shape).T)
     try:
-        check_layer(experts.reshape(shape), gates.reshape(shape), record, where)
+        check_layer(experts, gates, record, where)
     except CaptureError as error:
         raise ImportFormatError(str(error)) from error
-    return experts.reshape(shape), gates.reshape(shape)
+    return experts, gates
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def _same_layers(tasks: Mapping[str, Files]) -> list[int]:
     return expected
 
 
-def _plan(files: Files, top_k: int, shard_tokens: int, watch: Watch) -> _Plan:
+def _plan(files: Files, top_k: int, shard_tokens: int, progress: Progress) -> _Plan:
     """Cut a language into shards of at most `shard_tokens` tokens, one sequence at least."""
     shards: list[_ShardLines] = []
     first = lines = tokens = 0
@@ -124,7 +127,7 @@ def _plan(files: Files, top_k: int, shard_tokens: int, watch: Watch) -> _Plan:
             first, lines, tokens = first + lines, 0, 0
         lines, tokens = lines + 1, tokens + length
 
-    sha256 = survey(files, add, watch)
+    sha256 = survey(files, add, progress)
     return _Plan(sha256, (*shards, _ShardLines(len(shards), first, lines, tokens)))
 
 
@@ -147,12 +150,12 @@ def _settings(request: ImportRequest) -> dict[str, object]:
     }
 
 
-def _write(writer: StoreWriter, lang: str, files: Files, plan: _Plan, watch: Watch) -> Iterator[int]:
+def _write(writer: StoreWriter, lang: str, files: Files, plan: _Plan, progress: Progress) -> Iterator[int]:
     """Write the shards that the store lacks and nobody else is doing; yield the tokens of each."""
-    with LayersInStep(files, watch) as layers:
+    with LayersInStep(files, progress) as layers:
         for shard in plan.shards:
             if writer.claim(lang, shard.number):
-                watch.committed(writer.write(_read_shard(lang, shard, layers, writer.record)))
+                progress.committed(writer.write(_read_shard(lang, shard, layers, writer.record)))
                 yield shard.tokens
             else:
                 layers.skip(shard.lines)
@@ -172,8 +175,8 @@ def _read_shard(lang: str, shard: _ShardLines, layers: LayersInStep, record: Run
         lengths=np.array([part.shape[2] for part in experts], dtype=np.int32),
         truncated=np.zeros(shard.lines, dtype=bool),
         token_ids=None,
-        experts=np.concatenate(experts, axis=2).transpose(2, 0, 1),
-        weights=np.concatenate(weights, axis=2).transpose(2, 0, 1),
+        experts=np.concatenate(experts, axis=2),
+        weights=np.concatenate(weights, axis=2),
         profiles=None,
     )
 
@@ -182,18 +185,18 @@ def _read_sequence(
     layers: LayersInStep, record: RunRecord, number: int
 ) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.float32]]:
     """Return the experts and gate weights of the next line of every layer, each [L, k, tokens]."""
-    kind = np.uint8 if record.num_experts <= 256 else np.uint16
+    kind = expert_dtype(record.num_experts)
     experts: list[npt.NDArray[np.unsignedinteger]] = []
     weights: list[npt.NDArray[np.float32]] = []
     for file, line in layers.next_lines():
         where = f"{file.name}, line {number}"
         ids, gates = parse_line(line, record, where)
-        if experts and len(ids) != experts[0].shape[1]:
+        if experts and ids.shape != experts[0].shape:
             raise ImportFormatError(
-                f"{where}: {len(ids)} tokens, but {experts[0].shape[1]} in the same line of {layers.files[0].name}"
+                f"{where}: {ids.shape[1]} tokens, but {experts[0].shape[1]} in the same line of {layers.files[0].name}"
             )
-        experts.append(ids.T.astype(kind))
-        weights.append(gates.T)
+        experts.append(ids.astype(kind))
+        weights.append(gates)
     return np.stack(experts), np.stack(weights)
 
 

@@ -19,7 +19,7 @@ from moetrace.store.errors import ImportFormatError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from moetrace.store.imports.request import Watch
+    from moetrace.store.progress import Progress
 
 LAYER_FILE = re.compile(r"expert_weights_(0|[1-9][0-9]{0,3})[.]txt")
 PIECE = 1 << 20  # bytes hashed at a time
@@ -40,14 +40,14 @@ class LayerFile:
 
 
 @contextmanager
-def layer_files(place: Path, watch: Watch) -> Iterator[tuple[LayerFile, ...]]:
-    """Lend the layer files of a task's folder, or of its tar archive, by layer; what is unpacked is removed afterwards.
+def layer_files(place: Path, progress: Progress) -> Iterator[tuple[LayerFile, ...]]:
+    """Yield the layer files of a task's folder, or of its tar archive, by layer.
 
-    Raises ImportFormatError where there is none, or where there are several tasks.
+    What is unpacked is removed afterwards. Raises ImportFormatError where there is none, or several tasks.
     """
     with tempfile.TemporaryDirectory(prefix="moetrace-import-") as unpacked:
         if not place.is_dir():
-            _unpack(place, Path(unpacked), watch)
+            _unpack(place, Path(unpacked), progress)
         folder = place if place.is_dir() else Path(unpacked)
         found = [
             LayerFile(int(match[1]), path, f"{place}/{path.name}")
@@ -59,9 +59,9 @@ def layer_files(place: Path, watch: Watch) -> Iterator[tuple[LayerFile, ...]]:
         yield tuple(sorted(found, key=lambda file: file.layer))
 
 
-def _unpack(archive: Path, folder: Path, watch: Watch) -> None:
+def _unpack(archive: Path, folder: Path, progress: Progress) -> None:
     """Copy the layer files out of an archive that is read once, front to back; nothing else in it is touched."""
-    watch.stage(f"unpacking {archive.name}", archive.stat().st_size)
+    progress.stage(f"unpacking {archive.name}", archive.stat().st_size)
     tasks = set[str]()
     try:
         with archive.open("rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as members:
@@ -73,7 +73,7 @@ def _unpack(archive: Path, folder: Path, watch: Watch) -> None:
                     tasks.add(str(place.parent))
                     with (folder / place.name).open("wb") as copy:
                         shutil.copyfileobj(content, copy)
-                watch.read(raw.tell() - told)
+                progress.advance(raw.tell() - told)
                 told = raw.tell()
     except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
         raise ImportFormatError(f"{archive}: cannot be unpacked as a tar archive ({error})") from error
@@ -81,7 +81,7 @@ def _unpack(archive: Path, folder: Path, watch: Watch) -> None:
         raise ImportFormatError(f"{archive}: holds several tasks ({', '.join(sorted(tasks))}); unpack it and name one")
 
 
-def survey(files: Sequence[LayerFile], on_line: Callable[[bytes, int], None], watch: Watch) -> str:
+def survey(files: Sequence[LayerFile], on_line: Callable[[bytes, int], None], progress: Progress) -> str:
     """Read every layer file once and return the SHA-256 of them all.
 
     `on_line` is told each line of the first file, and its number from 1. Raises ImportFormatError where another file
@@ -90,16 +90,16 @@ def survey(files: Sequence[LayerFile], on_line: Callable[[bytes, int], None], wa
     digest, first = hashlib.sha256(), files[0]
     lines = 0
     content = hashlib.sha256()
-    with _in_words(first), first.path.open("rb") as opened:
+    with _as_import_errors(first), first.path.open("rb") as opened:
         for lines, line in enumerate(opened, start=1):
             on_line(line, lines)
             content.update(line)
-            watch.read(len(line))
+            progress.advance(len(line))
     if not lines:
         raise ImportFormatError(f"{first.name}, line 1: the file is empty")
     digest.update(f"{first.layer} {content.hexdigest()}\n".encode())
     for file in files[1:]:
-        found, sha256 = _lines_and_digest(file, watch)
+        found, sha256 = _lines_and_digest(file, progress)
         if found != lines:
             raise ImportFormatError(
                 f"{file.name}, line {min(found, lines) + 1}: the file has {found} lines, {first.name} has {lines}"
@@ -108,20 +108,20 @@ def survey(files: Sequence[LayerFile], on_line: Callable[[bytes, int], None], wa
     return digest.hexdigest()
 
 
-def _lines_and_digest(file: LayerFile, watch: Watch) -> tuple[int, str]:
+def _lines_and_digest(file: LayerFile, progress: Progress) -> tuple[int, str]:
     digest, lines, last = hashlib.sha256(), 0, b"\n"
-    with _in_words(file), file.path.open("rb") as opened:
+    with _as_import_errors(file), file.path.open("rb") as opened:
         while piece := opened.read(PIECE):
             digest.update(piece)
             lines += piece.count(b"\n")
             last = piece[-1:]
-            watch.read(len(piece))
+            progress.advance(len(piece))
     return lines + (last != b"\n"), digest.hexdigest()
 
 
 @contextmanager
-def _in_words(file: LayerFile) -> Iterator[None]:
-    """Turn what the operating system refuses into one line."""
+def _as_import_errors(file: LayerFile) -> Iterator[None]:
+    """Make an ImportFormatError of one line of what the operating system refuses."""
     try:
         yield
     except OSError as error:
@@ -131,9 +131,9 @@ def _in_words(file: LayerFile) -> Iterator[None]:
 class LayersInStep:
     """Reads a line of every layer file, then the next; used as a context."""
 
-    def __init__(self, files: Sequence[LayerFile], watch: Watch) -> None:
+    def __init__(self, files: Sequence[LayerFile], progress: Progress) -> None:
         self.files = files
-        self._watch, self._stack = watch, ExitStack()
+        self._progress, self._stack = progress, ExitStack()
         self._opened: list[BinaryIO] = []
 
     def __enter__(self) -> Self:
@@ -148,9 +148,9 @@ class LayersInStep:
     def next_lines(self) -> Iterator[tuple[LayerFile, bytes]]:
         """Yield the next line of each layer, by layer."""
         for file, opened in zip(self.files, self._opened, strict=True):
-            with _in_words(file):
+            with _as_import_errors(file):
                 line = opened.readline()
-            self._watch.read(len(line))
+            self._progress.advance(len(line))
             yield file, line
 
     def skip(self, count: int) -> None:

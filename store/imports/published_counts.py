@@ -16,16 +16,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moetrace.store.format.records import RunRecord
-    from moetrace.store.imports.request import ImportRequest, Watch
+    from moetrace.store.imports.request import ImportRequest
+    from moetrace.store.progress import Progress
     from moetrace.store.shard.counts import Counts
-    from moetrace.store.storage.storage import Storage
+    from moetrace.store.storage.base import Storage
 
 TABLES = ("usage",)
 HIGHEST = 65535  # layer or expert id that a store can hold
 MOST = 2**53  # that float64 still counts
 
 
-def read_json(path: Path, watch: Watch) -> tuple[Any, str]:
+def read_json(path: Path, progress: Progress) -> tuple[Any, str]:
     """Return a file's JSON value and its SHA-256; raise ImportFormatError, naming file and line, where it is not JSON.
 
     A key that stands twice in an object is refused: one of the two numbers would be lost.
@@ -37,7 +38,7 @@ def read_json(path: Path, watch: Watch) -> tuple[Any, str]:
         raise ImportFormatError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from error
     except (OSError, ValueError) as error:
         raise ImportFormatError(f"{path}: cannot be read as JSON ({error})") from error
-    watch.read(len(content))
+    progress.advance(len(content))
     return value, hashlib.sha256(content).hexdigest()
 
 
@@ -75,7 +76,10 @@ def number(value: Any, where: object, *, whole: bool = False) -> Any:
 
 
 def same_layers(layers: Sequence[tuple[str, Sequence[int]]]) -> Sequence[int]:
-    """Return the layers that all have, each named by where it was read; raise ImportFormatError where they differ."""
+    """Return the layers that all have; raise ImportFormatError where they differ.
+
+    layers: of each language, after where they were read
+    """
     first, expected = layers[0]
     for where, found in layers:
         if found != expected:
@@ -88,9 +92,11 @@ def write_languages(
     request: ImportRequest,
     record: RunRecord,
     counts: Sequence[tuple[str, Counts]],
-    watch: Watch,
+    progress: Progress,
 ) -> ImportResult:
-    """Check the counts of all languages, each with where it was read, then write those that the store lacks.
+    """Check the counts of all languages, then write those that the store lacks.
+
+    counts: of each language, after where they were read
 
     Raises ImportFormatError where they cannot be those of the run, nothing written.
     """
@@ -103,7 +109,7 @@ def write_languages(
     with StoreWriter(place, record) as writer:
         for _, found in counts:
             if writer.claim(found.lang, found.number):
-                watch.committed(writer.write_counts(found))
+                progress.committed(writer.write_counts(found))
                 written.append(0 if record.nominal_tokens else found.tokens)
     return ImportResult(request.run, len(counts), len(written), sum(written), len(counts) - len(written))
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from moetrace.store.errors import ImportFormatError
-from moetrace.store.format.records import RunRecord
+from moetrace.store.format.run_record import made_elsewhere, make_run_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from moetrace.store.format.records import RunRecord
     from moetrace.store.imports.request import ImportRequest
 
 UNKNOWN_MODEL = "unknown"
@@ -50,8 +49,8 @@ def imported_record(
 ) -> RunRecord:
     """Return the run record of an import; where the files lay is provenance, and nothing else of the record."""
     languages = sorted(corpus.shards)
-    return RunRecord(
-        run=request.run,
+    return make_run_record(
+        request.run,
         model={
             "id": request.model_id or model.id,
             "revision": None,
@@ -64,7 +63,7 @@ def imported_record(
             "dtype": None,
             "tokenizer_sha256": None,
         },
-        routing=dict(model.routing),
+        routing=model.routing,
         corpus={
             "sha256": corpus.sha256,
             "languages": languages,
@@ -73,12 +72,8 @@ def imported_record(
             "tokens": dict(corpus.tokens),
             "shards": dict(corpus.shards),
         },
-        settings=dict(settings),
-        provenance={
-            "sources": [str(source.path) for source in request.sources],
-            "moetrace": version("moetrace"),
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
+        settings=settings,
+        provenance=made_elsewhere([str(source.path) for source in request.sources]),
     )
 
 

@@ -1,16 +1,12 @@
-"""What an import is asked to do, what a caller may watch of it, and what it did."""
+"""What an import is asked to do, and what it did."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 from moetrace.store.errors import StoreError
-from moetrace.store.format.layout import checked_language, checked_run
-
-if TYPE_CHECKING:
-    from moetrace.store.format.records import CommitRecord
+from moetrace.store.format.layout import SHARD_TOKENS, checked_language, checked_run
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ class ImportRequest:
     model_id: str | None = None
     top_k: int | None = None
     experts: int | None = None
-    shard_tokens: int = 32768
+    shard_tokens: int = SHARD_TOKENS
     weight_precision: str = "f16"
 
     def __post_init__(self) -> None:
@@ -61,32 +57,6 @@ class ImportRequest:
             if source.lang is None:
                 raise StoreError(f"{source.path}: which language is it? write LANG={source.path}")
         return {str(source.lang): source.path for source in sorted(self.sources, key=lambda source: str(source.lang))}
-
-
-class Watch(Protocol):
-    """What a caller may watch; `Silent` watches nothing."""
-
-    def stage(self, what: str, total: int) -> None:
-        """Say what is being done from now on, and how many bytes it has to read."""
-
-    def read(self, count: int) -> None:
-        """Say that `count` more bytes of the stage were read."""
-
-    def committed(self, commit: CommitRecord) -> None:
-        """Say that a shard is in the store."""
-
-
-class Silent:
-    """A Watch that says nothing."""
-
-    def stage(self, what: str, total: int) -> None:
-        """Say nothing."""
-
-    def read(self, count: int) -> None:
-        """Say nothing."""
-
-    def committed(self, commit: CommitRecord) -> None:
-        """Say nothing."""
 
 
 @dataclass(frozen=True)

@@ -36,22 +36,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from moetrace.store.imports.request import ImportRequest, ImportResult, Watch
-    from moetrace.store.storage.storage import Storage
+    from moetrace.store.imports.request import ImportRequest, ImportResult
+    from moetrace.store.progress import Progress
+    from moetrace.store.storage.base import Storage
 
 NOMINAL_TOKENS = 10**9
 TOLERANCE = 1e-3  # of a layer's sum of frequencies
 
 
-def import_rise_stats(place: str | Path | Storage, request: ImportRequest, watch: Watch) -> ImportResult:
+def import_rise_stats(place: str | Path | Storage, request: ImportRequest, progress: Progress) -> ImportResult:
     """Import the frequencies of some languages of a file, or of all: a run with roll-ups only.
 
     Raises ImportFormatError, naming file and line or place, where a file is malformed, nothing written;
     UnknownNameError for a language that a file does not have; StoreError as StoreWriter does.
     """
     paths = dict.fromkeys(source.path for source in request.sources)
-    watch.stage("importing", sum(path.stat().st_size for path in paths))
-    files = {path: _read(path, request, watch) for path in paths}
+    progress.stage("importing", sum(path.stat().st_size for path in paths))
+    files = {path: _read(path, request, progress) for path in paths}
     first = next(iter(files.values()))
     for path, file in files.items():
         if file.model != first.model:
@@ -76,7 +77,7 @@ def import_rise_stats(place: str | Path | Storage, request: ImportRequest, watch
     for lang, found in frequencies.items():
         where = f"{chosen[lang].path}, {lang}"
         counts.append((where, Counts(lang, 0, NOMINAL_TOKENS, 0, _nominal_counts(found, model, where))))
-    return write_languages(place, request, record, counts, watch)
+    return write_languages(place, request, record, counts, progress)
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ class _StatsFile:
     languages: dict[str, Any]
 
 
-def _read(path: Path, request: ImportRequest, watch: Watch) -> _StatsFile:
-    value, sha256 = read_json(path, watch)
+def _read(path: Path, request: ImportRequest, progress: Progress) -> _StatsFile:
+    value, sha256 = read_json(path, progress)
     where = f"{path}, model_config"
     config = json_object(member(value, "model_config", path), where)
     sizes = {

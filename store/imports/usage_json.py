@@ -31,13 +31,14 @@ from moetrace.store.shard.counts import Counts
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from moetrace.store.imports.request import ImportRequest, ImportResult, Watch
-    from moetrace.store.storage.storage import Storage
+    from moetrace.store.imports.request import ImportRequest, ImportResult
+    from moetrace.store.progress import Progress
+    from moetrace.store.storage.base import Storage
 
 TOTAL = "total_tokens"
 
 
-def import_usage_json(place: str | Path | Storage, request: ImportRequest, watch: Watch) -> ImportResult:
+def import_usage_json(place: str | Path | Storage, request: ImportRequest, progress: Progress) -> ImportResult:
     """Import the counts of each language: a run with roll-ups only.
 
     top-k is what counts and tokens say, the number of experts that of the highest id, unless `request` says more.
@@ -45,8 +46,8 @@ def import_usage_json(place: str | Path | Storage, request: ImportRequest, watch
     StoreWriter does.
     """
     sources = request.by_language()
-    watch.stage("importing", sum(path.stat().st_size for path in sources.values()))
-    read = [_read(lang, path, watch) for lang, path in sources.items()]
+    progress.stage("importing", sum(path.stat().st_size for path in sources.values()))
+    read = [_read(lang, path, progress) for lang, path in sources.items()]
     first, layers = read[0], same_layers([(found.path, found.layers) for found in read])
     top_k = agreed("--top-k", request.top_k, first.top_k, first.path)
     experts = request.experts or max(found.experts for found in read)
@@ -67,7 +68,7 @@ def import_usage_json(place: str | Path | Storage, request: ImportRequest, watch
         {"imported": "usage-json", "tables": list(TABLES)},
     )
     counts = [(found.path, found.counts(experts)) for found in read]
-    return write_languages(place, request, record, counts, watch)
+    return write_languages(place, request, record, counts, progress)
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ class _LanguageUsage:
         return Counts(self.lang, 0, self.tokens, 0, np.pad(self.count, room), np.pad(self.weight_sum, room))
 
 
-def _read(lang: str, path: Path, watch: Watch) -> _LanguageUsage:
-    value, sha256 = read_json(path, watch)
+def _read(lang: str, path: Path, progress: Progress) -> _LanguageUsage:
+    value, sha256 = read_json(path, progress)
     layers = numbered(value, "layer", path)
     totals = {layer: _total(entry, f"{path}, layer {layer}") for layer, entry in layers.items()}
     first = next(iter(totals))

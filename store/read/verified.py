@@ -19,7 +19,7 @@ from moetrace.store.format.blocks import BLOCK, check_blocks
 
 if TYPE_CHECKING:
     from moetrace.store.format.records import FileRecord
-    from moetrace.store.read.reader import Store
+    from moetrace.store.read.catalog import Catalog
 
 PROTOCOL = "moetrace"
 SMALL, KEPT = 1 << 18, 256  # bytes of a file that is kept in memory whole, and how many such files
@@ -36,23 +36,23 @@ class VerifiedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
     protocol = PROTOCOL
     cachable = False
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, catalog: Catalog) -> None:
         super().__init__()
-        self._store = store
+        self._catalog = catalog
         # DuckDB opens a file several times to read its footer and its columns: of small ones, in one request.
-        self._small = lru_cache(maxsize=KEPT)(lambda record: read_verified(store, record, 0, record.bytes))
+        self._small = lru_cache(maxsize=KEPT)(lambda record: read_verified(catalog, record, 0, record.bytes))
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> VerifiedFile:
         """Open a committed file for reading."""
         if mode != "rb":
             raise StoreError(f"{path}: a store is read-only")
-        record = self._store.file_record(_relative(path))
+        record = self._catalog.file_record(_relative(path))
         whole = self._small(record) if record.bytes <= SMALL else None
-        return VerifiedFile(self._store, record, whole)
+        return VerifiedFile(self._catalog, record, whole)
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Return a file's name and size, as its commit record says."""
-        return {"name": path, "size": self._store.file_record(_relative(path)).bytes, "type": "file"}
+        return {"name": path, "size": self._catalog.file_record(_relative(path)).bytes, "type": "file"}
 
     def glob(self, path: str, **_: Any) -> list[str]:
         """Return the path itself: nothing is ever searched."""
@@ -61,7 +61,7 @@ class VerifiedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
     def exists(self, path: str, **_: Any) -> bool:
         """Tell whether a commit record names the file."""
         try:
-            self._store.file_record(_relative(path))
+            self._catalog.file_record(_relative(path))
         except StoreError:
             return False
         return True
@@ -74,9 +74,9 @@ class VerifiedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
 class VerifiedFile(io.RawIOBase):
     """A committed file, or its `whole` content. Every thread has its own position: DuckDB's threads share handles."""
 
-    def __init__(self, store: Store, record: FileRecord, whole: bytes | None = None) -> None:
+    def __init__(self, catalog: Catalog, record: FileRecord, whole: bytes | None = None) -> None:
         super().__init__()
-        self._store, self._record, self._whole = store, record, whole
+        self._catalog, self._record, self._whole = catalog, record, whole
         self._local = threading.local()
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -96,7 +96,7 @@ class VerifiedFile(io.RawIOBase):
         self._local.position = end
         if self._whole is not None:
             return self._whole[start:end]
-        return read_verified(self._store, self._record, start, end)
+        return read_verified(self._catalog, self._record, start, end)
 
     def readable(self) -> bool:
         """Say that it can be read."""
@@ -107,20 +107,20 @@ class VerifiedFile(io.RawIOBase):
         return True
 
 
-def read_verified(store: Store, record: FileRecord, start: int, end: int) -> bytes:
+def read_verified(catalog: Catalog, record: FileRecord, start: int, end: int) -> bytes:
     """Return the bytes of a committed file from `start` up to `end`; raise StoreError where they are not as written."""
-    where = f"{store.url}: {record.path}"
+    where = f"{catalog.url}: {record.path}"
     first = start // BLOCK
     until = min(-(-end // BLOCK) * BLOCK, record.bytes)
     try:
-        content = store.storage.read_range(record.path, first * BLOCK, until)
+        content = catalog.storage.read_range(record.path, first * BLOCK, until)
     except FileNotFoundError as error:
         raise StoreError(f"{where}: is missing; see `moetrace verify`") from error
     except OSError as error:
         raise StoreError(f"{where}: cannot be read ({error.strerror or error}); see `moetrace verify`") from error
     if len(content) != until - first * BLOCK:
         raise StoreError(f"{where}: is cut off; see `moetrace verify`")
-    if (crc32 := store.checksums(record)) is not None:
+    if (crc32 := catalog.checksums(record)) is not None:
         check_blocks(content, first, crc32, where)
     return content[start - first * BLOCK : end - first * BLOCK]
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moetrace.store.format.expert_ids import expert_dtype
 from moetrace.store.format.weights import dropped_bits
 
 
@@ -36,7 +37,7 @@ class LayerRanking:
         self._weight_mask = kind((1 << 31) - (1 << drop))
         self._key, self._gathered = np.empty(shape, dtype=kind), np.empty(shape, dtype=kind)
         self._spare = np.empty(tokens, dtype=kind)
-        self.experts = np.empty(shape, dtype=np.uint8 if num_experts <= 256 else np.uint16)
+        self.experts = np.empty(shape, dtype=expert_dtype(num_experts))
         self.weights = np.empty(shape, dtype=np.float32)
 
     def rank(

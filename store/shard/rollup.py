@@ -54,7 +54,7 @@ class UsageRollup:
             "sequence_share_sum": (counts * self._text_share[:, None]).sum(axis=0),
         }
         if self._profiles is not None:
-            profiles = self._profiles[:, index].astype(np.float64)
+            profiles = self._profiles[index].astype(np.float64)
             columns["sequence_probability_sum"] = profiles.sum(axis=0)
             profiles *= self._lengths[:, None]  # not a matrix product: BLAS would wake threads that the model needs
             columns["probability_sum"] = profiles.sum(axis=0)

@@ -31,10 +31,9 @@ class Shard:
     - lengths: int32 [S], tokens of each text
     - truncated: bool [S]
     - token_ids: int32 [T], text after text, or None where nobody knows them
-    - experts: uint8 | uint16 [T, L, k], in any order within a token
-    - weights: float32 [T, L, k], aligned with experts, as the layer applies them; views of [L, k, T] arrays are
-      written without another copy
-    - profiles: float32 [S, L, E], mean router probability of each text, or None where profiles are not traced
+    - experts: uint8 | uint16 [L, k, T], in any order within a token
+    - weights: float32 [L, k, T], aligned with experts, as the layer applies them
+    - profiles: float32 [L, S, E], mean router probability of each text, or None where profiles are not traced
     - generated: int32 [S], how many of a text's tokens, the last ones, the model generated; None: none of any
     - texts: S strings, what the model generated; None where it was not asked to
     """
@@ -104,8 +103,8 @@ def check_shard(shard: Shard, record: RunRecord) -> None:
     layers, experts, top_k = record.moe_layers, record.num_experts, record.top_k
     texts, total = len(shard.lengths), int(shard.lengths.sum())
     shapes = {
-        "experts": (shard.experts.shape, (total, len(layers), top_k)),
-        "weights": (shard.weights.shape, (total, len(layers), top_k)),
+        "experts": (shard.experts.shape, (len(layers), top_k, total)),
+        "weights": (shard.weights.shape, (len(layers), top_k, total)),
         "seqs": (shard.seqs.shape, (texts,)),
         "text_ids": ((len(shard.text_ids),), (texts,)),
         "truncated": (shard.truncated.shape, (texts,)),
@@ -115,7 +114,7 @@ def check_shard(shard: Shard, record: RunRecord) -> None:
     known = {
         "token_ids": (shard.token_ids, (total,)),
         "generated": (shard.generated, (texts,)),
-        "profiles": (shard.profiles, (texts, len(layers), experts)),
+        "profiles": (shard.profiles, (len(layers), texts, experts)),
     }
     shapes |= {name: (values.shape, expected) for name, (values, expected) in known.items() if values is not None}
     for name, (found, expected) in shapes.items():
@@ -124,7 +123,7 @@ def check_shard(shard: Shard, record: RunRecord) -> None:
     if total == 0 or int(shard.lengths.min()) < 1:
         raise CaptureError(f"{where}: a text without tokens cannot be traced")
     for index, layer in enumerate(layers):
-        check_layer(shard.experts[:, index], shard.weights[:, index], record, f"{where}, layer {layer}")
+        check_layer(shard.experts[index], shard.weights[index], record, f"{where}, layer {layer}")
     if shard.profiles is not None:
         sums = shard.profiles.sum(axis=2)
         if not np.all(np.isfinite(sums)) or float(shard.profiles.min()) < 0 or np.abs(sums - 1).max() > 1e-3:
@@ -139,12 +138,9 @@ def check_layer(
     record: RunRecord,
     where: str,
 ) -> None:
-    """Raise CaptureError, beginning with `where`, where arrays [T, k] cannot be the experts and weights of a layer.
-
-    Rank by rank, because NumPy is slow along a short last axis.
-    """
+    """Raise CaptureError, beginning with `where`, where arrays [k, T] cannot be the experts and weights of a layer."""
     scale = float(record.routing["scale"])
-    ids, gates = np.ascontiguousarray(experts.T), np.ascontiguousarray(weights.T)
+    ids, gates = np.ascontiguousarray(experts), np.ascontiguousarray(weights)  # a view in another order is slow
     if int(ids.max()) >= record.num_experts:
         raise CaptureError(f"{where}: expert id {int(ids.max())}, but the layer has {record.num_experts} experts")
     if any((one == other).any() for one, other in combinations(ids, 2)):

@@ -22,7 +22,7 @@ from moetrace.store.format import layout
 from moetrace.store.storage.faults import FaultPoint, reach
 
 if TYPE_CHECKING:
-    from moetrace.store.storage.storage import Storage
+    from moetrace.store.storage.base import Storage
 
 EXPIRY = 600.0  # seconds without renewal after which the claim of another machine's process is void
 RENEWAL = 60.0
@@ -119,7 +119,7 @@ def _read(storage: Storage, path: str) -> dict[str, Any] | None:
 
 @cache
 def _machine() -> str:
-    """Name what process numbers are unique in: this boot of this machine, and the namespace of this container."""
+    """Return a name for what process numbers are unique in: this boot of this machine, in this container."""
     parts = [platform.node()]
     for source in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         try:

@@ -24,10 +24,19 @@ class FaultPoint(Enum):
     RELEASED = "released"
 
 
-_ARMED = os.environ.get("MOETRACE_FAULT")
+_armed: str | None = None
+
+
+def arm() -> None:
+    """Read the environment: when this module is loaded, and again in a process forked with another environment."""
+    global _armed  # noqa: PLW0603  it is the process that is armed
+    _armed = os.environ.get("MOETRACE_FAULT")
 
 
 def reach(point: FaultPoint) -> None:
-    """Die here if the environment asks for it."""
-    if point.value == _ARMED:
+    """Kill this process where it was armed to die at the point."""
+    if point.value == _armed:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+arm()

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
+from moetrace.analytics import metrics
 from moetrace.analytics.database.connection import connect
 from moetrace.analytics.database.documentation import views
-from moetrace.analytics.metrics import frames as metrics
 from moetrace.store.read.reader import Store
 from moetrace.store.shard.counts import Counts
 from moetrace.store.shard.shard import Shard
@@ -83,8 +83,8 @@ def profiled(path: Path, texts: int) -> Path:
         for lang in record.corpus["languages"]:
             for number in range(-(-texts // 500)):
                 size = min(500, texts - 500 * number)
-                profiles = rng.random((size, LAYERS, EXPERTS), dtype=np.float32)
-                experts = np.argpartition(profiles, -TOP_K, axis=-1)[..., -TOP_K:].astype(np.uint8)
+                profiles = rng.random((LAYERS, size, EXPERTS), dtype=np.float32)
+                experts = np.argpartition(profiles, -TOP_K, axis=-1)[..., -TOP_K:].transpose(0, 2, 1).astype(np.uint8)
                 writer.write(
                     Shard(
                         lang=lang,

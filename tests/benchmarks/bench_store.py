@@ -30,7 +30,8 @@ import pyarrow.parquet as pq
 
 from moetrace.store.shard.ranking import LayerRanking
 from moetrace.store.shard.rollup import UsageRollup
-from moetrace.store.storage import storage as storage_module
+from moetrace.store.storage import local as local_module
+from moetrace.store.write import encode as encode_module
 from moetrace.store.write import writer as writer_module
 from moetrace.store.write.files import HashedFile
 from moetrace.store.write.writer import StoreWriter
@@ -78,13 +79,13 @@ class Clock:
         with ExitStack() as undo:
             for owner, name, stage in (
                 (writer_module, "check_shard", "check"),
-                (writer_module, "token_order", "order"),
-                (writer_module, "round_weights", "rank"),
+                (encode_module, "token_order", "order"),
+                (encode_module, "round_weights", "rank"),
                 (LayerRanking, "rank", "rank"),
                 (UsageRollup, "add_layer", "roll-up"),
                 (pq.ParquetWriter, "write_table", "encode"),
                 (HashedFile, "sync", "sync"),
-                (storage_module, "sync_folder", "sync"),
+                (local_module, "sync_folder", "sync"),
             ):
                 kept = getattr(owner, name)
                 setattr(owner, name, self.timed(kept, stage))
@@ -159,7 +160,8 @@ def print_costs(cases: dict[str, Callable[[], tuple[RunRecord, Shard]]], rounds:
         record.routing["normalized"] = False  # published weights are not
         with tempfile.TemporaryDirectory() as folder:
             figures = measured(record, shard, Path(folder), rounds)
-        shape = " x ".join(map(str, shard.experts.shape))
+        layers, top_k, count = shard.experts.shape
+        shape = f"{count} x {layers} x {top_k}"
         cells = [f"{figure:7.1f}" for figure in figures[:-2]] + [f"{figures[-2]:7.3f}", f"{figures[-1]:7.0f}"]
         print(f"| {name:<24} | {shape:<14} | " + " | ".join(cells) + " |", flush=True)
 

@@ -20,8 +20,8 @@ import click
 import numpy as np
 
 from moetrace.tracer.bundled import CORPUS, MODEL
-from moetrace.tracer.engine.engine import require_engine
-from moetrace.tracer.plan.plan import PlannedShard
+from moetrace.tracer.engine.settings import require_engine
+from moetrace.tracer.plan.shards import PlannedShard
 from tests.support.paths import SHARED
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def wide_model(folder: Path) -> Path:
 
 
 def traced_engine(model: Path, *, compiled: bool) -> TracedEngine:
-    from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+    from moetrace.tracer.engine.engine import TracedEngine
+    from moetrace.tracer.engine.settings import EngineSettings
     from moetrace.tracer.model.facts import read_facts
 
     return TracedEngine(read_facts(str(model)), EngineSettings(dtype="float32", max_model_len=1024, eager=not compiled))
@@ -116,8 +117,7 @@ def traced_way(
 ) -> Callable[[], None]:
     from moetrace.store.write.writer import StoreWriter
     from moetrace.tracer.engine.generation import Generation
-    from moetrace.tracer.runs.budget import MemoryBudget
-    from moetrace.tracer.runs.trace import DEFAULT_MEMORY, write_all
+    from moetrace.tracer.runs.outlet import Outlet
     from tests.support.stores import make_record
 
     shards = planned(token_ids)
@@ -130,15 +130,11 @@ def traced_way(
 
     def run() -> None:
         path = folder / f"store-{next(count)}"
-        budget = MemoryBudget(DEFAULT_MEMORY)
         written.begin()
-        write_all(
-            StoreWriter(path, record),
-            engine.trace(shards, generation=generation, budget=budget),
-            written,  # type: ignore[arg-type]  a writer only says what was committed
-            budget,
-            beside=not engine.on_cpu,
-        )
+        with Outlet(StoreWriter(path, record), beside=not engine.on_cpu, committed=written.committed) as outlet:
+            for shard in engine.trace(shards, generation=generation, memory=outlet):
+                outlet.put(shard)
+                del shard
         shutil.rmtree(path)
 
     return run

@@ -26,7 +26,7 @@ def measure(way: str, dtype: str, masked: int, hidden: int, steps: int) -> dict[
     import transformers
 
     from moetrace.tracer.training import apply_mask
-    from moetrace.tracer.training.model_facts import describe
+    from moetrace.tracer.training.loaded_model import describe
     from tests.support.masks import mask_for
 
     torch.set_num_threads(1)

@@ -102,7 +102,8 @@ def run_job(job: Job) -> None:
 
     from moetrace.store.mask import read_mask
     from moetrace.tracer.bundled import MODEL
-    from moetrace.tracer.training.trainer import TrainingSettings, train
+    from moetrace.tracer.training.settings import TrainingSettings
+    from moetrace.tracer.training.training import train
 
     if (job.folder / "results.json").exists():
         return

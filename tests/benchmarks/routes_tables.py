@@ -147,8 +147,8 @@ def _column_bytes(file: Path) -> dict[str, float]:
 def _bound(record: RunRecord, shard: Shard, grid: str, *, split: bool) -> float:
     found = []
     for index in range(len(record.moe_layers)):
-        weights = round_weights(shard.weights[:, index].T, grid)
-        found.append(order0_bytes(shard.experts[:, index].T, weights, record.num_experts, split=split))
+        weights = round_weights(shard.weights[index], grid)
+        found.append(order0_bytes(shard.experts[index], weights, record.num_experts, split=split))
     return statistics.mean(found)
 
 

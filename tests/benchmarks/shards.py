@@ -49,7 +49,7 @@ def routed(tokens: int, layers: int, top_k: int, experts: int) -> tuple[RunRecor
 def shard_of(
     token_ids: np.ndarray, lengths: np.ndarray, experts: np.ndarray, weights: np.ndarray, profiles: np.ndarray | None
 ) -> Shard:
-    """Return a shard of experts and weights [L, k, T] and profiles [L, S, E], in the memory order of a capture."""
+    """Return a shard of experts and weights [L, k, T] and profiles [L, S, E]."""
     return Shard(
         lang="eng_Latn",
         number=0,
@@ -58,9 +58,9 @@ def shard_of(
         lengths=lengths.astype(np.int32),
         truncated=np.zeros(len(lengths), dtype=bool),
         token_ids=token_ids.astype(np.int32),
-        experts=experts.transpose(2, 0, 1),
-        weights=weights.transpose(2, 0, 1),
-        profiles=None if profiles is None else profiles.transpose(1, 0, 2),
+        experts=experts,
+        weights=weights,
+        profiles=profiles,
     )
 
 

@@ -13,7 +13,8 @@ import pytest
 from moetrace.analytics.database.documentation import views
 from moetrace.cli.main import COMMANDS, run
 from moetrace.store.read.reader import Store
-from moetrace.tracer.bundled import CORPUS, MODEL
+from moetrace.tracer.bundled import CORPUS
+from tests.support.commands import failure
 from tests.support.stores import make_record, make_world, write_world
 
 if TYPE_CHECKING:
@@ -25,17 +26,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cli") / "store"
     write_world(path, make_world(1, make_record(run="one")))
     return path
-
-
-def failure(capsys: pytest.CaptureFixture[str], *args: object) -> str:
-    """Run a command that must fail with exit code 1 and one line on stderr; return the line."""
-    assert run([str(arg) for arg in args]) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    lines = [line for line in captured.err.splitlines() if line.startswith("moetrace: ")]
-    assert len(lines) == 1, captured.err
-    assert "Traceback" not in captured.err
-    return lines[0].removeprefix("moetrace: ")
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -207,12 +197,6 @@ def test_trace_refuses_a_bad_corpus_before_anything_is_written(
 def test_trace_refuses_a_folder_that_is_not_a_store(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x", encoding="utf-8")
     assert "not a moetrace store" in failure(capsys, "trace", "bundled", "--corpus", "bundled", "--store", tmp_path)
-
-
-def test_the_bundled_model_is_small_and_complete() -> None:
-    files = {path.name for path in MODEL.iterdir()}
-    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "training.json"} <= files
-    assert sum(path.stat().st_size for path in MODEL.iterdir()) <= 10_000_000
 
 
 def test_scores_from_a_file_are_correlated(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

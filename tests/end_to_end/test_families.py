@@ -1,4 +1,4 @@
-"""Each family's tiny checkpoint through the traced engine and through transformers; the README's table has the results.
+"""Each family's tiny checkpoint through the traced engine and through transformers; docs/families.md has the results.
 
 MOETRACE_WRITE_RESULTS=1 writes them to tests/results/families.json; else how each run ended must be what stands there.
 """
@@ -72,7 +72,7 @@ def status(result: dict[str, Any]) -> str:
 
 
 def row(name: str, result: dict[str, Any]) -> dict[str, Any]:
-    """A row of the README's table."""
+    """A row of the table in docs/families.md."""
     columns = ("sets_equal", "noise", "weight_error", "profile_error")
     return {"status": status(result), **{column: result[column] for column in columns}, "note": TINY[name].note}
 
@@ -114,9 +114,9 @@ def test_what_is_set_right_on_a_cpu_is_refused_where_it_is_not(
     assert re.search(TINY[name].as_is, error), error
 
 
-def test_the_readme_has_the_table_of_families() -> None:
-    readme = (ROOT / "README.md").read_text()
-    between = re.search(r"<!-- families:begin -->\n(.*?)\n<!-- families:end -->", readme, re.DOTALL)
+def test_the_documentation_has_the_table_of_families() -> None:
+    page = (ROOT / "docs" / "families.md").read_text()
+    between = re.search(r"<!-- families:begin -->\n(.*?)\n<!-- families:end -->", page, re.DOTALL)
     assert between, "no markers"
     assert between[1] == table(FILE), "python -m tests.results.make_table families.json prints the new one"
 

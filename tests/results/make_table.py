@@ -1,6 +1,6 @@
 """Prints the JSON files of this folder as Markdown tables: python -m tests.results.make_table [FILE...]
 
-A file holds rows by name, each with the same columns. The README has the tables between markers; a test compares.
+A file holds rows by name, each with the same columns. docs/families.md has the tables between markers; a test compares.
 """
 
 from __future__ import annotations

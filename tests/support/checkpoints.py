@@ -6,14 +6,16 @@ routing is decisive: at transformers' own initialisation nearly every token woul
 
 from __future__ import annotations
 
+import copy
 import json
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from tests.support.families import COMMON, TINY
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
 ROUTER_WIDTH = 0.25  # logits with a standard deviation of 2
@@ -21,7 +23,23 @@ BIAS_WIDTH = 0.15  # selection biases that change about one token's experts in t
 
 
 def make_checkpoint(name: str, folder: Path, *, dtype: str = "float32", seed: int = 0) -> torch.nn.Module:
-    """Write the family's checkpoint to `folder` and return the transformers model that it was written from."""
+    """Write the family's checkpoint to `folder` and return a transformers model of its own with the same weights."""
+    model, files = _made(name, dtype, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in files.items():
+        (folder / file).write_bytes(content)
+    return copy.deepcopy(model)
+
+
+@cache
+def _made(name: str, dtype: str, seed: int) -> tuple[torch.nn.Module, dict[str, bytes]]:
+    """Make a checkpoint, once in a process: the model that it was written from, and the content of its files."""
+    with TemporaryDirectory() as folder:
+        model = _make(name, Path(folder), dtype, seed)
+        return model, {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def _make(name: str, folder: Path, dtype: str, seed: int) -> torch.nn.Module:
     import torch
     import transformers
 

@@ -2,7 +2,7 @@
 
     python -m tests.support.family_run OUT FAMILY:DTYPE[:as-is]     writes OUT/FAMILY-DTYPE[-as-is].json
 
-as-is leaves vLLM on a CPU as it is, without `tracer/worker/cpu_fixes.py`.
+as-is leaves vLLM on a CPU as it is, without `tracer/worker/cpu_fixes.py` and `tracer/engine/cpu_options.py`.
 
 One family a process: an engine that crashes takes no other family with it, and none meets what another left in vLLM's
 caches.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from moetrace.store.shard.shard import Shard
     from moetrace.tracer.model.facts import RoutingRule
-    from moetrace.tracer.plan.plan import PlannedShard
+    from moetrace.tracer.plan.shards import PlannedShard
 
 TIE = 1e-6
 LENGTHS = (1, 3, 20, 61, 96, 128)
@@ -107,7 +107,7 @@ class Reference:
 
 def texts(lengths: tuple[int, ...] = LENGTHS) -> PlannedShard:
     """A shard of random texts."""
-    from moetrace.tracer.plan.plan import PlannedShard
+    from moetrace.tracer.plan.shards import PlannedShard
 
     rng = np.random.default_rng(7)
     ids = tuple(rng.integers(3, VOCABULARY, length).astype(np.int32) for length in lengths)
@@ -121,17 +121,18 @@ def compare(shard: Shard, routed: list[list[np.ndarray]], rule: RoutingRule) -> 
     starts = np.cumsum(shard.lengths) - shard.lengths
     equal = total = ties = 0
     weight_errors, profile_errors = [], []
+    all_experts, all_weights = (values.transpose(2, 0, 1) for values in (shard.experts, shard.weights))
     for index, (start, length) in enumerate(zip(starts, shard.lengths, strict=True)):
         rows = slice(start, start + length)
         logits, want_weights, want_experts = routed[index]
-        experts, weights = by_expert(shard.experts[rows].astype(np.int64), shard.weights[rows])
+        experts, weights = by_expert(all_experts[rows].astype(np.int64), all_weights[rows])
         want_experts, want_weights = by_expert(want_experts.astype(np.int64), want_weights)
         same = (experts == want_experts).all(-1)
         probabilities = router_probabilities(logits, rule.scoring)
-        tied = int((gap(probabilities[~same], shard.experts.shape[-1]) < TIE).sum())
+        tied = int((gap(probabilities[~same], all_experts.shape[-1]) < TIE).sum())
         equal, ties, total = equal + int(same.sum()) + tied, ties + tied, total + same.size
         weight_errors.append(np.abs(weights - want_weights)[same].max(initial=0))
-        profile_errors.append(np.abs(shard.profiles[index] - probabilities.mean(axis=0)).max())
+        profile_errors.append(np.abs(shard.profiles[:, index] - probabilities.mean(axis=0)).max())
     return {
         "sets_equal": equal / total,
         "ties": ties,
@@ -163,7 +164,8 @@ def run(family: str, folder: Path, dtype: str) -> Comparison:
 
     A refusal by the engine is a result; any other exception is not caught.
     """
-    from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+    from moetrace.tracer.engine.engine import TracedEngine
+    from moetrace.tracer.engine.settings import EngineSettings
     from moetrace.tracer.model.facts import read_facts
 
     model = make_checkpoint(family, folder, dtype=dtype)
@@ -198,12 +200,12 @@ def rounding_noise(
 
 
 def main(out: Path, name: str) -> None:
-    from moetrace.tracer.engine import engine
+    from moetrace.tracer.engine import start
     from moetrace.tracer.worker import cpu_fixes
 
     family, dtype, *as_is = name.split(":")
     if as_is:
-        cpu_fixes.set_right, engine.cpu_options = lambda _: None, lambda *_, **__: {}
+        cpu_fixes.set_right, start.cpu_options = lambda _: None, lambda *_, **__: {}
     stem = name.replace(":", "-")
     found = run(family, out / stem, dtype)
     (out / f"{stem}.json").write_text(json.dumps(asdict(found), indent=1))

@@ -25,7 +25,7 @@ def tiny(name: str, folder: Path, dtype: str = "float32") -> Any:
 
 def some_experts(model: torch.nn.Module) -> dict[str, Any]:
     """A mask of every other expert of the first and the last MoE layer: of a few tokens, some of them get none."""
-    from moetrace.tracer.training.model_facts import describe
+    from moetrace.tracer.training.loaded_model import describe
 
     found = describe(model)
     layers = sorted({min(found.experts), max(found.experts)})
@@ -92,7 +92,7 @@ class Hits:
     """Listens to experts modules: the (layer, expert) pairs that tokens were sent to."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        from moetrace.tracer.training.model_facts import describe
+        from moetrace.tracer.training.loaded_model import describe
 
         self.pairs: set[tuple[int, int]] = set()
         self.num_experts = (found := describe(model)).num_experts

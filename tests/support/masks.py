@@ -55,7 +55,7 @@ def mask_of(
 
 def mask_for(model: nn.Module, experts: Sequence[tuple[int, int]]) -> dict[str, Any]:
     """A valid mask of (layer, expert) pairs that fits a model in memory."""
-    from moetrace.tracer.training.model_facts import describe
+    from moetrace.tracer.training.loaded_model import describe
 
     found = describe(model)
     return mask_of(experts, moe_layers=list(found.experts), num_experts=found.num_experts, top_k=found.top_k)

@@ -14,7 +14,8 @@ import numpy as np
 from moetrace.store.errors import CaptureError, MoetraceError
 from moetrace.tracer.bundled import CORPUS, MODEL
 from moetrace.tracer.corpus.corpus import open_corpus
-from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+from moetrace.tracer.engine.engine import TracedEngine
+from moetrace.tracer.engine.settings import EngineSettings
 from moetrace.tracer.model.facts import read_facts
 from moetrace.tracer.plan.plan import make_plan
 

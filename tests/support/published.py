@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moetrace.store.imports import FORMATS, ImportRequest, ImportResult, Silent, Source
+from moetrace.store.imports import FORMATS, ImportRequest, ImportResult, Source
+from moetrace.store.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,7 @@ STATS = {
 
 def import_files(file_format: str, store: Path, *sources: str, run: str = "run", **options: Any) -> ImportResult:
     request = ImportRequest(tuple(Source.parse(source) for source in sources), run, **options)
-    return FORMATS[file_format](store, request, Silent())
+    return FORMATS[file_format](store, request, Progress())
 
 
 def import_small(store: Path, *sources: str, **options: Any) -> ImportResult:

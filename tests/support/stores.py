@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moetrace.store.format.expert_ids import expert_dtype
 from moetrace.store.format.records import RunRecord
 from moetrace.store.read.reader import Store
 from moetrace.store.shard.counts import Counts
@@ -116,10 +117,15 @@ def make_shard(record: RunRecord, lang: str, number: int, first_seq: int, texts:
         lengths=np.array([len(text.token_ids) for text in texts], dtype=np.int32),
         truncated=np.zeros(len(texts), dtype=bool),
         token_ids=np.concatenate([text.token_ids for text in texts]),
-        experts=np.concatenate([text.experts for text in texts]),
-        weights=np.concatenate([text.weights for text in texts]),
-        profiles=np.stack([text.profile for text in texts]) if "profiles" in record.tables else None,
+        experts=np.concatenate([text.experts for text in texts]).transpose(1, 2, 0),
+        weights=np.concatenate([text.weights for text in texts]).transpose(1, 2, 0),
+        profiles=np.stack([text.profile for text in texts], axis=1) if "profiles" in record.tables else None,
     )
+
+
+def data_file(store: Path, table: str, lang: str = "deu_Latn") -> Path:
+    """Return the path of a language's first file of a table."""
+    return store / table / "run=run" / f"lang={lang}" / "00000.parquet"
 
 
 def write_counts(path: Path, record: RunRecord, counts: Mapping[str, np.ndarray], tokens: Mapping[str, int]) -> Store:
@@ -140,7 +146,7 @@ def _make_text(rng: np.random.Generator, record: RunRecord, text_id: str, taste:
     return Text(
         text_id=str(text_id),
         token_ids=rng.integers(0, 50, length).astype(np.int32),
-        experts=experts.astype(np.uint8 if record.num_experts <= 256 else np.uint16),
+        experts=experts.astype(expert_dtype(record.num_experts)),
         weights=(weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32),
         profile=probability.mean(axis=0).astype(np.float32),
     )

@@ -153,7 +153,7 @@ class WarmProcess:
 
 def import_engine() -> None:
     """Import what every engine needs, and do what vLLM does once in a process."""
-    from moetrace.tracer.engine.engine import require_engine
+    from moetrace.tracer.engine.settings import require_engine
 
     require_engine()
     for module in IMPORTS:

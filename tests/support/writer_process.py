@@ -39,7 +39,11 @@ def write_all(place: str, most: int | None = None) -> int:
     return done
 
 
-if __name__ == "__main__":
+def main(place: str, most: int | None = None) -> None:
     sys.stdout.write("begin\n")
     sys.stdout.flush()
-    sys.stdout.write(f"{write_all(sys.argv[1], *map(int, sys.argv[2:]))}\n")
+    sys.stdout.write(f"{write_all(place, most)}\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from moetrace.store.errors import MoetraceError, UnknownNameError
 from moetrace.store.format.layout import checked_language
-from moetrace.tracer.corpus.fields import Fields, Text
+from moetrace.tracer.corpus.fields import Fields
 from moetrace.tracer.corpus.ids import UniqueIds
 from moetrace.tracer.corpus.rows import LOADERS, Dataset, file_rows, loader
 from moetrace.tracer.corpus.sample import draw
@@ -23,7 +23,7 @@ from moetrace.tracer.corpus.tables import dataset_languages, table_languages
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-__all__ = ["Corpus", "Text", "open_corpus"]
+    from moetrace.tracer.corpus.fields import Text
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from moetrace.tracer.plan.plan import PlannedShard
+    from moetrace.tracer.plan.shards import PlannedShard
 
 
 @dataclass(frozen=True)

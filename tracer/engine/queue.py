@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -17,51 +17,56 @@ if TYPE_CHECKING:
 
     from moetrace.tracer.engine.generation import Generation
     from moetrace.tracer.model.facts import ModelFacts
-    from moetrace.tracer.plan.plan import PlannedShard
-    from moetrace.tracer.runs.budget import MemoryBudget
+    from moetrace.tracer.plan.shards import PlannedShard
+
+GENERATING = 256  # texts that are kept in the engine while the model generates: each is one token of a step
 
 
-@dataclass
-class Text:
-    """A text in the engine."""
+class Memory(Protocol):
+    """Who says how many bytes of shards may be in memory; who takes the shards gives their bytes back."""
 
-    shard: str
-    index: int
-    tokens: int
+    def reserve(self, key: str, size: int, *, wait: bool) -> bool:
+        """Reserve the bytes of a shard; where they are not free, wait for them or return False."""
+
+    def give_back(self, key: str) -> None:
+        """Give back the bytes of a shard; nothing happens where it has none."""
 
 
-class Run:
-    """What one call of `trace` has under way: shards, the parts of them that pipeline stages delivered, their bytes."""
+class UnderWay:
+    """The shards that are begun: what the plan says of them, the parts that pipeline stages delivered, their bytes.
 
-    def __init__(
-        self, facts: ModelFacts, layers: int, generation: Generation | None, budget: MemoryBudget | None
-    ) -> None:
+    - shards: by key, in the order they were begun in
+    - parts: of a shard, one of each stage that has completed it, in layer order
+    - outputs: the tokens that were generated for each text of a shard, by the text's index
+    """
+
+    def __init__(self, facts: ModelFacts, layers: int, generation: Generation | None, memory: Memory | None) -> None:
         self.generation = generation
-        self.under_way: dict[str, PlannedShard] = {}
+        self.shards: dict[str, PlannedShard] = {}
         self.parts: dict[str, list[CapturedShard]] = {}
         self.outputs: dict[str, dict[int, list[int]]] = {}
-        self._facts, self._layers, self._budget = facts, layers, budget
+        self._facts, self._layers, self._memory = facts, layers, memory
 
-    def may_open(self, shard: PlannedShard, *, idle: bool) -> bool:
-        """Tell whether a shard fits into memory now; with nothing under way, wait until it does."""
-        if self._budget is None:
-            return True
-        return self._budget.take(shard.key, self._bytes(shard), wait=idle)
-
-    def _bytes(self, shard: PlannedShard) -> int:
-        new = self.generation.max_new_tokens if self.generation else 0
-        tokens, texts = shard.tokens + new * len(shard.seqs), len(shard.seqs)
-        return self._facts.captured_bytes(tokens, texts, self._layers)
+    def begin(self, shard: PlannedShard, *, wait: bool) -> bool:
+        """Begin a shard where it fits into memory, or, with `wait`, as soon as it does; tell whether it was begun."""
+        if self._memory is not None and not self._memory.reserve(shard.key, self._bytes(shard), wait=wait):
+            return False
+        self.shards[shard.key] = shard
+        return True
 
     def give_back_all(self) -> None:
         """Give back the bytes of shards that will not be finished."""
-        if self._budget is not None:
-            for key in self.under_way:
-                self._budget.give_back(key)
+        if self._memory is not None:
+            for key in self.shards:
+                self._memory.give_back(key)
 
-    def shard(self, key: str) -> Shard:
-        """Return a completed shard; raise CaptureError where the token ids are not the plan's."""
-        planned, parts = self.under_way.pop(key), self.parts.pop(key)
+    def completed(self, stages: int) -> list[str]:
+        """Return the keys of the shards that each of so many pipeline stages has completed."""
+        return [key for key, parts in self.parts.items() if len(parts) == stages]
+
+    def finish(self, key: str) -> Shard:
+        """Take off a completed shard and return it; raise CaptureError where the token ids are not the plan's."""
+        planned, parts = self.shards.pop(key), self.parts.pop(key)
         outputs = self.outputs.pop(key, {})
         whole = parts[0] if len(parts) == 1 else _stacked(parts)
         expected = [
@@ -78,20 +83,34 @@ class Run:
             lengths=whole.lengths.astype(np.int32),
             truncated=planned.truncated,
             token_ids=whole.token_ids,
-            experts=whole.experts.transpose(2, 0, 1),
-            weights=whole.weights.transpose(2, 0, 1),
-            profiles=None if whole.profiles is None else whole.profiles.transpose(1, 0, 2),
+            experts=whole.experts,
+            weights=whole.weights,
+            profiles=whole.profiles,
             generated=(whole.lengths - planned.lengths).astype(np.int32) if self.generation else None,
             texts=[self.generation.decode(outputs[i]) for i in range(len(planned.seqs))] if self.generation else None,
         )
 
+    def _bytes(self, shard: PlannedShard) -> int:
+        new = self.generation.max_new_tokens if self.generation else 0
+        tokens, texts = shard.tokens + new * len(shard.seqs), len(shard.seqs)
+        return self._facts.captured_bytes(tokens, texts, self._layers)
 
-class Feed:
-    """Which texts are waiting and which are in the engine: never more than `limit` tokens of them."""
 
-    def __init__(self, shards: Iterator[PlannedShard], run: Run, limit: int) -> None:
-        self.running: dict[str, Text] = {}
-        self._shards, self._run, self._limit, self._queued = shards, run, limit, 0
+@dataclass
+class QueuedText:
+    """A text in the engine: number `index` of a shard, of so many tokens."""
+
+    shard: str
+    index: int
+    tokens: int
+
+
+class TextQueue:
+    """Which texts are waiting and which are in the engine: one more only while there are less than `limit` tokens."""
+
+    def __init__(self, shards: Iterator[PlannedShard], under_way: UnderWay, limit: int) -> None:
+        self.running: dict[str, QueuedText] = {}
+        self._shards, self._under_way, self._limit, self._queued = shards, under_way, limit, 0
         self._next: PlannedShard | None = None
         self._texts: Iterator[tuple[PlannedShard, int]] = iter(())
 
@@ -100,8 +119,12 @@ class Feed:
         open_shard: Callable[[PlannedShard, Generation | None], None],
         add: Callable[[PlannedShard, int, Generation | None], str],
     ) -> bool:
-        """Add texts until the limit is reached or none is left; tell whether any text is in the engine."""
-        while self._queued < self._limit or (self._run.generation and len(self.running) < 256):
+        """Add texts until the limit is reached or none is left; tell whether any text is in the engine.
+
+        `open_shard` announces a shard before its first text; `add` gives a text to the engine and returns its request.
+        """
+        generation = self._under_way.generation
+        while self._queued < self._limit or (generation and len(self.running) < GENERATING):
             text = next(self._texts, None)
             if text is None:
                 if not self._open_next(open_shard):
@@ -109,30 +132,32 @@ class Feed:
                 continue
             shard, index = text
             tokens = len(shard.token_ids[index])
-            self.running[add(shard, index, self._run.generation)] = Text(shard.key, index, tokens)
+            self.running[add(shard, index, generation)] = QueuedText(shard.key, index, tokens)
             self._queued += tokens
         return bool(self.running)
 
     def _open_next(self, open_shard: Callable[[PlannedShard, Generation | None], None]) -> bool:
         """Begin the next shard; tell whether there was one that fits into memory."""
         shard = self._next = self._next or next(self._shards, None)
-        if shard is None or not self._run.may_open(shard, idle=not self.running):
+        if shard is None or not self._under_way.begin(shard, wait=not self.running):
             return False
         self._next = None
-        self._run.under_way[shard.key] = shard
-        open_shard(shard, self._run.generation)
+        open_shard(shard, self._under_way.generation)
         self._texts = zip(repeat(shard), range(len(shard.seqs)), strict=False)
         return True
 
     def finish(self, request: str, sampled: list[int]) -> tuple[str, int, int]:
-        """Take a finished text off; return its shard, its index there and its positions."""
+        """Take a finished text off; return its shard, its index there and its positions.
+
+        Of `sampled` tokens the last is never run: it has no routing, and is no part of the text.
+        """
         text = self.running.pop(request)
         self._queued -= text.tokens
-        if self._run.generation is None:
+        if self._under_way.generation is None:
             return text.shard, text.index, text.tokens
-        run = list(sampled[:-1])
-        self._run.outputs.setdefault(text.shard, {})[text.index] = run
-        return text.shard, text.index, text.tokens + len(run)
+        generated = list(sampled[:-1])
+        self._under_way.outputs.setdefault(text.shard, {})[text.index] = generated
+        return text.shard, text.index, text.tokens + len(generated)
 
 
 def _stacked(parts: list[CapturedShard]) -> CapturedShard:

@@ -1,4 +1,4 @@
-"""Facts about a model, read from its config before any weight is loaded; families are in tracer/family_table.py."""
+"""Facts about a model, read from its config before any weight is loaded; families are in families.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moetrace.store.errors import MoetraceError
+from moetrace.store.format.expert_ids import expert_dtype
 from moetrace.tracer.model.families import FAMILIES, UNKNOWN, Config, RoutingRule
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -41,7 +42,7 @@ class ModelFacts:
 
     def captured_bytes(self, tokens: int, texts: int, layers: int) -> int:
         """Return the bytes that captured tokens of texts take in memory: ids, float32 weights, float32 profiles."""
-        ids = 1 if self.num_experts <= 256 else 2
+        ids = expert_dtype(self.num_experts).itemsize
         return layers * (tokens * self.top_k * (ids + 4) + texts * self.num_experts * 4)
 
 

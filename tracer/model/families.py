@@ -1,8 +1,9 @@
 """The table of model families: how each makes gate weights from router logits, and which of its layers are MoE.
 
 A family is one line of `FAMILIES`, keyed by the `model_type` of its config. Each line was read off the family's own
-modelling code in transformers 5 and is compared with it by tests/end_to_end/test_families.py. A family that is not there gets
-`UNKNOWN`: a guess from the names of its config's fields, which the self-check at start-up confirms or refuses.
+modelling code in transformers 5 and is compared with it by tests/end_to_end/test_families.py. A family that is not
+there gets `UNKNOWN`: a guess from the names of its config's fields, which the self-check at start-up confirms or
+refuses.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""What a run record says of the model that was traced, and of where and when."""
+"""What a run record says of the model that was traced."""
 
 from __future__ import annotations
 
 import hashlib
-import platform
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,18 +27,6 @@ def model_record(facts: ModelFacts, tokenizer: PreTrainedTokenizerBase | None) -
         "parameters_per_expert": facts.parameters_per_expert,
         "parameters": _parameters(facts.id),
         "tokenizer_sha256": None if tokenizer is None else _tokenizer_digest(tokenizer),
-    }
-
-
-def provenance(model_source: str, corpus_source: str) -> dict[str, Any]:
-    """Return where and when a run was made."""
-    return {
-        "model_source": model_source,
-        "corpus_source": corpus_source,
-        "moetrace": version("moetrace"),
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()} {platform.system()}",
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from moetrace.store.errors import MoetraceError
-from moetrace.tracer.model.quiet import quiet_transformers
+from moetrace.tracer.model.transformers_logging import quiet_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -6,8 +6,6 @@ Tokens wait in a spool on disk, ids are remembered as digests: memory does not g
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -16,19 +14,16 @@ import numpy.typing as npt
 
 from moetrace.store.errors import MoetraceError
 from moetrace.tracer.corpus.ids import IdDigests
-from moetrace.tracer.plan.spool import PlannedShard, Spool, SpooledShard
+from moetrace.tracer.plan.spool import Spool, SpooledShard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from moetrace.tracer.corpus.corpus import Corpus
     from moetrace.tracer.corpus.fields import Text
+    from moetrace.tracer.plan.prompts import Encode
+    from moetrace.tracer.plan.shards import PlannedShard
 
-__all__ = ["Encode", "Plan", "PlannedShard", "make_plan"]
-
-log = logging.getLogger(__name__)
-
-Encode = Callable[[list[str]], list[list[int]]]
 PIVOTS = ("eng_Latn", "eng", "en")
 BATCH_TEXTS = 1024  # texts that are tokenised at once,
 BATCH_CHARACTERS = 1_000_000  # or fewer, where they are long

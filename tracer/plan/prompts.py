@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from moetrace.store.errors import MoetraceError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from moetrace.tracer.plan.plan import Encode
+Encode = Callable[[list[str]], list[list[int]]]  # texts to the token ids of each
 
 
 @dataclass(frozen=True)

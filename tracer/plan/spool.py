@@ -1,4 +1,4 @@
-"""Planned shards, and the spool that keeps their tokens on disk until they are asked for."""
+"""The spool: where the tokens of planned shards wait on disk until they are asked for."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ import numpy as np
 import pyarrow as pa
 
 from moetrace.store.errors import MoetraceError
-from moetrace.store.format.layout import shard_key
+from moetrace.tracer.plan.shards import PlannedShard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
 
-LOADED = (
-    16  # shards that stay in memory after they were asked for: more than an engine has under way at the usual sizes
-)
+# Shards that stay in memory after they were asked for: more than an engine has under way at the usual sizes.
+LOADED = 16
 
 SCHEMA = pa.schema(
     [
@@ -30,46 +29,6 @@ SCHEMA = pa.schema(
         pa.field("token_ids", pa.list_(pa.field("item", pa.int32(), nullable=False)), nullable=False),
     ]
 )
-
-
-@dataclass(frozen=True)
-class PlannedShard:
-    """Consecutive texts of one language that are traced, written and committed together.
-
-    seqs: number of each text in its language; token_ids: the texts' tokens, one int32 array a text.
-    """
-
-    lang: str
-    number: int
-    seqs: npt.NDArray[np.int32]
-    text_ids: tuple[str, ...]
-    truncated: npt.NDArray[np.bool_]
-    token_ids: tuple[npt.NDArray[np.int32], ...]
-
-    @property
-    def key(self) -> str:
-        """Return a name for the shard that is unique in its plan."""
-        return shard_key(self.lang, self.number)
-
-    @property
-    def lengths(self) -> npt.NDArray[np.int32]:
-        """Return the number of tokens of each text."""
-        return np.array([len(ids) for ids in self.token_ids], dtype=np.int32)
-
-    @property
-    def tokens(self) -> int:
-        """Return the number of tokens of the shard."""
-        return sum(len(ids) for ids in self.token_ids)
-
-    @property
-    def texts(self) -> int:
-        """Return the number of texts of the shard."""
-        return len(self.seqs)
-
-    @property
-    def truncated_texts(self) -> int:
-        """Return how many of the texts were cut to the model's window."""
-        return int(self.truncated.sum())
 
 
 class SpooledShard(PlannedShard):

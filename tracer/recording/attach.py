@@ -9,14 +9,16 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from moetrace.store.errors import CaptureError, MoetraceError
-from moetrace.store.format.layout import checked_language, checked_run
-from moetrace.store.format.records import RunRecord
+from moetrace.store.format.layout import SHARD_TOKENS, checked_language, checked_run
+from moetrace.store.format.run_record import made_here, make_run_record, with_engine_facts
 from moetrace.store.format.schema import TABLE_NAMES
-from moetrace.tracer.engine.engine import engine_versions
+from moetrace.tracer.engine.settings import engine_versions
 from moetrace.tracer.model.facts import read_facts
-from moetrace.tracer.model.record import model_id, model_record, provenance
+from moetrace.tracer.model.record import model_id, model_record
 from moetrace.tracer.worker import TAG, TRACED_WORKER
-from moetrace.tracer.worker.recorder import LANGUAGE_KEY, TEXT_KEY, UNDETERMINED, LiveSettings
+from moetrace.tracer.worker.contacts import require_contacts
+from moetrace.tracer.worker.modes import is_compiled
+from moetrace.tracer.worker.recorder import LANGUAGE_KEY, TEXT_KEY, UNDETERMINED, RecordingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
     from vllm import LLM
     from vllm.config import VllmConfig
+
+    from moetrace.store.format.records import RunRecord
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +58,7 @@ def traced(
     language: str = UNDETERMINED,
     profiles: bool = True,
     weight_precision: str = "f16",
-    shard_tokens: int = 32768,
+    shard_tokens: int = SHARD_TOKENS,
     self_check: bool = True,
 ) -> Iterator[Trace]:
     """Record the routing of every request that `llm` runs inside the block into a run of a store.
@@ -69,10 +73,11 @@ def traced(
     Raises MoetraceError where the engine cannot be tapped; CaptureError where anything was not captured, or where,
     unless the self-check is off, the first step was not routed as the model's family says.
     """
+    require_contacts()
     config = llm.llm_engine.vllm_config
     scratch = tempfile.TemporaryDirectory(prefix="moetrace-") if store is None else None
     where = scratch.name if scratch else str(store)
-    record = live_record(
+    record = requests_record(
         config,
         run,
         where,
@@ -82,8 +87,10 @@ def traced(
         self_check=self_check,
     )
     mine = _install(llm, config, profiles=profiles)
-    live = LiveSettings(where, asdict(record), checked_language(language), shard_tokens, self_check=self_check)
-    _call(llm, "start_recording", asdict(live))
+    recording = RecordingSettings(
+        where, asdict(record), checked_language(language), shard_tokens, self_check=self_check
+    )
+    _call(llm, "start_recording", asdict(recording))
     trace = Trace(where, record.run, language, _scratch=scratch)
     unlabelled = _label_requests(llm, trace)
     try:
@@ -104,7 +111,7 @@ def tap_arguments(model: str, revision: str | None = None, *, profiles: bool = T
     return {"worker_cls": TRACED_WORKER, "additional_config": {TAG: options}}
 
 
-def live_record(
+def requests_record(
     config: VllmConfig,
     run: str | None,
     store: str,
@@ -123,9 +130,9 @@ def live_record(
     model = config.model_config
     facts = read_facts(str(model.model), model.revision)
     left_out = set() if profiles else {"profiles"}
-    return RunRecord(
-        run=checked_run(run or f"{model_id(facts.id).rpartition('/')[2]}-live"),
-        model={**model_record(facts, None), "dtype": str(model.dtype).removeprefix("torch."), "moe_layers": []},
+    record = make_run_record(
+        checked_run(run or f"{model_id(facts.id).rpartition('/')[2]}-live"),
+        model=model_record(facts, None),
         routing=asdict(facts.rule),
         corpus={"sha256": None, "languages": [], "pivot": None, "texts": {}, "tokens": {}, "shards": {}},
         settings={
@@ -141,19 +148,18 @@ def live_record(
             },
             "versions": engine_versions(),
         },
-        provenance=provenance(facts.id, f"requests, recorded into {store.rpartition('/')[2]}"),
+        provenance=made_here(facts.id, f"requests, recorded into {store.rpartition('/')[2]}"),
     )
+    return with_engine_facts(record, {"dtype": str(model.dtype).removeprefix("torch."), "moe_layers": []})
 
 
 def _install(llm: LLM, config: VllmConfig, *, profiles: bool) -> bool:
     """Make sure that there is a tap; tell whether it was put there now."""
     if any(_call(llm, "layout")):
-        options = (config.additional_config or {}).get("moetrace", {})
+        options = (config.additional_config or {}).get(TAG, {})
         if profiles and not options.get("profiles", True):
             raise MoetraceError("this engine's tap was made without profiles: traced(llm, profiles=False)")
         return False
-    from moetrace.tracer.worker.worker import is_compiled  # noqa: PLC0415  vLLM is loaded: there is an engine
-
     if is_compiled(config):
         raise MoetraceError(
             "this engine is compiled, a tap that comes now would see nothing: make it with enforce_eager=True, or as "
@@ -167,7 +173,7 @@ def _install(llm: LLM, config: VllmConfig, *, profiles: bool) -> bool:
 def _call(llm: LLM, command: str, *arguments: Any) -> list[Any]:
     """Give a command to every worker's tap; return the answers of those that have one."""
     try:
-        answers = llm.collective_rpc("moetrace", args=(command, *arguments))
+        answers = llm.collective_rpc(TAG, args=(command, *arguments))
     except (AttributeError, NotImplementedError) as error:
         raise MoetraceError(
             "this engine's workers do not know moetrace: it must be installed where they run, with its vLLM plugin on "

@@ -14,10 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from moetrace.tracer.worker import TAG, TRACED_WORKER
+
 log = logging.getLogger("vllm.moetrace")
 
 SHUTDOWN_SECONDS = 30
-TRACED_WORKER = "moetrace.tracer.worker.worker.TracedWorker"
 
 
 def register() -> None:
@@ -46,11 +47,14 @@ def _record_engines() -> None:
         return
 
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
-        from moetrace.tracer.recording.attach import live_record  # noqa: PLC0415
-        from moetrace.tracer.worker.recorder import UNDETERMINED, LiveSettings  # noqa: PLC0415
+        from moetrace.store.format.layout import SHARD_TOKENS  # noqa: PLC0415
+        from moetrace.tracer.recording.attach import requests_record  # noqa: PLC0415
+        from moetrace.tracer.worker.contacts import require_contacts  # noqa: PLC0415
+        from moetrace.tracer.worker.recorder import UNDETERMINED, RecordingSettings  # noqa: PLC0415
 
         if self.worker_cls == TRACED_WORKER:  # an engine of moetrace's own, or one that says itself what it records
             return make_config(self, *args, **kwargs)
+        require_contacts()
         if self.enable_prefix_caching is not False:
             log.warning("moetrace: prefix caching is off while requests are recorded")
             self.enable_prefix_caching = False
@@ -61,10 +65,10 @@ def _record_engines() -> None:
         profiles = os.environ.get("MOETRACE_PROFILES", "1") != "0"
         store = os.environ["MOETRACE_STORE"]
         store = store if "://" in store else str(Path(store).absolute())
-        shard_tokens = int(_number("MOETRACE_SHARD_TOKENS", 32768))
+        shard_tokens = int(_number("MOETRACE_SHARD_TOKENS", SHARD_TOKENS))
         precision = os.environ.get("MOETRACE_WEIGHT_PRECISION", "f16")
         self_check = os.environ.get("MOETRACE_SELF_CHECK", "1") != "0"
-        record = live_record(
+        record = requests_record(
             config,
             os.environ.get("MOETRACE_RUN"),
             store,
@@ -73,7 +77,7 @@ def _record_engines() -> None:
             shard_tokens=shard_tokens,
             self_check=self_check,
         )
-        live = LiveSettings(
+        recording = RecordingSettings(
             store,
             asdict(record),
             os.environ.get("MOETRACE_LANG", UNDETERMINED),
@@ -81,8 +85,8 @@ def _record_engines() -> None:
             _number("MOETRACE_FLUSH_SECONDS", 60),
             self_check,
         )
-        options = {"scoring": record.routing["scoring"], "profiles": profiles, "live": asdict(live)}
-        config.additional_config = {**(config.additional_config or {}), "moetrace": options}
+        options = {"scoring": record.routing["scoring"], "profiles": profiles, "recording": asdict(recording)}
+        config.additional_config = {**(config.additional_config or {}), TAG: options}
         log.warning("moetrace: recording run %s into %s", record.run, store)
         return config
 

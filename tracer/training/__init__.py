@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from moetrace.tracer.training.experts_file import load_experts, save_experts
     from moetrace.tracer.training.masking import apply_mask, restore, write_back
     from moetrace.tracer.training.merging import merge
-    from moetrace.tracer.training.trainer import train
+    from moetrace.tracer.training.training import train
 
 __all__ = [
     "TrainingError",
@@ -36,7 +36,7 @@ __getattr__, __dir__ = doors(
         "merge": "merging",
         "restore": "masking",
         "save_experts": "experts_file",
-        "train": "trainer",
+        "train": "training",
         "write_back": "masking",
     },
 )

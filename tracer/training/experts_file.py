@@ -20,16 +20,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from moetrace.tracer.training.errors import TrainingError
+from moetrace.tracer.training.loaded_model import check_fits, describe
 from moetrace.tracer.training.masking import masking_of, trained_places
-from moetrace.tracer.training.model_facts import check_fits, describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
 
-    from moetrace.tracer.training.layout import Place
-    from moetrace.tracer.training.model_facts import LoadedModel
+    from moetrace.tracer.training.expert_places import Place
+    from moetrace.tracer.training.loaded_model import LoadedModel
 
 FORMAT, VERSION = "moetrace-experts", 1
 KEY = "moetrace"  # the one entry of the metadata: safetensors writes several in any order

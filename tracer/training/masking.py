@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moetrace.tracer.training.errors import TrainingError
-from moetrace.tracer.training.layout import LayerExperts, Place, check_trainable
-from moetrace.tracer.training.model_facts import LoadedModel, check_fits, describe
+from moetrace.tracer.training.expert_places import LayerExperts, Place, check_trainable
+from moetrace.tracer.training.loaded_model import LoadedModel, check_fits, describe
 from moetrace.tracer.training.trained_tensors import TrainedTensors, trained_tensors
 
 if TYPE_CHECKING:

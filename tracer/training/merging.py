@@ -15,18 +15,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from moetrace.tracer.model.facts import read_config
-from moetrace.tracer.model.quiet import quiet_transformers
+from moetrace.tracer.model.transformers_logging import quiet_transformers
 from moetrace.tracer.training.errors import TrainingError
 from moetrace.tracer.training.experts_file import TrainedExperts, fitting_places, read_experts
-from moetrace.tracer.training.model_facts import describe
+from moetrace.tracer.training.loaded_model import describe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from moetrace.tracer.training.layout import Place
+    from moetrace.tracer.training.expert_places import Place
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".index.json")
 
 
@@ -158,7 +158,7 @@ def _dtype_on_disk(folder: Path, files: Mapping[str, str]) -> torch.dtype:
         with safe_open(folder / file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118  it is no dict
                 tensor = opened.get_slice(name)
-                if found := DTYPES.get(tensor.get_dtype()):
+                if found := TORCH_DTYPES.get(tensor.get_dtype()):
                     values[found] += torch.Size(tensor.get_shape()).numel()
     return values.most_common(1)[0][0] if values else torch.float32
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from moetrace.tracer.corpus.corpus import Corpus
     from moetrace.tracer.corpus.fields import Text
-    from moetrace.tracer.plan.plan import Encode
+    from moetrace.tracer.plan.prompts import Encode
 
 AT_ONCE = 512  # texts that the tokenizer gets together
 

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 
 from moetrace.tracer.training.errors import TrainingError
-from moetrace.tracer.training.layout import Place
+from moetrace.tracer.training.expert_places import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

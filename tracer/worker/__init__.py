@@ -4,3 +4,5 @@
 # a request's `extra_args`; and the worker that an engine is made with.
 TAG = "moetrace"
 TRACED_WORKER = "moetrace.tracer.worker.worker.TracedWorker"
+
+PROBE_TOKENS = 64  # that every engine traces first; their router logits are kept even where profiles are not

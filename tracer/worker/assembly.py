@@ -1,4 +1,4 @@
-"""Putting the rows of engine steps together into sequences and shards. NumPy only: knows neither vLLM nor Parquet.
+"""Putting the rows of engine steps together into the shards of a plan. NumPy only: knows neither vLLM nor Parquet.
 
 A step computes some positions of some requests. Chunked prefill cuts a text over steps, decoding adds a position a
 step, preemption starts a text again. Whatever the schedule, each (text, position) has been written exactly once when
@@ -14,42 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from moetrace.store.errors import CaptureError
+from moetrace.store.format.expert_ids import expert_dtype
+from moetrace.tracer.worker import TAG
+from moetrace.tracer.worker.steps import Step, StepRows, require_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-NOT_WRITTEN = -1
-
-Owner = tuple[str, int]  # a shard, and the index of a text in it
-
-
-@dataclass(frozen=True)
-class StepRows:
-    """Whose the rows of a step are, request after request in row order, over R requests.
-
-    - owners: whom each request's rows belong to; None: nobody's
-    - starts: int64 [R], position of each request's first row in its text
-    - counts: int64 [R], rows of each request
-    """
-
-    owners: Sequence[Any]
-    starts: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Step:
-    """What the tap saw in one engine step of n tokens of R requests, over L MoE layers.
-
-    - experts: integers [L, n, k], NOT_WRITTEN where no router wrote; weights: float32 [L, n, k], as applied
-    - probability_sums: float32 [L, R, E], full router probabilities added up over each request's rows, or None
-    - token_ids: int32 [n]
-    """
-
-    experts: npt.NDArray[np.signedinteger]
-    weights: npt.NDArray[np.float32]
-    probability_sums: npt.NDArray[np.float32] | None
-    token_ids: npt.NDArray[np.int32]
+    from vllm.v1.core.sched.output import NewRequestData
 
 
 @dataclass(frozen=True)
@@ -85,13 +57,44 @@ class _OpenShard:
         return bool(np.all((self.expected >= 0) & (self.done >= self.expected)))
 
 
-class ShardAssembler:
-    """Collects steps into shards; a shard is handed over once, when its last position has been written."""
+@dataclass(frozen=True)
+class _TextRows:
+    """The rows of a step that belong to one shard, over R of its texts.
+
+    - texts: index of each text in the shard; starts, counts: as in StepRows; first: where its rows begin in the step
+    """
+
+    texts: npt.NDArray[np.intp]
+    starts: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
+
+
+class PlannedShards:
+    """A `Sink` that puts steps together to shards; one is handed over once, when its last position has been written.
+
+    A request says with `extra_args={TAG: [shard, text]}` which text of which shard it is; others are nobody's.
+    """
 
     def __init__(self, layers: Sequence[int], num_experts: int, top_k: int, *, profiles: bool) -> None:
+        """Take the shape of what is captured: MoE layers ascending, experts of each, experts chosen for a token."""
         self._layers, self._num_experts, self._top_k, self._profiles = list(layers), num_experts, top_k, profiles
         self._open: dict[str, _OpenShard] = {}
+        self._texts: dict[str, tuple[str, int]] = {}
         self._finished: list[CapturedShard] = []
+
+    def begin(self, request: NewRequestData) -> bool:
+        """Remember which text a request is; tell whether it is one of a shard's."""
+        extra = (request.sampling_params.extra_args if request.sampling_params else None) or {}
+        if TAG not in extra:
+            return False
+        shard, text = extra[TAG]
+        self._texts[request.req_id] = (shard, text)
+        return True
+
+    def end(self, request: str) -> None:
+        """Forget a request; its text is whole by its length, or by `finish`."""
+        self._texts.pop(request, None)
 
     def open(self, key: str, lengths: Sequence[int], new_tokens: int = 0) -> None:
         """Announce a shard and the number of tokens of each of its texts, before any of them runs.
@@ -100,7 +103,7 @@ class ShardAssembler:
         """
         room = np.asarray(lengths, dtype=np.int64) + new_tokens
         total, layers, texts = int(room.sum()), len(self._layers), len(room)
-        ids = np.uint8 if self._num_experts <= 256 else np.uint16
+        ids = expert_dtype(self._num_experts)
         self._open[key] = _OpenShard(
             starts=np.cumsum(room) - room,
             room=room,
@@ -140,42 +143,36 @@ class ShardAssembler:
             raise CaptureError(
                 f"a step of {len(step.token_ids)} tokens has {rows.counts.sum()} rows that belong to a request"
             )
-        members: dict[str, list[int]] = {}
-        for number, owner in enumerate(rows.owners):
-            if owner is not None:
-                members.setdefault(owner[0], []).append(number)
+        members: dict[str, tuple[list[int], list[int]]] = {}
+        for number, request in enumerate(rows.requests):
+            if request in self._texts:
+                key, text = self._texts[request]
+                numbers, texts = members.setdefault(key, ([], []))
+                numbers.append(number)
+                texts.append(text)
         first = np.cumsum(rows.counts) - rows.counts
-        for key, numbers in members.items():
-            texts = np.array([rows.owners[number][1] for number in numbers])
-            mine = StepRows(texts.tolist(), rows.starts[numbers], rows.counts[numbers])
+        for key, (numbers, texts) in members.items():
             sums = None if step.probability_sums is None else step.probability_sums[:, numbers]
-            self._add_rows(key, step, mine, first[numbers], sums)
+            mine = _TextRows(np.array(texts), rows.starts[numbers], rows.counts[numbers], first[numbers])
+            self._add_rows(key, step, mine, sums)
         self._hand_over_complete(members)
 
-    def _add_rows(
-        self,
-        key: str,
-        step: Step,
-        rows: StepRows,
-        first: npt.NDArray[np.int64],
-        sums: npt.NDArray[np.float32] | None,
-    ) -> None:
-        """Add the rows of one shard; `rows.owners` are indices of its texts, `first` is where a request's rows are."""
+    def _add_rows(self, key: str, step: Step, rows: _TextRows, sums: npt.NDArray[np.float32] | None) -> None:
         shard = self._open.get(key)
         if shard is None:
             raise CaptureError(f"{key}: rows of a shard that is not open")
-        texts, ends = np.asarray(rows.owners), rows.starts + rows.counts
-        self._check_positions(key, shard, texts, rows.starts, ends)
-        targets = shard.starts[texts] + rows.starts
+        ends = rows.starts + rows.counts
+        self._check_positions(key, shard, rows.texts, rows.starts, ends)
+        targets = shard.starts[rows.texts] + rows.starts
         single = rows.counts == 1
-        _copy(shard, step, targets[single], first[single])
-        for target, source, count in zip(targets[~single], first[~single], rows.counts[~single], strict=True):
+        _copy(shard, step, targets[single], rows.first[single])
+        for target, source, count in zip(targets[~single], rows.first[~single], rows.counts[~single], strict=True):
             _copy(shard, step, slice(target, target + count), slice(source, source + count))
         if shard.profiles is not None and sums is not None:
             again = rows.starts == 0
-            shard.profiles[:, texts[again]] = sums[:, again]
-            shard.profiles[:, texts[~again]] += sums[:, ~again]
-        shard.done[texts] = ends
+            shard.profiles[:, rows.texts[again]] = sums[:, again]
+            shard.profiles[:, rows.texts[~again]] += sums[:, ~again]
+        shard.done[rows.texts] = ends
 
     def _check_positions(
         self,
@@ -211,21 +208,10 @@ class ShardAssembler:
                 self._finished.append(_captured(key, self._open.pop(key)))
 
 
-def require_written(step: Step, layers: Sequence[int]) -> None:
-    """Raise CaptureError naming the first of the MoE layers that left a row of the step unwritten."""
-    lowest = step.experts.reshape(len(layers), -1).min(axis=1, initial=np.iinfo(step.experts.dtype).max)
-    for layer, low in zip(layers, lowest, strict=True):
-        if low <= NOT_WRITTEN:
-            raise CaptureError(
-                f"layer {layer}: the tap saw nothing in a step of {len(step.token_ids)} tokens; the engine does "
-                "not call the router that was tapped (installed too late, or a monolithic kernel)"
-            )
-
-
 def _copy(shard: _OpenShard, step: Step, target: Any, source: Any) -> None:
     """Copy rows `source` of a step to positions `target` of a shard; both slices, or both index arrays."""
-    shard.experts[:, :, target] = step.experts[:, source].transpose(0, 2, 1)
-    shard.weights[:, :, target] = step.weights[:, source].transpose(0, 2, 1)
+    shard.experts[:, :, target] = step.experts[:, :, source]
+    shard.weights[:, :, target] = step.weights[:, :, source]
     shard.token_ids[target] = step.token_ids[source]
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from moetrace.analytics import metrics
 from moetrace.analytics.database.connection import connect
-from moetrace.analytics.metrics import frames as metrics
 from moetrace.analytics.selection import gap, rise, top_k, top_p
 from moetrace.cli.main import run as moetrace
 from tests.support.published import import_files

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from moetrace.analytics import metrics
 from moetrace.analytics.database.connection import connect
-from moetrace.analytics.metrics import frames as metrics
-from moetrace.analytics.uncertainty.uncertainty import METRICS, bootstrap, null_model
+from moetrace.analytics.uncertainty import bootstrap, null_model
+from moetrace.analytics.uncertainty.statistics import METRICS
 from moetrace.store.errors import MoetraceError, UnknownNameError
 from tests.reference import metrics as reference
 from tests.support.stores import World, make_record, make_world, write_counts, write_world
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import duckdb
 
 WORLD = make_world(1, make_record(languages=("eng_Latn", "deu_Latn", "swh_Latn")), texts=9)
-VIEW_COLUMN = {name: column for name, (_, _, column) in METRICS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> duckdb.DuckDBPyConnectio
 
 
 def values(rows: list[dict[str, Any]], metric: str) -> dict[tuple[Any, ...], float]:
-    _, keys, column = METRICS[metric]
+    keys, column = METRICS[metric].keys, METRICS[metric].column
     return {(row["layer"], *(row[key] for key in keys)): row[column] for row in rows}
 
 
@@ -70,7 +70,7 @@ def test_the_interval_is_that_of_a_loop_over_drawn_corpora(metric: str, opened: 
         for key, value in values(reference.METRICS[metric](data), metric).items():
             found.setdefault(key, []).append(value)
     rows = bootstrap(opened, metric, replicates=replicates, level=0.8, seed=5).to_dicts()
-    _, keys, _ = METRICS[metric]
+    keys = METRICS[metric].keys
     tolerance = 1e-6 if metric == "pivot_similarity" else 1e-9
     for row in rows:
         key = (row["layer"], *(row[name] for name in keys))
@@ -95,7 +95,7 @@ def test_the_null_is_that_of_a_loop_over_relabelled_texts(metric: str, opened: d
         data = reference.routing(World(WORLD.record, texts))
         for key, value in values(reference.METRICS[metric](data), metric).items():
             found.setdefault(key, []).append(value)
-    _, keys, _ = METRICS[metric]
+    keys = METRICS[metric].keys
     for row in null_model(opened, metric, permutations=permutations, seed=2).to_dicts():
         null = np.array(found[row["layer"], *(row[name] for name in keys)])
         assert row["null_mean"] == pytest.approx(null.mean(), abs=1e-9)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -20,13 +19,14 @@ from moetrace.store.errors import StoreError
 from moetrace.store.read.reader import Store
 from moetrace.store.storage.claims import Claims
 from moetrace.store.storage.faults import FaultPoint
-from moetrace.store.storage.storage import RemoteStorage, open_storage
+from moetrace.store.storage.open import open_storage
+from moetrace.store.storage.remote import RemoteStorage
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.compact import compact
 from moetrace.store.write.writer import StoreWriter
-from tests.store.verify.test_verify import QUERIES
-from tests.support.paths import ROOT
+from tests.support.answers import QUERIES
 from tests.support.writer_process import WORLD, all_shards, write_all
+from tests.support.writer_server import ForkedWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ SHARDS, FIRST = 5, "eng_Latn"
 pytest.importorskip("s3fs", reason="S3 needs the extra [s3]")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server() -> Iterator[int]:
     """Run an S3 server; yield its port. In a process of its own: vLLM does not start where Flask is imported."""
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -91,15 +91,8 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(url: str, settings: dict[str, str], fault: str = "") -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.writer_process", url, str(SHARDS)],
-        env={**os.environ, **settings, "MOETRACE_FAULT": fault},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
+def start(url: str, settings: dict[str, str], fault: str = "") -> ForkedWriter:
+    return ForkedWriter(url, SHARDS, environment=settings, fault=fault)
 
 
 def require_same(url: str, local: Path) -> None:
@@ -162,7 +155,7 @@ class Murderer:
 
     def __init__(self, port: int, after: int) -> None:
         self._port, self._left = port, after
-        self.victim: subprocess.Popen[str] | None = None
+        self.victim: ForkedWriter | None = None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -215,9 +208,7 @@ def test_a_writer_killed_in_the_middle_of_an_upload_leaves_nothing_half_done(
 
 def test_two_writers_share_the_work(url: str, settings: dict[str, str], local: Path) -> None:
     processes = [start(url, settings) for _ in range(2)]
-    results = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], results
-    assert sum(int(out.split()[-1]) for out, _ in results) == len(all_shards(SHARDS))
+    assert sum(process.finish(timeout=120) for process in processes) == len(all_shards(SHARDS))
     require_same(url, local)
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,17 +15,16 @@ import pytest
 
 from moetrace.analytics.database.connection import connect
 from moetrace.store.errors import StoreError
-from moetrace.store.format.layout import claim_path
 from moetrace.store.format.schema import TABLE_NAMES
 from moetrace.store.read.reader import Store
-from moetrace.store.storage.claims import Claims, is_alive, living_claims
+from moetrace.store.storage.claims import is_alive
 from moetrace.store.storage.faults import FaultPoint
-from moetrace.store.storage.storage import LocalStorage, open_storage
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.writer import StoreWriter
 from tests.support.paths import ROOT
 from tests.support.stores import make_record, make_shard, make_world
 from tests.support.writer_process import WORLD, all_shards, write_all
+from tests.support.writer_server import ForkedWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,24 +33,8 @@ if TYPE_CHECKING:
 LANG = "eng_Latn"
 
 
-def start(store: Path, fault: FaultPoint | None = None) -> subprocess.Popen[str]:
-    environment = {**os.environ, "MOETRACE_FAULT": fault.value if fault else ""}
-    command = [sys.executable, "-m", "tests.support.writer_process", str(store)]
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> int:
-    """Wait for a process that ends well; return how many shards it did."""
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    return int(out.split()[-1])
+def start(store: Path, fault: FaultPoint | None = None) -> ForkedWriter:
+    return ForkedWriter(str(store), fault=fault.value if fault else "")
 
 
 def contents(store: Path) -> dict[tuple[str, str, int], pl.DataFrame]:
@@ -104,14 +85,13 @@ def test_twenty_five_kills_at_random_times_change_nothing(
     store, rng, killed = tmp_path / "store", np.random.default_rng(0), 0
     for _ in range(25):
         process = start(store)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begin\n"
+        assert process.readline() == "begin\n"
         try:
             process.wait(timeout=rng.uniform(0, 0.06))
         except subprocess.TimeoutExpired:
             process.kill()
             killed += 1
-        process.communicate()
+        process.wait()
         if (store / "store.json").exists():
             assert verify(store).problems == []
     assert killed > 10
@@ -121,7 +101,7 @@ def test_twenty_five_kills_at_random_times_change_nothing(
 
 def test_four_writers_share_the_work(tmp_path: Path, undisturbed: dict[tuple[str, str, int], pl.DataFrame]) -> None:
     processes = [start(tmp_path / "store") for _ in range(4)]
-    assert sum(map(finish, processes)) == len(all_shards())
+    assert sum(process.finish(timeout=120) for process in processes) == len(all_shards())
     require_same(tmp_path / "store", undisturbed)
     assert verify(tmp_path / "store").orphans == []
 
@@ -163,51 +143,15 @@ def test_different_runs_are_written_side_by_side(tmp_path: Path) -> None:
     assert [(commit.run, commit.shard) for commit in Store(tmp_path).commits] == [("one", 0), ("two", 0)]
 
 
-def test_a_claim_keeps_others_off_until_it_is_given_back(tmp_path: Path) -> None:
-    storage = LocalStorage(tmp_path)
-    mine, theirs = Claims(storage, "run"), Claims(storage, "run")
-    assert mine.take(LANG, 0)
-    assert mine.take(LANG, 0)
-    assert not theirs.take(LANG, 0)
-    assert living_claims(storage) == [claim_path("run", LANG, 0)]
-    mine.release(LANG, 0)
-    assert theirs.take(LANG, 0)
-    mine.release(LANG, 0)  # not its own any more
-    assert not mine.take(LANG, 0)
-    theirs.close()
-    assert living_claims(storage) == []
-
-
 def test_the_claim_of_a_dead_process_is_void_at_once(tmp_path: Path) -> None:
-    process = start(tmp_path / "store", FaultPoint.CLAIMED)
-    assert process.wait(timeout=120) == -signal.SIGKILL
+    # Started from scratch: the fault that its environment asks for is armed where a process imports it.
+    command = [sys.executable, "-m", "tests.support.writer_process", str(tmp_path / "store")]
+    environment = {**os.environ, "MOETRACE_FAULT": FaultPoint.CLAIMED.value}
+    killed = subprocess.run(command, check=False, env=environment, cwd=ROOT, capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
     (path,) = (tmp_path / "store" / "claims").rglob("*.json")
     assert not is_alive(json.loads(path.read_text()))
     assert verify(tmp_path / "store").claims == []
-
-
-def test_the_claim_of_another_machine_is_void_when_it_is_not_renewed(tmp_path: Path) -> None:
-    claims = Claims(LocalStorage(tmp_path), "run")
-    path = tmp_path / claim_path("run", LANG, 0)
-    path.parent.mkdir(parents=True)
-    claim = {"machine": "another", "process": 1, "started": "1", "id": "x"}
-    path.write_text(json.dumps({**claim, "renewed": time.time() - 60}))
-    assert not claims.take(LANG, 0)
-    path.write_text(json.dumps({**claim, "renewed": time.time() - 3600}))
-    assert claims.take(LANG, 0)
-    claims.close()
-
-
-def test_a_claim_is_renewed_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moetrace.store.storage.claims.RENEWAL", 0.02)
-    with Claims(LocalStorage(tmp_path), "run") as claims:
-        assert claims.take(LANG, 0)
-        path = tmp_path / claim_path("run", LANG, 0)
-        first = json.loads(path.read_text())["renewed"]
-        deadline = time.monotonic() + 10
-        while json.loads(path.read_text())["renewed"] == first:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
 
 
 def mounted(folder: Path, options: str) -> Iterator[Path]:
@@ -250,36 +194,3 @@ def test_a_read_only_store_is_read_and_refuses_to_be_written(small_disk: Path) -
     assert connect(store).sql("select sum(tokens) from shards").fetchall() == [(shard.tokens,)]
     with pytest.raises(StoreError, match=r"cannot be written \(Read-only file system\)"):
         StoreWriter(store, WORLD.record).write(shard)
-
-
-def test_a_filesystem_without_hard_links_is_written_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refused)
-    shard = all_shards()[0]
-    commit = StoreWriter(tmp_path, WORLD.record).write(shard)
-    assert StoreWriter(tmp_path, WORLD.record).write(shard) == commit
-    verdict = verify(tmp_path)
-    assert (verdict.problems, verdict.orphans, verdict.unfinished) == ([], [], [])
-
-
-def test_a_listing_has_no_folders_and_no_order_of_the_disk(tmp_path: Path) -> None:
-    storage = open_storage(tmp_path)
-    for name in ("b/2", "a/1", "b/1/x", "c"):
-        assert storage.create(name, name.encode())
-    assert [(entry.path, entry.bytes) for entry in storage.listing()] == [
-        ("a/1", 3),
-        ("b/1/x", 5),
-        ("b/2", 3),
-        ("c", 1),
-    ]
-    assert [entry.path for entry in storage.listing("b")] == ["b/1/x", "b/2"]
-    assert storage.listing("nowhere") == []
-    (*_, before) = storage.listing()
-    storage.replace("c", b"y")
-    assert storage.listing()[-1].stamp != before.stamp
-    shutil.rmtree(tmp_path / "b")
-    assert [entry.path for entry in storage.listing()] == ["a/1", "c"]

@@ -1,4 +1,4 @@
-"""Compacted roll-ups change no number, and are never trusted over the commit records. Lazy tables say the same."""
+"""Compacted roll-ups change no number, and are never trusted over the commit records."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from moetrace.analytics.database.connection import connect
 from moetrace.cli.main import run as moetrace
-from moetrace.store.errors import UnknownNameError
 from moetrace.store.read.reader import Store
 from moetrace.store.shard.counts import Counts
 from moetrace.store.verify.verify import verify
@@ -174,22 +173,3 @@ def test_the_command_compacts_every_run_or_one(store: Path, tmp_path: Path, caps
     assert moetrace(["compact", str(store), "--run", "nothing"]) == 1
     assert "has no run 'nothing'" in capsys.readouterr().err
     assert moetrace(["compact", str(tmp_path / "nowhere")]) == 1
-
-
-def test_lazy_tables_have_the_rows_of_the_views(store: Path) -> None:
-    opened, db = Store(store), connect(store)
-    for name in ("routes", "tokens", "sequences", "profiles", "usage"):
-        expected = db.sql(f"from {name}").pl()
-        found = opened.scan(name).collect()
-        keys = ["run", "lang", "shard", *[column for column in expected.columns if column in found.columns]]
-        keys = list(dict.fromkeys(keys))
-        assert (
-            found.select(keys).sort(keys).equals(expected.select(keys).cast(dict(found.select(keys).schema)).sort(keys))
-        )
-    some = opened.scan("routes", languages=["swh_Latn"]).filter(pl.col("layer") == 2).select(pl.len()).collect().item()
-    assert db.sql("select count(*) from routes where lang = 'swh_Latn' and layer = 2").fetchall() == [(some,)]
-    assert opened.dataset("tokens").count_rows() == db.sql("select count(*) from tokens").fetchall()[0][0]
-    with pytest.raises(UnknownNameError, match="has no table 'route'; did you mean routes"):
-        opened.dataset("route")
-    with pytest.raises(UnknownNameError, match="has no language 'swh_Latin'; did you mean swh_Latn"):
-        opened.scan("routes", languages=["swh_Latin"])

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from moetrace.store.errors import MoetraceError, UnknownNameError
-from moetrace.tracer.bundled import CORPUS
 from moetrace.tracer.corpus.corpus import open_corpus
 
 if TYPE_CHECKING:
@@ -67,12 +66,6 @@ def test_a_dataset_through_the_datasets_library(tmp_path: Path) -> None:
     assert read(f"hf:{tmp_path}:default:test") == {"eng": {"8": "Two"}}
     with pytest.raises(UnknownNameError, match="no split 'tset'; did you mean test"):
         read(f"hf:{tmp_path}:default:tset")
-
-
-def test_the_bundled_corpus_is_parallel() -> None:
-    corpus = read(str(CORPUS))
-    assert len(corpus) == 12
-    assert {tuple(texts) for texts in corpus.values()} == {tuple(f"everyday-{n:02d}" for n in range(1, 61))}
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.store.errors import CaptureError
 from moetrace.tracer.model.families import RoutingRule
 from moetrace.tracer.model.replay import RoutingEvidence, check_routing
+from tests.support.examples import examples
 
 SOFTMAX = RoutingRule("softmax", normalized=True)
 SIGMOID = RoutingRule("sigmoid", normalized=True, scale=2.5, selection_bias=True, groups=4, groups_kept=2)
@@ -88,14 +89,14 @@ def plain(rule: RoutingRule) -> RoutingRule:
 
 
 @given(rules(), st.integers(0, 2**32 - 1))
-@settings(max_examples=80, deadline=None)
+@examples(80)
 def test_routing_by_the_declared_rule_passes_whatever_the_rule(rule: RoutingRule, seed: int) -> None:
     rule = plain(rule)
     check_routing(rule, [evidence(rule, seed=seed, tokens=12, top_k=2)])
 
 
 @given(rules(), st.integers(0, 2**32 - 1), st.data())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_an_expert_that_was_swapped_for_a_worse_one_is_noticed(
     rule: RoutingRule, seed: int, data: st.DataObject
 ) -> None:
@@ -111,7 +112,7 @@ def test_an_expert_that_was_swapped_for_a_worse_one_is_noticed(
 
 
 @given(rules(), st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_rows_of_other_tokens_are_noticed(rule: RoutingRule, seed: int) -> None:
     good = evidence(plain(rule), seed=seed)
     with pytest.raises(CaptureError, match="do not follow"):

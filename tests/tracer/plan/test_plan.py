@@ -12,13 +12,15 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.store.errors import MoetraceError
 from moetrace.tracer.corpus.corpus import open_corpus
-from moetrace.tracer.plan.plan import Plan, PlannedShard, make_plan
+from moetrace.tracer.plan.plan import Plan, make_plan
+from moetrace.tracer.plan.shards import PlannedShard
 from moetrace.tracer.plan.spool import LOADED
+from tests.support.examples import examples
 
 
 def encode(texts: list[str]) -> list[list[int]]:
@@ -33,7 +35,7 @@ def plan(folder: Path, texts: dict[str, dict[str, str]], **options: object) -> P
 
 
 @given(st.lists(st.text("abc", min_size=1, max_size=14), min_size=1, max_size=12), st.integers(1, 20))
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_shards_hold_every_token_once_in_order_and_no_more_than_they_should(texts: list[str], size: int) -> None:
     with TemporaryDirectory() as folder:
         made = plan(Path(folder), {"eng": {str(i): text for i, text in enumerate(texts)}}, shard_tokens=size)
@@ -105,7 +107,7 @@ def assert_same_bytes(one: PlannedShard, other: PlannedShard) -> None:
 
 
 @given(texts=WORDS, size=st.integers(1, 30), window=st.integers(2, 14))
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_a_spooled_plan_is_byte_for_byte_the_cut_in_memory(texts: list[str], size: int, window: int) -> None:
     rows = {f"t{number}": text for number, text in enumerate(texts)}
     with TemporaryDirectory() as folder:

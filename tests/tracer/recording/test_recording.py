@@ -11,182 +11,24 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from moetrace.analytics.database.connection import connect
 from moetrace.store.errors import CaptureError, MoetraceError
 from moetrace.store.read.reader import Store
-from moetrace.store.verify.verify import verify
 from moetrace.tracer.bundled import MODEL
-from moetrace.tracer.worker.assembly import Step, StepRows
-from moetrace.tracer.worker.recorder import LiveRecorder, LiveSettings
-from tests.support.stores import make_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from moetrace.tracer.engine.engine import TracedEngine
-    from moetrace.tracer.plan.plan import PlannedShard
-
-LAYERS, EXPERTS, TOP_K = [1, 2, 5], 8, 2
-
-
-class Requests:
-    """Requests whose routing is known, run in whatever steps."""
-
-    def __init__(self, lengths: list[int], seed: int = 0) -> None:
-        rng = np.random.default_rng(seed)
-        total = sum(lengths)
-        self.lengths, self.starts = lengths, np.cumsum(lengths) - lengths
-        logits = rng.normal(size=(len(LAYERS), total, EXPERTS))
-        self.probabilities = (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)).astype(np.float32)
-        self.experts = np.argsort(-self.probabilities, axis=-1)[..., :TOP_K].astype(np.int16)
-        weights = np.take_along_axis(self.probabilities, self.experts.astype(int), -1)
-        self.weights = weights / weights.sum(-1, keepdims=True)
-        self.token_ids = rng.integers(0, 99, total).astype(np.int32)
-
-    def step(self, recorder: LiveRecorder, rows: list[tuple[Any, int, int, int]]) -> None:
-        """Give the recorder a step of rows (owner, request, start, count)."""
-        index = np.concatenate([np.arange(count) + self.starts[n] + start for _, n, start, count in rows])
-        counts = np.array([count for *_, count in rows])
-        sums = np.add.reduceat(self.probabilities[:, index], np.cumsum(counts) - counts, axis=1)
-        step = Step(self.experts[:, index], self.weights[:, index], sums, self.token_ids[index])
-        recorder.add(step, StepRows([row[0] for row in rows], np.array([row[2] for row in rows]), counts))
-
-
-def recorder_of(path: Path, **live: Any) -> LiveRecorder:
-    fields = LiveSettings(str(path), asdict(make_record(moe_layers=LAYERS)), **live)
-    return LiveRecorder({"moe_layers": LAYERS, "num_experts": EXPERTS, "top_k": TOP_K}, asdict(fields))
-
-
-def request(name: str, prompt: int = 1, **extra: str) -> Any:
-    return SimpleNamespace(
-        req_id=name, prompt_token_ids=[0] * prompt, sampling_params=SimpleNamespace(extra_args=extra or None)
-    )
-
-
-@given(st.data())
-@settings(max_examples=40, deadline=None)
-def test_any_schedule_of_requests_is_recorded_whole(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    root = tmp_path_factory.mktemp("live")
-    lengths = data.draw(st.lists(st.integers(1, 8), min_size=1, max_size=8))
-    truth, recorder = Requests(lengths), recorder_of(root, shard_tokens=data.draw(st.integers(1, 20)))
-    owners: dict[int, Any] = {}
-    done = [0] * len(lengths)
-    steps = 0
-    while any(d < n for d, n in zip(done, lengths, strict=True)):
-        waiting = [n for n, length in enumerate(lengths) if done[n] < length]
-        rows = []
-        for n in data.draw(st.lists(st.sampled_from(waiting), min_size=1, unique=True)):
-            if n not in owners:
-                owners[n] = recorder.owner(request(f"r{n}", moetrace_lang=f"l{n % 2}"))
-            if done[n] and steps < 30 and data.draw(st.booleans()):
-                done[n] = 0  # preempted: it starts again
-            count = data.draw(st.integers(1, lengths[n] - done[n]))
-            rows.append((owners[n], n, done[n], count))
-            done[n] += count
-        truth.step(recorder, rows)
-        steps += 1
-        for _, n, _, _ in rows:
-            if done[n] == lengths[n] and data.draw(st.booleans()):
-                recorder.finished(owners[n])
-    summary = recorder.close()
-    assert summary["failure"] is None
-    assert (summary["sequences"], summary["tokens"]) == (len(lengths), sum(lengths))
-    db = connect(root)
-    found = db.sql(
-        """
-        select text_id, position, layer, token_id, list(expert order by rank) as experts
-        from routes join tokens using (run, lang, shard, token) join sequences using (run, lang, shard, seq)
-        group by all
-        """
-    ).pl()
-    assert len(found) == sum(lengths) * len(LAYERS)
-    for text, position, layer, token_id, experts in found.iter_rows():
-        at = truth.starts[int(text[1:])] + position
-        assert token_id == truth.token_ids[at]
-        assert experts == truth.experts[LAYERS.index(layer), at].tolist()
-    profiles = db.sql(
-        "select text_id, layer, expert, probability from profiles join sequences using (lang, shard, seq)"
-    )
-    for text, layer, expert, probability in profiles.fetchall():
-        n = int(text[1:])
-        span = slice(truth.starts[n], truth.starts[n] + lengths[n])
-        assert abs(probability - truth.probabilities[LAYERS.index(layer), span, expert].mean()) < 1e-6
-
-
-def test_a_run_that_goes_on_numbers_shards_and_texts_after_those_it_has(tmp_path: Path) -> None:
-    for session in range(2):
-        truth, recorder = Requests([3, 4], seed=session), recorder_of(tmp_path, lang="swh_Latn")
-        owners = [recorder.owner(request(f"{session}-{n}")) for n in range(2)]
-        truth.step(recorder, [(owners[0], 0, 0, 3), (owners[1], 1, 0, 4)])
-        recorder.close()
-    rows = connect(tmp_path).sql("select shard, seq, text_id from sequences order by seq").fetchall()
-    assert rows == [(0, 0, "0-0"), (0, 1, "0-1"), (1, 32768, "1-0"), (1, 32769, "1-1")]
-
-
-def test_two_recorders_of_one_run_share_its_numbers(tmp_path: Path) -> None:
-    recorders = [recorder_of(tmp_path, lang="swh_Latn") for _ in range(2)]
-    for session in range(2):
-        for number, recorder in enumerate(recorders):
-            truth = Requests([3], seed=session)
-            owner = recorder.owner(request(f"{session}-{number}"))
-            truth.step(recorder, [(owner, 0, 0, 3)])
-            recorder.finished(owner)
-            recorder._flush({"swh_Latn"})
-    for recorder in recorders:
-        recorder.close()
-    rows = connect(tmp_path).sql("select shard, seq, text_id from sequences order by seq").fetchall()
-    assert [(shard, seq) for shard, seq, _ in rows] == [(n, n * 32768) for n in range(4)]
-    assert {text for *_, text in rows} == {"0-0", "0-1", "1-0", "1-1"}
-    assert verify(tmp_path).problems == []
-
-
-def test_finished_requests_are_written_in_time_while_nothing_runs(tmp_path: Path) -> None:
-    truth, recorder = Requests([5]), recorder_of(tmp_path, flush_seconds=0.2)
-    owner = recorder.owner(request("r", prompt=3))
-    truth.step(recorder, [(owner, 0, 0, 5)])
-    recorder.finished(owner)
-    deadline = time.monotonic() + 20
-    while not Store(tmp_path).commits and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert [commit.tokens for commit in Store(tmp_path).commits] == [5]
-    assert connect(tmp_path).sql("select tokens, generated from sequences").fetchall() == [(5, 2)]
-    recorder.close()
-
-
-def test_a_request_that_ends_within_its_prompt_is_marked(tmp_path: Path) -> None:
-    truth, recorder = Requests([4]), recorder_of(tmp_path)
-    truth.step(recorder, [(recorder.owner(request("r", prompt=9)), 0, 0, 4)])
-    recorder.close()
-    assert connect(tmp_path).sql("select tokens, truncated from sequences").fetchall() == [(4, True)]
-
-
-def test_positions_that_a_cache_answered_for_are_noticed(tmp_path: Path) -> None:
-    truth, recorder = Requests([8]), recorder_of(tmp_path)
-    with pytest.raises(CaptureError, match="prefix cache answered"):
-        truth.step(recorder, [(recorder.owner(request("r")), 0, 4, 4)])
-    recorder.close()
-
-
-def test_a_clients_impossible_language_does_not_stop_the_server(tmp_path: Path) -> None:
-    recorder = recorder_of(tmp_path, lang="eng_Latn")
-    assert recorder.owner(request("r", moetrace_lang="../../etc")).lang == "und"
-    recorder.close()
-
-
-# Engines
+    from moetrace.tracer.plan.shards import PlannedShard
 
 
 def routing_of(store: Path, text_id: str) -> tuple[list[int], np.ndarray]:
@@ -207,7 +49,7 @@ def routing_of(store: Path, text_id: str) -> tuple[list[int], np.ndarray]:
 
 
 def planned(token_ids: list[list[int]]) -> PlannedShard:
-    from moetrace.tracer.plan.plan import PlannedShard
+    from moetrace.tracer.plan.shards import PlannedShard
 
     numbers = np.arange(len(token_ids), dtype=np.int32)
     return PlannedShard(
@@ -222,7 +64,7 @@ def planned(token_ids: list[list[int]]) -> PlannedShard:
 
 def assert_routed_like(engine: TracedEngine, token_ids: list[int], experts: np.ndarray) -> None:
     (shard,) = engine.trace([planned([token_ids])])
-    assert np.array_equal(np.sort(shard.experts, -1), experts)
+    assert np.array_equal(np.sort(shard.experts, axis=1).transpose(2, 0, 1), experts)
 
 
 @pytest.mark.engine

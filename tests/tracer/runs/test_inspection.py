@@ -237,7 +237,7 @@ def test_a_model_of_the_hub_is_inspected_by_its_headers_alone(hub: ThreadingHTTP
 
 def test_inspecting_a_model_imports_neither_torch_nor_vllm_nor_transformers() -> None:
     code = (
-        "import sys; from cli.main import run; run(['inspect', 'bundled']); "
+        "import sys; from moetrace.cli.main import run; run(['inspect', 'bundled']); "
         "print([name for name in ('torch', 'vllm', 'transformers', 'datasets', 'duckdb') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

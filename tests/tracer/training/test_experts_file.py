@@ -266,7 +266,8 @@ def test_vllm_routes_the_merged_model_as_before_up_to_the_first_trained_layer(
     import torch
     import transformers
 
-    from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+    from moetrace.tracer.engine.engine import TracedEngine
+    from moetrace.tracer.engine.settings import EngineSettings
     from moetrace.tracer.model.facts import read_facts
     from moetrace.tracer.training import apply_mask, merge, save_experts
     from tests.support.family_run import KEPT_ENGINES, texts

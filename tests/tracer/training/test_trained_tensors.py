@@ -320,6 +320,7 @@ def test_what_reads_a_store_does_not_import_torch() -> None:
     import subprocess
     import sys
 
-    program = "import sys, json, cli.main, analytics, tracer; print(json.dumps('torch' in sys.modules))"
+    modules = "moetrace.cli.main, moetrace.analytics, moetrace.tracer"
+    program = f"import sys, json, {modules}; print(json.dumps('torch' in sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert json.loads(done.stdout) is False

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.store.errors import CaptureError
-from moetrace.tracer.worker.assembly import NOT_WRITTEN, CapturedShard, ShardAssembler, Step, StepRows
+from moetrace.tracer.worker import TAG
+from moetrace.tracer.worker.assembly import CapturedShard, PlannedShards
+from moetrace.tracer.worker.steps import NOT_WRITTEN, Step, StepRows
+from tests.support.examples import examples
+from tests.support.steps import request
 
 LAYERS, EXPERTS, TOP_K = [1, 3, 5], 7, 2
+NOBODY = "nobody's"
 
 
 class Truth:
@@ -29,14 +34,14 @@ class Truth:
     def step(self, rows: StepRows) -> Step:
         index = np.concatenate(
             [
-                np.arange(count) + self.starts[0 if owner is None else owner[1]] + start
-                for owner, start, count in zip(rows.owners, rows.starts, rows.counts, strict=True)
+                np.arange(count) + self.starts[0 if name == NOBODY else int(name)] + start
+                for name, start, count in zip(rows.requests, rows.starts, rows.counts, strict=True)
             ]
         )
         first = np.cumsum(rows.counts) - rows.counts
         return Step(
-            self.experts[:, index].astype(np.int16),
-            self.weights[:, index],
+            self.experts[:, index].transpose(0, 2, 1).astype(np.int16),
+            self.weights[:, index].transpose(0, 2, 1),
             np.add.reduceat(self.probabilities[:, index], first, axis=1),
             self.token_ids[index],
         )
@@ -44,12 +49,15 @@ class Truth:
 
 def rows_of(*rows: tuple[int | None, int, int]) -> StepRows:
     """Rows of the one shard that these tests trace: (text, or None for nobody's; start; count)."""
-    owners = [None if text is None else ("eng/0", text) for text, _, _ in rows]
-    return StepRows(owners, np.array([start for _, start, _ in rows]), np.array([count for _, _, count in rows]))
+    requests = [NOBODY if text is None else str(text) for text, _, _ in rows]
+    return StepRows(requests, np.array([start for _, start, _ in rows]), np.array([count for _, _, count in rows]))
 
 
-def assembler() -> ShardAssembler:
-    return ShardAssembler(LAYERS, EXPERTS, TOP_K, profiles=True)
+def assembler() -> PlannedShards:
+    made = PlannedShards(LAYERS, EXPERTS, TOP_K, profiles=True)
+    assert not made.begin(request(NOBODY))
+    assert all(made.begin(request(str(text), {TAG: ["eng/0", text]})) for text in range(6))
+    return made
 
 
 def assert_captured(shard: CapturedShard, truth: Truth, lengths: list[int]) -> None:
@@ -64,7 +72,7 @@ def assert_captured(shard: CapturedShard, truth: Truth, lengths: list[int]) -> N
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None)
+@examples(80)
 def test_any_schedule_with_chunks_mixed_batches_and_preemption_gives_the_same_shard(data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=6))
     grown = data.draw(st.booleans())
@@ -109,7 +117,7 @@ def test_a_single_row_that_nobody_wrote_is_noticed() -> None:
     collector.open("eng/0", [4])
     rows = rows_of((0, 0, 4))
     step = truth.step(rows)
-    step.experts[2, 3] = NOT_WRITTEN
+    step.experts[2, :, 3] = NOT_WRITTEN
     with pytest.raises(CaptureError, match="layer 5"):
         collector.add(step, rows)
 

@@ -1,149 +1,35 @@
-"""Steps come through the GPU's way of travelling as they come through the CPU's; it runs here on stand-in streams."""
+"""What the buffers of a step say of it: rows that were not written, weights as applied, probabilities."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import Any
-
 import numpy as np
-import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from moetrace.tracer.worker.assembly import NOT_WRITTEN, StepRows
-from moetrace.tracer.worker.buffers import SLOTS, DirectTransfer, StepBuffers, StreamTransfer, router_probabilities
-
-LAYERS, TOKENS, EXPERTS, TOP_K = 3, 24, 6, 2
+from moetrace.tracer.worker.buffers import router_probabilities
+from moetrace.tracer.worker.steps import NOT_WRITTEN
+from tests.support.steps import EXPERTS, TOKENS, make_buffers, run_step
 
 
-class LateEvent:
-    """An event that has happened only once somebody waited for it."""
-
-    def __init__(self) -> None:
-        self.waited = False
-
-    def query(self) -> bool:
-        return self.waited
-
-    def synchronize(self) -> None:
-        self.waited = True
+def test_only_the_rows_of_the_next_step_are_marked_as_not_written() -> None:
+    buffers = make_buffers()
+    run_step(buffers, np.random.default_rng(0), [TOKENS])
+    before = buffers.ids.clone()
+    buffers.clear(5)
+    assert (buffers.ids[:, :, :5] == NOT_WRITTEN).all()
+    assert torch.equal(buffers.ids[:, :, 5:], before[:, :, 5:])
 
 
-class Streams:
-    """What CudaStreams offers, on a machine without a GPU; it keeps the order of the calls."""
-
-    pinned = False
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def event(self) -> LateEvent:
-        return LateEvent()
-
-    def record_main(self, _event: Any) -> None:
-        self.calls.append("record main")
-
-    def record_side(self, event: Any) -> None:
-        event.waited = False
-        self.calls.append("record side")
-
-    def main_waits(self, _event: Any) -> None:
-        self.calls.append("main waits")
-
-    def side_waits(self, _event: Any) -> None:
-        self.calls.append("side waits")
-
-    def on_side(self) -> Any:
-        return nullcontext()
-
-
-def make_buffers(scales: list[float] | None = None) -> StepBuffers:
-    return StepBuffers.make(
-        scales or [1.0] * LAYERS,
-        TOKENS,
-        EXPERTS,
-        TOP_K,
-        torch.device("cpu"),
-        logit_rows=TOKENS,
-        scoring="softmax",
-        profiles=True,
-    )
-
-
-def run_step(buffers: StepBuffers, rng: np.random.Generator, counts: list[int]) -> tuple[StepRows, torch.Tensor]:
-    """Write a step as routers would, and return its rows and token ids."""
-    tokens = sum(counts)
-    buffers.ids[:, :tokens] = torch.from_numpy(rng.integers(0, EXPERTS, (LAYERS, tokens, TOP_K)))
-    buffers.weights[:, :tokens] = torch.from_numpy(rng.random((LAYERS, tokens, TOP_K), dtype=np.float32))
-    buffers.logits[:, :tokens] = torch.from_numpy(rng.normal(size=(LAYERS, tokens, EXPERTS)).astype(np.float32))
-    rows = StepRows([("eng/0", n) for n in range(len(counts))], np.zeros(len(counts), np.int64), np.array(counts))
-    return rows, torch.from_numpy(rng.integers(0, 99, TOKENS))
-
-
-@given(st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4), min_size=1, max_size=6), st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
-def test_both_ways_deliver_the_same_steps_in_order(steps: list[list[int]], seed: int) -> None:
-    rng = np.random.default_rng(seed)
+def test_weights_are_scaled_as_their_layer_scales_them() -> None:
     buffers = make_buffers([1.0, 2.5, 1.0])
-    direct, streamed = DirectTransfer(buffers), StreamTransfer(buffers, Streams())
-    expected, found = [], []
-
-    def keep(transfer: Any, into: list[Any], *, wait: bool) -> None:
-        for rows, step in transfer.receive(wait=wait):
-            arrays = (step.experts, step.weights, step.probability_sums, step.token_ids)
-            into.append((rows, [array.copy() for array in arrays]))
-
-    for counts in steps:
-        streamed.before_forward(sum(counts))
-        rows, token_ids = run_step(buffers, rng, counts)
-        direct.send(rows, token_ids)
-        keep(direct, expected, wait=False)
-        streamed.send(rows, token_ids)
-        keep(streamed, found, wait=False)
-        assert len(expected) - len(found) <= SLOTS, "more steps are under way than there are slots"
-    keep(streamed, found, wait=True)
-    assert len(found) == len(expected) == len(steps)
-    for (rows, arrays), (want_rows, want) in zip(found, expected, strict=True):
-        assert rows is want_rows
-        for array, right in zip(arrays, want, strict=True):
-            assert np.allclose(array, right, atol=1e-6, rtol=0)
+    run_step(buffers, np.random.default_rng(0), [7])
+    scales = np.array([1.0, 2.5, 1.0], dtype=np.float32)[:, None, None]
+    assert np.array_equal(buffers.applied(7).numpy(), buffers.weights[:, :, :7].numpy() * scales)
 
 
-def test_sums_are_those_of_the_requests_own_rows() -> None:
-    buffers = make_buffers()
-    rows, token_ids = run_step(buffers, np.random.default_rng(0), [5, 1, 7])
-    transfer = DirectTransfer(buffers)
-    transfer.send(rows, token_ids)
-    ((_, step),) = transfer.receive(wait=False)
-    probabilities = router_probabilities(buffers.logits, "softmax").numpy()
-    want = np.stack([probabilities[:, a:b].sum(axis=1) for a, b in [(0, 5), (5, 6), (6, 13)]], axis=1)
-    assert np.abs(step.probability_sums - want).max() < 1e-5
-
-
-def test_the_device_waits_for_the_last_reading_before_rows_are_cleared() -> None:
-    streams, buffers = Streams(), make_buffers()
-    transfer = StreamTransfer(buffers, streams)
-    transfer.before_forward(4)
-    assert (buffers.ids[:, :4] == NOT_WRITTEN).all()
-    rows, token_ids = run_step(buffers, np.random.default_rng(0), [4])
-    streams.calls.clear()
-    transfer.send(rows, token_ids)
-    assert streams.calls == ["record main", "side waits", "record side", "record side"]
-    streams.calls.clear()
-    transfer.before_forward(4)
-    assert streams.calls == ["main waits"]
-
-
-def test_a_third_step_needs_a_received_one() -> None:
-    buffers = make_buffers()
-    transfer = StreamTransfer(buffers, Streams())
-    rows, token_ids = run_step(buffers, np.random.default_rng(0), [4])
-    for _ in range(SLOTS):
-        transfer.send(rows, token_ids)
-    with pytest.raises(RuntimeError, match="both slots"):
-        transfer.send(rows, token_ids)
-    assert len(list(transfer.receive(wait=False))) == 1, "no more than what makes a slot free"
+def test_softmax_probabilities_are_those_of_the_definition() -> None:
+    logits = torch.randn(5, EXPERTS, dtype=torch.float64)
+    want = logits.exp() / logits.exp().sum(-1, keepdim=True)
+    assert torch.allclose(router_probabilities(logits, "softmax"), want, atol=1e-12, rtol=0)
 
 
 def test_sigmoid_probabilities_sum_to_one() -> None:

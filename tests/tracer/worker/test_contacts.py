@@ -2,27 +2,99 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from moetrace.store.errors import MoetraceError
+from moetrace.tracer.worker import contacts
+from moetrace.tracer.worker.contacts import CONTACTS, INSTANCE_CONTACTS, missing_contacts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from moetrace.tracer.engine.engine import TracedEngine
 
-pytestmark = pytest.mark.engine
+WITHOUT_VLLM = (
+    "contacts",
+    "modes",
+    "steps",
+    "rows",
+    "buffers",
+    "transfer",
+    "assembly",
+    "recorder",
+    "cpu_fixes",
+    "outside",
+)
 
 
+def make_vllm(folder: Path, without: str = "") -> None:
+    """Write a package `vllm` that has all contacts and nothing else, but not the module `without`."""
+    modules: dict[str, dict[str, list[str]]] = {}
+    for contact in CONTACTS:
+        module, _, path = contact.partition(":")
+        name, _, attribute = path.partition(".")
+        modules.setdefault(module, {}).setdefault(name, []).append(attribute)
+    for module, classes in modules.items():
+        if module == without:
+            continue
+        place = folder
+        for part in module.split("."):
+            place /= part
+            place.mkdir(exist_ok=True)
+            (place / "__init__.py").touch()
+        lines = []
+        for name, attributes in classes.items():
+            lines += [f"class {name}:", *(f"    {attribute or 'here'} = None" for attribute in attributes)]
+        with (place / "__init__.py").open("a") as file:
+            file.write("\n".join(lines) + "\n")
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python where `vllm` is the package in `folder`."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_a_vllm_that_lacks_a_module_is_refused_in_one_line_by_the_names_of_what_was_in_it(tmp_path: Path) -> None:
+    module = "vllm.v1.worker.gpu_model_runner"
+    make_vllm(tmp_path, without=module)
+    lost = [contact for contact in CONTACTS if contact.startswith(f"{module}:")]
+    assert len(lost) == 2
+    trace = ("trace", "bundled", "--corpus", "bundled", "--limit", "1", "--store", str(tmp_path / "store"))
+    done = python(tmp_path, "-m", "moetrace.cli.main", *trace)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    refusal = done.stderr.strip().splitlines()[-1]
+    assert f"is not supported: it lacks {', '.join(lost)}; install the version" in refusal
+
+
+def test_of_a_vllm_with_every_name_nothing_is_missing(tmp_path: Path) -> None:
+    make_vllm(tmp_path)
+    code = "import vllm; from moetrace.tracer.worker import contacts; print(vllm.__file__, contacts.missing_contacts())"
+    assert python(tmp_path, "-c", code).stdout == f"{tmp_path}/vllm/__init__.py []\n"
+
+
+def test_what_names_the_contacts_imports_no_vllm(tmp_path: Path) -> None:
+    (tmp_path / "vllm.py").write_text("raise RuntimeError('vllm was imported')\n")
+    code = "; ".join(f"import moetrace.tracer.worker.{name}" for name in WITHOUT_VLLM)
+    done = python(tmp_path, "-c", f"{code}; import moetrace.tracer.recording.attach, moetrace.tracer.recording.plugin")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.engine
 def test_each_attribute_that_the_tap_relies_on_exists() -> None:
-    from moetrace.tracer.worker.worker import CONTACTS, missing_contacts
-
     assert len(CONTACTS) > 20
     assert missing_contacts() == []
 
 
+@pytest.mark.engine
 @pytest.mark.parametrize(
     "contact",
     [
@@ -33,17 +105,18 @@ def test_each_attribute_that_the_tap_relies_on_exists() -> None:
 )
 def test_a_version_that_lacks_one_is_refused_by_its_name(contact: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from moetrace.tracer.bundled import MODEL
-    from moetrace.tracer.engine.engine import EngineSettings, TracedEngine
+    from moetrace.tracer.engine.engine import TracedEngine
+    from moetrace.tracer.engine.settings import EngineSettings
     from moetrace.tracer.model.facts import read_facts
-    from moetrace.tracer.worker import worker as tap
 
-    monkeypatch.setattr(tap, "CONTACTS", (*tap.CONTACTS, contact))
+    monkeypatch.setattr(contacts, "CONTACTS", (*CONTACTS, contact))
     with pytest.raises(MoetraceError, match=rf"is not supported: it lacks {contact}; install the version"):
         TracedEngine(read_facts(str(MODEL)), EngineSettings(max_model_len=256))
 
 
+@pytest.mark.engine
 def test_what_only_instances_have_is_there(engine: TracedEngine) -> None:
-    from moetrace.tracer.worker.worker import INSTANCE_CONTACTS, MoERunner
+    from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 
     worker = engine.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
     runner = worker.model_runner
@@ -56,42 +129,3 @@ def test_what_only_instances_have_is_there(engine: TracedEngine) -> None:
             for part in name.split("."):
                 assert hasattr(found, part), f"{kind}.{name}"
                 found = getattr(found, part)
-
-
-def test_the_plugin_gives_workers_the_command_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    from importlib.metadata import entry_points
-
-    from vllm.engine.arg_utils import EngineArgs
-    from vllm.v1.worker.worker_base import WorkerBase
-
-    (found,) = [entry for entry in entry_points(group="vllm.general_plugins") if entry.name == "moetrace"]
-    monkeypatch.delenv("MOETRACE_STORE", raising=False)
-    make_config = EngineArgs.create_engine_config
-    found.load()()
-    found.load()()
-    assert "moetrace" in vars(WorkerBase)
-    assert EngineArgs.create_engine_config is make_config, "without MOETRACE_STORE engines are made as ever"
-
-
-def test_an_engine_of_our_own_is_not_recorded_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from vllm.engine.arg_utils import EngineArgs
-
-    from moetrace.tracer.bundled import MODEL
-    from moetrace.tracer.recording import plugin
-
-    made = EngineArgs.create_engine_config
-    monkeypatch.setattr(EngineArgs, "create_engine_config", made)  # put back at the end
-    monkeypatch.setenv("MOETRACE_STORE", str(tmp_path / "store"))
-    plugin.register()
-    assert EngineArgs.create_engine_config is not made
-    own = {"moetrace": {"scoring": "softmax", "profiles": True}}
-    arguments = EngineArgs(model=str(MODEL), worker_cls=plugin.TRACED_WORKER, additional_config=own)
-    assert arguments.create_engine_config().additional_config == own
-    theirs = EngineArgs(model=str(MODEL)).create_engine_config()
-    assert theirs.parallel_config.worker_cls == plugin.TRACED_WORKER
-    assert theirs.additional_config["moetrace"]["live"]["store"] == str(tmp_path / "store")
-    assert not theirs.cache_config.enable_prefix_caching
-    assert theirs.shutdown_timeout > 0
-    monkeypatch.setenv("MOETRACE_FLUSH_SECONDS", "soon")
-    with pytest.raises(MoetraceError, match="MOETRACE_FLUSH_SECONDS=soon: must be a number above 0"):
-        EngineArgs(model=str(MODEL)).create_engine_config()

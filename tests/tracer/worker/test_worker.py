@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +10,11 @@ import pytest
 
 from moetrace.store.errors import CaptureError
 from moetrace.tracer.bundled import CORPUS, MODEL
+from tests.reference.routing import Reference, in_rank_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
-
-    import torch
 
     from moetrace.store.shard.shard import Shard
     from moetrace.tracer.engine.engine import TracedEngine
@@ -26,68 +24,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.engine
 
 TOLERANCE = 1e-5
-TIE = 1e-6
-
-
-class Reference:
-    """The same model in transformers, one text at a time; its routers' own outputs are the truth."""
-
-    def __init__(self) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        self.torch = torch
-        self.model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
-        self._routed: list[tuple[torch.Tensor, ...]] = []
-        self._choices: dict[int, dict[int, list[int]]] = {}
-        for index, layer in enumerate(self.model.model.layers):
-            layer.mlp.gate.register_forward_hook(partial(self._record, index))
-
-    def _record(self, layer: int, _gate: object, _args: object, output: tuple[torch.Tensor, ...]) -> object:
-        logits, weights, experts = output
-        for token, chosen in self._choices.get(layer, {}).items():
-            kept = logits[token].softmax(-1)[chosen]
-            experts[token], weights[token] = self.torch.tensor(chosen), kept / kept.sum()
-        self._routed.append((logits.softmax(-1), weights, experts))
-        return logits, weights, experts
-
-    def _route(self, token_ids: np.ndarray) -> list[np.ndarray]:
-        self._routed.clear()
-        with self.torch.no_grad():
-            self.model(input_ids=self.torch.tensor(token_ids.astype(np.int64))[None])
-            return [self.torch.stack(tensors, dim=1).numpy() for tensors in zip(*self._routed, strict=True)]
-
-    def route(self, token_ids: np.ndarray, engine_experts: np.ndarray) -> tuple[list[np.ndarray], int]:
-        """Return probabilities [T, L, E], weights and experts [T, L, k], and the number of ties.
-
-        Where float32 cannot tell the last expert that is chosen from the first that is not (their probabilities are
-        less than 1e-6 apart), either is right: the reference takes the engine's and goes on from there.
-        """
-        self._choices.clear()
-        ties = 0
-        while True:
-            probabilities, weights, experts = self._route(token_ids)
-            differs = (np.sort(experts, -1) != np.sort(engine_experts, -1)).any(-1)
-            if not differs.any():
-                return [probabilities, weights, experts], ties
-            layer = int(differs.any(axis=0).argmax())
-            for token in np.flatnonzero(differs[:, layer]).tolist():
-                ordered = -np.sort(-probabilities[token, layer])
-                gap = ordered[experts.shape[-1] - 1] - ordered[experts.shape[-1]]
-                assert gap < TIE, f"layer {layer}, token {token}: other experts, though {gap} apart"
-                assert token not in self._choices.get(layer, {})
-                self._choices.setdefault(layer, {})[token] = engine_experts[token, layer].tolist()
-                ties += 1
 
 
 @pytest.fixture(scope="module")
 def reference() -> Reference:
     return Reference()
-
-
-def in_rank_order(shard: Shard) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argsort(-shard.weights, axis=-1, kind="stable")
-    return np.take_along_axis(shard.experts, order, -1), np.take_along_axis(shard.weights, order, -1)
 
 
 def assert_same_routing(shards: Iterable[Shard], plan: Plan, reference: Reference) -> float:
@@ -111,7 +52,7 @@ def assert_same_routing(shards: Iterable[Shard], plan: Plan, reference: Referenc
             assert np.array_equal(np.sort(experts[rows], -1), np.sort(want_experts, -1)), where
             error = max(error, float(np.abs(weights[rows] + np.sort(-want_weights, -1)).max()))
             assert error < TOLERANCE, where
-            assert np.abs(shard.profiles[index] - probabilities.mean(axis=0)).max() < TOLERANCE, where
+            assert np.abs(shard.profiles[:, index] - probabilities.mean(axis=0)).max() < TOLERANCE, where
         assert start == shard.tokens
     assert not planned, "shards that were planned and never came"
     assert ties <= 1e-5 * plan.tokens * experts.shape[1], f"{ties} ties are more than chance"
@@ -246,3 +187,14 @@ def test_a_layer_that_the_tap_does_not_see_fails_the_trace(
         with pytest.raises(CaptureError, match="layer 3: the tap saw nothing"):
             list(engine.trace(shards))
     assert [shard.number for shard in engine.trace(shards)] == [0], "a failed trace spoils the next"
+
+
+def test_a_step_that_runs_past_the_row_map_is_refused(
+    engine: TracedEngine, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = engine.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    monkeypatch.setattr(worker.moetrace_tap._hook, "begin", lambda _: None)
+    with pytest.raises(CaptureError, match="ran a step past the hook"):
+        list(engine.trace(plan_of(languages=("swh_Latn",)).shards))
+    monkeypatch.undo()
+    assert len(list(engine.trace(plan_of(languages=("swh_Latn",)).shards))) > 0

@@ -1,0 +1,37 @@
+"""A metric of sql/3_metrics as a polars frame."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from moetrace.analytics.database.errors import translate_duckdb_errors
+from moetrace.analytics.database.names import check_languages
+from moetrace.analytics.database.query import missing_inputs
+from moetrace.store.errors import MoetraceError
+
+if TYPE_CHECKING:
+    import duckdb
+    import polars as pl
+
+LISTS = ("languages", "layers")  # arguments that DuckDB takes as a list, whatever sequence they were given as
+
+
+def metric_frame(connection: duckdb.DuckDBPyConnection, name: str, **arguments: Any) -> pl.DataFrame:
+    """Return the rows of a view or macro of sql/3_metrics, sorted by its columns from left to right.
+
+    `arguments` are the macro's own, None for its default. Raises UnknownNameError for a language that no run has,
+    MoetraceError where there are no rows because no run was traced with what the metric needs.
+    """
+    given = {key: list(value) if key in LISTS and value is not None else value for key, value in arguments.items()}
+    if given.get("languages") is not None:
+        check_languages(connection, given["languages"])
+    listed = ", ".join(f"{argument} := ${argument}" for argument in given)
+    call = f"{name}({listed})" if given else name
+    with translate_duckdb_errors():
+        frame: pl.DataFrame = connection.sql(f"from {call} order by all", params=given or None).pl()
+    if frame.is_empty() and (missing := missing_inputs(connection, name)):
+        with translate_duckdb_errors():
+            ((runs,),) = connection.execute("select count(*) from runs").fetchall()
+        if len(missing) == runs:
+            raise MoetraceError("; ".join(missing))
+    return frame

@@ -1,0 +1,157 @@
+"""Which texts are resampled: those of some languages of a run, and where the same text stands in each language."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moetrace.analytics.database.errors import translate_duckdb_errors
+from moetrace.analytics.database.names import check_runs, languages_of
+from moetrace.store.errors import MoetraceError, UnknownNameError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import duckdb
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of some languages of one run.
+
+    - languages: those whose texts are resampled, sorted
+    - pivot: the language that they are compared to, None where they are compared to each other
+    - layers: the MoE layers to look at, ascending
+    - seqs: language -> int [S], the numbers of its S texts, ascending; the pivot's too
+    - ids: language -> intp [S], the index of each of its texts' ids; the same text has the same index in all languages
+    - id_count: how many text ids there are over all languages
+    """
+
+    connection: duckdb.DuckDBPyConnection
+    run: str
+    top_k: int
+    num_experts: int
+    languages: list[str]
+    pivot: str | None
+    layers: list[int]
+    seqs: Mapping[str, npt.NDArray[Any]]
+    ids: Mapping[str, npt.NDArray[np.intp]]
+    id_count: int
+
+    def fetch(self, query: str, *values: object) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns of a query's result."""
+        return _fetch(self.connection, query, *values)
+
+    def rows_of_ids(self, lang: str, ids: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """Return where the texts of these ids stand among the texts of `lang`, -1 for a text that it lacks."""
+        rows = np.full(self.id_count, -1)
+        rows[self.ids[lang]] = np.arange(len(self.ids[lang]))
+        return rows[ids]
+
+    def shared_ids(self) -> npt.NDArray[np.intp]:
+        """Return the indices of the text ids that all languages have; raise MoetraceError where there are none."""
+        found = self.ids[self.languages[0]]
+        for lang in [*self.languages[1:], *([self.pivot] if self.pivot else [])]:
+            found = np.intersect1d(found, self.ids[lang])
+        if not len(found):
+            raise MoetraceError(f"run '{self.run}': {', '.join(self.languages)} have no text in common to permute")
+        return found
+
+
+def find_texts(
+    connection: duckdb.DuckDBPyConnection,
+    run: str | None,
+    languages: Sequence[str] | None,
+    layers: Sequence[int] | None,
+) -> Texts:
+    """Return the texts of `languages` (all where None), to look at `layers` (all where None).
+
+    `run` may be None where the store has one. Raises UnknownNameError for a run, language or MoE layer that is not
+    there, MoetraceError for a run without texts.
+    """
+    return _find(connection, _find_run(connection, run), languages, layers, None)
+
+
+def find_texts_and_translations(
+    connection: duckdb.DuckDBPyConnection,
+    run: str | None,
+    languages: Sequence[str] | None,
+    layers: Sequence[int] | None,
+    pivot_lang: str | None,
+) -> Texts:
+    """Return the texts as `find_texts` does, and those of the pivot language (the run's where None) with them."""
+    found = _find_run(connection, run)
+    pivot = str(pivot_lang or found.pivot)
+    languages_of(connection, found.name, [pivot])
+    return _find(connection, found, languages, layers, pivot)
+
+
+@dataclass(frozen=True)
+class _Run:
+    name: str
+    top_k: int
+    num_experts: int
+    pivot: str | None
+
+
+def _find_run(connection: duckdb.DuckDBPyConnection, run: str | None) -> _Run:
+    with translate_duckdb_errors():
+        known = connection.execute("select run, top_k, num_experts, pivot_lang from runs order by run").fetchall()
+    if run is not None:
+        check_runs(connection, [run])
+    elif len(known) != 1:
+        names = ", ".join(name for name, *_ in known)
+        raise UnknownNameError(f"the store has {len(known)} runs ({names}); say which")
+    (found,) = [_Run(*row) for row in known if run in (None, row[0])]
+    return found
+
+
+def _find(
+    connection: duckdb.DuckDBPyConnection,
+    run: _Run,
+    languages: Sequence[str] | None,
+    layers: Sequence[int] | None,
+    pivot: str | None,
+) -> Texts:
+    chosen = list(languages_of(connection, run.name, languages))
+    names = sorted({*chosen, *([pivot] if pivot else [])})
+    rows = _fetch(
+        connection,
+        "select lang, seq, dense_rank() over (order by text_id) - 1 as text from sequences "
+        "where run = ? and list_contains(?, lang) order by lang, seq",
+        run.name,
+        names,
+    )
+    if not len(rows["seq"]):
+        raise MoetraceError(f"run '{run.name}' has roll-ups only: without its texts nothing can be resampled")
+    mine = {lang: rows["lang"] == lang for lang in names}
+    return Texts(
+        connection=connection,
+        run=run.name,
+        top_k=run.top_k,
+        num_experts=run.num_experts,
+        languages=chosen,
+        pivot=pivot,
+        layers=_find_layers(connection, run.name, layers),
+        seqs={lang: rows["seq"][at] for lang, at in mine.items()},
+        ids={lang: rows["text"][at].astype(np.intp) for lang, at in mine.items()},
+        id_count=int(rows["text"].max()) + 1,
+    )
+
+
+def _find_layers(connection: duckdb.DuckDBPyConnection, run: str, layers: Sequence[int] | None) -> list[int]:
+    rows = _fetch(connection, "select layer from moe_layers where run = ? order by layer", run)
+    known: list[int] = rows["layer"].tolist()
+    for layer in layers or ():
+        if layer not in known:
+            raise UnknownNameError(f"run '{run}' has no MoE layer {layer}; it has {known[0]} to {known[-1]}")
+    return known if layers is None else sorted(set(layers))
+
+
+def _fetch(connection: duckdb.DuckDBPyConnection, query: str, *values: object) -> dict[str, npt.NDArray[Any]]:
+    with translate_duckdb_errors():
+        found: dict[str, npt.NDArray[Any]] = connection.execute(query, list(values)).fetchnumpy()
+    return found

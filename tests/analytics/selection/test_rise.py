@@ -1,0 +1,174 @@
+"""Selecting by RISE: against its reference, its budget on models of any depth, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moetrace.analytics.database.connection import connect
+from moetrace.analytics.selection import rise
+from moetrace.analytics.selection.selection import SelectionError
+from moetrace.store.errors import MoetraceError, UnknownNameError
+from tests.reference import metrics as reference
+from tests.reference import selections as reference_selections
+from tests.support.examples import examples
+from tests.support.stores import make_record, make_world, write_counts, write_world
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import duckdb
+
+LANGUAGES = ("deu_Latn", "eng_Latn", "swh_Latn")
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> duckdb.DuckDBPyConnection:
+    return connect(write_world(tmp_path_factory.mktemp("store"), make_world(1)))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4, 5, 8, 12])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_rise_selects_what_the_reference_selects_for_every_budget(layers: int, seed: int, tmp_path: Path) -> None:
+    world = make_world(seed, make_record(moe_layers=range(3, 3 + 2 * layers, 2), num_experts=4), unused_experts=1)
+    opened = connect(write_world(tmp_path, world))
+    data = reference.routing(world)
+    for budget in range(1, 4 * layers + 1):
+        selected = rise(opened, "run", ["swh_Latn"], budget=budget).experts
+        assert len(selected) == budget
+        assert [(item.layer, item.expert, item.zone) for item in selected] == sorted(
+            reference_selections.rise(data, "swh_Latn", budget)
+        )
+
+
+def test_a_budget_is_shared_out_by_decimal_fractions(tmp_path: Path) -> None:
+    world = make_world(3, make_record(moe_layers=range(16), num_experts=20))
+    selection = rise(connect(write_world(tmp_path, world)), "run", ["swh_Latn"], budget=180)
+    zones = [item.zone for item in selection.experts]
+    # In binary 180 x 0.35 may fall short of 63.
+    assert {zone: zones.count(zone) for zone in zones} == {"shallow": 63, "middle": 45, "deep": 72}
+
+
+@pytest.fixture(scope="module")
+def two_layers(tmp_path_factory: pytest.TempPathFactory) -> duckdb.DuckDBPyConnection:
+    """A model whose middle zone has no layers."""
+    return connect(write_world(tmp_path_factory.mktemp("two"), make_world(1, make_record(moe_layers=[0, 3]))))
+
+
+@given(st.integers(1, 16), st.integers(0, 100), st.integers(0, 100))
+@examples(50)
+def test_any_budget_and_shares_are_met_to_the_expert(
+    two_layers: duckdb.DuckDBPyConnection, budget: int, shallow: int, middle: int
+) -> None:
+    middle = min(middle, 100 - shallow)
+    selection = rise(two_layers, "run", ["swh_Latn"], budget=budget, shallow=shallow / 100, middle=middle / 100)
+    assert selection.zones["middle"] == ()
+    assert len({(item.layer, item.expert) for item in selection.experts}) == budget
+    of_shallow = sum(item.zone == "shallow" for item in selection.experts)
+    if of_shallow < 8 and budget - of_shallow < 8:
+        assert of_shallow >= budget * shallow // 100
+        assert budget - of_shallow >= budget - budget * shallow // 100 - budget * middle // 100
+
+
+def test_equal_scores_go_to_the_lower_layer_then_the_lower_expert(tmp_path: Path) -> None:
+    record = make_record(languages=["a", "b"], moe_layers=range(8), num_experts=4, top_k=2)
+    even = np.full((8, 4), 5)
+    opened = connect(write_counts(tmp_path, record, {"a": even, "b": even}, {"a": 10, "b": 10}))
+    selection = rise(opened, "run", ["a"], budget=9)
+    assert [(item.layer, item.expert) for item in selection.experts] == [
+        *((0, 0), (0, 1), (0, 2)),
+        *((3, 0), (3, 1)),
+        *((5, 0), (5, 1), (5, 2), (5, 3)),
+    ]
+
+
+def test_shallow_and_deep_experts_are_specific_and_middle_ones_shared(opened: duckdb.DuckDBPyConnection) -> None:
+    selection = rise(opened, "run", ["swh_Latn"], budget=12)
+    assert {(item.zone, item.role) for item in selection.experts} == {
+        ("shallow", "specific"),
+        ("middle", "shared"),
+        ("deep", "specific"),
+    }
+    assert all(item.specificity is not None and item.overlap is not None for item in selection.experts)
+    assert selection.zones == {"shallow": (1,), "middle": (2,), "deep": (5,)}
+
+
+def test_an_expert_that_nobody_uses_is_selected_last(tmp_path: Path) -> None:
+    world = make_world(4, make_record(num_experts=6, top_k=1), unused_experts=2)
+    selected = rise(connect(write_world(tmp_path, world)), "run", ["eng_Latn"], budget=12).experts
+    assert all(item.score == 0 for item in selected if item.expert >= 4)
+    middle = [item.expert for item in selected if item.zone == "middle"]
+    assert 4 not in middle or len(middle) > 4
+
+
+def test_reference_languages_are_compared_with_the_target_and_no_others(opened: duckdb.DuckDBPyConnection) -> None:
+    two = rise(opened, "run", ["swh_Latn"], reference=["eng_Latn"], budget=24)
+    assert two.languages == ("eng_Latn", "swh_Latn")
+    scores = dict(
+        opened.sql(
+            """
+            select (layer, expert), specificity
+            from specificity(languages := ['eng_Latn', 'swh_Latn'])
+            where lang = 'swh_Latn'
+            """
+        ).fetchall()
+    )
+    assert {(item.layer, item.expert): item.specificity for item in two.experts} == pytest.approx(scores)
+    everyone = rise(opened, "run", ["swh_Latn"], budget=24)
+    assert everyone.languages == LANGUAGES
+    assert everyone.experts != two.experts
+
+
+def test_several_targets_compete_with_their_best_scores(opened: duckdb.DuckDBPyConnection) -> None:
+    both = rise(opened, "run", ["swh_Latn", "deu_Latn"], budget=24)
+    alone = [rise(opened, "run", [lang], budget=24).experts for lang in both.targets]
+    assert both.targets == ("swh_Latn", "deu_Latn")
+    for item, *others in zip(both.experts, *alone, strict=True):
+        if item.zone != "middle":
+            assert item.score == pytest.approx(max(other.score for other in others))
+
+
+def test_tokens_are_those_of_the_compared_languages(tmp_path: Path) -> None:
+    world = make_world(5)
+    tokens = reference.routing(world).tokens
+    selection = rise(connect(write_world(tmp_path, world)), "run", ["swh_Latn"], reference=["deu_Latn"], budget=3)
+    assert selection.tokens == tokens["swh_Latn"] + tokens["deu_Latn"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"run": "runn"}, UnknownNameError, "the store has no run 'runn'; did you mean run"),
+        ({"targets": ["swh"]}, UnknownNameError, "run 'run' has no language 'swh'; did you mean swh_Latn"),
+        ({"reference": ["eng"]}, UnknownNameError, "no language 'eng'; did you mean eng_Latn"),
+        ({"targets": []}, SelectionError, "name it with --target"),
+        ({"budget": 0}, SelectionError, "budget 0: run 'run' has 24 experts"),
+        ({"budget": 25}, SelectionError, "budget 25: run 'run' has 24 experts"),
+        ({"reference": ["swh_Latn"]}, SelectionError, "swh_Latn is the only one"),
+        ({"shallow": 0.8}, SelectionError, "zone shares 0.8 and 0.25"),
+    ],
+)
+def test_what_cannot_be_selected_is_a_one_line_error(
+    changed: dict[str, object], error: type[MoetraceError], message: str, opened: duckdb.DuckDBPyConnection
+) -> None:
+    asked = {"run": "run", "targets": ["swh_Latn"], "budget": 3, **changed}
+    with pytest.raises(error, match=message) as raised:
+        rise(opened, asked.pop("run"), asked.pop("targets"), **asked)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_run_with_one_language_has_nothing_to_compare(tmp_path: Path) -> None:
+    opened = connect(write_world(tmp_path, make_world(6, make_record(languages=["eng_Latn"]))))
+    with pytest.raises(SelectionError, match="eng_Latn is the only one"):
+        rise(opened, "run", ["eng_Latn"], budget=1)
+
+
+def test_a_run_without_usage_cannot_be_selected_from(tmp_path: Path) -> None:
+    record = make_record(tables=["sequences", "tokens", "routes"])
+    opened = connect(write_world(tmp_path, make_world(7, record)))
+    with pytest.raises(SelectionError, match="run 'run' has no usage"):
+        rise(opened, "run", ["eng_Latn"], budget=1)

@@ -1,0 +1,77 @@
+"""Single experts: which languages use them, and how evenly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tests.reference.metrics.totals import of_any_languages, of_any_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.reference.metrics.totals import Routing, Row
+
+
+@of_any_layers
+def specificity(data: Routing, alpha: float = 10, languages: Sequence[str] | None = None) -> list[Row]:
+    mean = np.mean([data.frequency(lang) for lang in languages or data.languages], axis=0)
+    rows = []
+    for lang in data.languages:
+        a = data.frequency(lang)
+        s = a / np.where(mean > 0, mean, 1e-8)
+        rows += [
+            {
+                "lang": lang,
+                "layer": layer,
+                "expert": expert,
+                "specificity": s[index, expert],
+                "score": s[index, expert] * (1 + alpha * a[index, expert]),
+            }
+            for index, layer, expert in data.cells()
+        ]
+    return rows
+
+
+@of_any_layers
+def overlap(data: Routing, alpha: float = 10, languages: Sequence[str] | None = None) -> list[Row]:
+    stacked = np.stack([data.frequency(lang) for lang in languages or data.languages])
+    mean, deviation = stacked.mean(axis=0), stacked.std(axis=0)
+    rows = []
+    for index, layer, expert in data.cells():
+        used = mean[index, expert] > 0
+        cv = deviation[index, expert] / mean[index, expert] if used else None
+        o = 1 / (1 + cv) if used else 0.0
+        score = o * (1 + alpha * mean[index, expert])
+        rows.append({"layer": layer, "expert": expert, "cv": cv, "overlap": o, "score": score})
+    return rows
+
+
+@of_any_languages
+@of_any_layers
+def activation_gap(data: Routing) -> list[Row]:
+    rows = []
+    for index, layer, expert in data.cells():
+        share = {lang: data.count[lang][index, expert] / (data.tokens[lang] * data.top_k) for lang in data.languages}
+        first, *others = sorted(share, key=lambda lang: -share[lang])
+        gap = share[first] - share[others[0]] if others else None
+        rows.append({"layer": layer, "expert": expert, "lang": first if gap else None, "gap": gap})
+    return rows
+
+
+@of_any_languages
+@of_any_layers
+def exclusive_experts(data: Routing, threshold: float = 0.5) -> list[Row]:
+    stacked = np.stack([data.share(lang) for lang in data.languages])
+    total = stacked.sum(axis=0)
+    rows = []
+    for number, lang in enumerate(data.languages):
+        for index, layer, expert in data.cells():
+            share = stacked[number, index, expert]
+            if total[index, expert] > 0 and share / total[index, expert] >= threshold - 1e-12:
+                language_share = share / total[index, expert]
+                rows.append(
+                    {"lang": lang, "layer": layer, "expert": expert, "share": share, "language_share": language_share}
+                )
+    return rows

@@ -1,0 +1,34 @@
+"""What a run record says of a model: what it is, not where it lies."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from moetrace.tracer.bundled import MODEL
+from moetrace.tracer.model.facts import read_facts
+from moetrace.tracer.model.record import model_id, model_record
+from moetrace.tracer.model.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_model_is_named_by_its_folder_or_its_hub_id(tmp_path: Path) -> None:
+    assert model_id(f"{MODEL}/") == MODEL.name
+    assert model_id("Qwen/Qwen3-30B-A3B") == "Qwen/Qwen3-30B-A3B"
+    (tmp_path / "here").mkdir()
+    assert model_id(str(tmp_path / "here" / ".." / "here")) == "here"
+
+
+def test_the_same_checkpoint_elsewhere_has_the_same_record(tmp_path: Path) -> None:
+    shutil.copytree(MODEL, tmp_path / MODEL.name)
+    here, there = (read_facts(str(folder)) for folder in (MODEL, tmp_path / MODEL.name))
+    assert model_record(here, load_tokenizer(here)) == model_record(there, load_tokenizer(there))
+
+
+def test_parameters_are_counted_where_the_checkpoint_is_at_hand_and_a_tokenizer_may_be_unknown() -> None:
+    record = model_record(read_facts(str(MODEL)), None)
+    assert record["tokenizer_sha256"] is None
+    assert record["parameters"] == 3_467_360
+    assert record["parameters_per_expert"] == 3 * 96 * 32

@@ -1,0 +1,56 @@
+"""How vLLM is run, which versions of it and of what it runs on are here, and whether it is here at all."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import warnings
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from moetrace.store.errors import MoetraceError
+from moetrace.tracer.worker.contacts import VLLM, installed_version
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How vLLM is run; `record` is what of it the run record keeps."""
+
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    max_num_batched_tokens: int = 4096
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    expert_parallel: bool = False
+    eager: bool = True
+    prefix_caching: bool = False
+    kv_cache_gib: float | None = None
+    profiles: bool = True
+    self_check: bool = True
+    options: dict[str, Any] = field(default_factory=dict)  # any further arguments of vllm.LLM
+
+    def record(self) -> dict[str, Any]:
+        """Return what the run record keeps: the settings that can change a number."""
+        return {name: value for name, value in asdict(self).items() if name not in {"profiles", "kv_cache_gib"}}
+
+
+def require_engine() -> None:
+    """Raise MoetraceError where vLLM is not installed, before anything slow is started, and keep it quiet."""
+    if importlib.util.find_spec("vllm") is None:
+        raise MoetraceError("tracing needs vLLM: pip install 'moetrace[gpu]', or the CPU build as in the README")
+    # Before torch and vLLM are imported. Their errors still show; moetrace's own messages say the rest.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+    warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
+
+
+def engine_versions() -> dict[str, str]:
+    """Return the versions that decide numbers: vLLM's (either distribution), torch's and transformers'."""
+    found = {
+        "vllm": installed_version(*VLLM),
+        "torch": installed_version("torch"),
+        "transformers": installed_version("transformers"),
+    }
+    return {name: version for name, version in found.items() if version and importlib.util.find_spec(name)}

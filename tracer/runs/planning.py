@@ -1,0 +1,95 @@
+"""The first step of a trace: model and corpus to shards; no weight is loaded and no engine started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from moetrace.tracer.corpus.corpus import Corpus, open_corpus
+from moetrace.tracer.engine.generation import Generation
+from moetrace.tracer.model.facts import ModelFacts, read_facts
+from moetrace.tracer.model.tokenizer import load_tokenizer
+from moetrace.tracer.plan.plan import Plan, make_plan
+from moetrace.tracer.plan.prompts import encoder, stop_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from moetrace.tracer.runs.progress import TraceProgress
+    from moetrace.tracer.runs.settings import TraceSettings
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A model and the languages of a corpus that are asked for, known to be there; no text has been read."""
+
+    facts: ModelFacts
+    corpus: Corpus
+
+
+@dataclass(frozen=True)
+class PlannedTrace:
+    """Everything that is known of a trace before the engine starts.
+
+    - settings: as asked for, with the engine's window filled in
+    - tokenizer: what made the tokens of the plan; source: the corpus as it was named
+    - generation: how the model goes on after each text, None where it does not
+    """
+
+    facts: ModelFacts
+    settings: TraceSettings
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    plan: Plan
+    generation: Generation | None
+
+
+def open_inputs(
+    model: str, corpus: str, settings: TraceSettings, *, revision: str | None, progress: TraceProgress
+) -> Inputs:
+    """Find the corpus and the model.
+
+    Raises MoetraceError where one is not there, the corpus lacks a language, or the model is not a Mixture-of-Experts
+    model.
+    """
+    opened = open_corpus(corpus, text_template=settings.text_template, id_template=settings.id_template)
+    opened = opened.only(settings.languages)
+    progress.stage(f"reading {model}")
+    return Inputs(read_facts(model, revision), opened)
+
+
+def plan_trace(inputs: Inputs, settings: TraceSettings, progress: TraceProgress) -> PlannedTrace:
+    """Tokenise the corpus and cut it into shards.
+
+    Raises MoetraceError where the settings do not fit the model, and for a text that cannot be traced.
+    """
+    facts, corpus = inputs.facts, inputs.corpus
+    progress.stage(f"tokenising {corpus.source}")
+    tokenizer = load_tokenizer(facts)
+    settings = settings.for_model(facts)
+    generation = _generation(settings, facts, tokenizer)
+    if settings.sample is not None:
+        corpus = corpus.sample(settings.sample, settings.sample_seed)
+    plan = make_plan(
+        corpus,
+        encoder(tokenizer, settings.prompt, answered=generation is not None),
+        shard_tokens=settings.shard_tokens,
+        window=settings.text_window,
+        on_long=settings.on_long,
+        pivot=settings.pivot,
+        limit=settings.limit,
+    )
+    return PlannedTrace(facts, settings, tokenizer, corpus.source, plan, generation)
+
+
+def _generation(settings: TraceSettings, facts: ModelFacts, tokenizer: PreTrainedTokenizerBase) -> Generation | None:
+    if not settings.max_new_tokens:
+        return None
+    return Generation(
+        max_new_tokens=settings.max_new_tokens,
+        decode=lambda ids: tokenizer.decode(ids, skip_special_tokens=True),
+        stop=stop_tokens(tokenizer, facts.id, facts.revision),
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        seed=settings.seed,
+    )

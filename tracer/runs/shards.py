@@ -1,0 +1,90 @@
+"""The third step of a trace: given shards, the record of their run and a store, trace them into it."""
+
+from __future__ import annotations
+
+from time import sleep
+from typing import TYPE_CHECKING
+
+from moetrace.store.write.writer import StoreWriter, open_or_create
+from moetrace.tracer.engine.engine import TracedEngine
+from moetrace.tracer.runs.outlet import DEFAULT_MEMORY, Outlet
+from moetrace.tracer.runs.record import traced_record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from moetrace.store.format.records import RunRecord
+    from moetrace.store.storage.base import Storage
+    from moetrace.tracer.engine.generation import Generation
+    from moetrace.tracer.model.facts import ModelFacts
+    from moetrace.tracer.plan.shards import PlannedShard
+    from moetrace.tracer.runs.progress import TraceProgress
+    from moetrace.tracer.runs.settings import TraceSettings
+
+WAIT = 1.0  # seconds between looks at what other processes are tracing
+
+
+def trace_shards(
+    shards: Sequence[PlannedShard],
+    record: RunRecord,
+    storage: Storage,
+    facts: ModelFacts,
+    settings: TraceSettings,
+    generation: Generation | None,
+    progress: TraceProgress,
+) -> list[PlannedShard]:
+    """Start an engine, trace shards until the store has them all, and return those that were traced here.
+
+    `record` is the planned one (`record.planned_record`); of `settings` only the engine's, the weight precision and the
+    memory count here. Raises MoetraceError children: a place that cannot be written, an engine that does not start, a
+    store that has the run with another record, a capture that is not a routing trace. What was committed stays.
+    """
+    open_or_create(storage)  # what cannot be written should not cost an engine's start
+    progress.stage(f"starting the engine for {facts.id}")
+    engine = TracedEngine(facts, settings.engine)
+    try:
+        progress.stage("tracing")
+        with StoreWriter(storage, traced_record(record, engine, settings.weight_precision)) as writer:
+            memory = settings.max_memory or DEFAULT_MEMORY
+            return _trace_all(engine, writer, shards, generation, memory, progress)
+    finally:
+        engine.close()
+
+
+def _trace_all(
+    engine: TracedEngine,
+    writer: StoreWriter,
+    shards: Sequence[PlannedShard],
+    generation: Generation | None,
+    memory: int,
+    progress: TraceProgress,
+) -> list[PlannedShard]:
+    """Trace shards until the store has them all, and return those that were traced here.
+
+    Other processes may be tracing the same run: what one of them has claimed is left to it, and waited for, so that a
+    trace that ends well is a whole one; it is traced here if that process dies.
+    """
+    mine: list[PlannedShard] = []
+
+    def claimed(candidates: Sequence[PlannedShard]) -> Iterator[PlannedShard]:
+        for shard in candidates:
+            if writer.claim(shard.lang, shard.number):
+                mine.append(shard)
+                yield shard
+
+    left, said = list(shards), False
+    while left:
+        before = len(mine)
+        with Outlet(writer, limit=memory, beside=not engine.on_cpu, committed=progress.committed) as outlet:
+            for shard in engine.trace(claimed(left), progress.advance, generation, outlet):
+                outlet.put(shard)
+                del shard  # the engine goes on: nothing may hold the arrays once they are written
+        done, own = writer.committed(), {shard.key for shard in mine}
+        progress.advance(sum(shard.tokens for shard in left if shard.key in done - own))
+        left = [shard for shard in left if shard.key not in done]
+        if left and len(mine) == before:
+            if not said:
+                progress.stage(f"waiting for {len(left)} shards that another process is tracing")
+            said = True
+            sleep(WAIT)
+    return mine
