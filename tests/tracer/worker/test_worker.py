@@ -159,8 +159,9 @@ def test_a_tap_that_repeats_a_row_is_noticed_at_start_up(engine: TracedEngine, m
     send = transfer.send
 
     def repeating(*step: object) -> None:
-        for tensor in (buffers.ids, buffers.weights, buffers.logits):
-            tensor[:, 5:40] = tensor[:, 4:39].clone()
+        for tensor in (buffers.ids, buffers.weights):
+            tensor[:, :, 5:40] = tensor[:, :, 4:39].clone()
+        buffers.logits[:, 5:40] = buffers.logits[:, 4:39].clone()
         send(*step)
 
     with monkeypatch.context() as patched:
