@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ def loader(path: Path) -> str:
 
 def file_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a file; raise MoetraceError with the place of a bad byte or line."""
+    # Else `datasets` tells the hub of each file that is opened, and waits for an answer where there is no network.
+    os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")
     from datasets import load_dataset  # noqa: PLC0415  seconds to import: only where a corpus is read
     from datasets.exceptions import DatasetGenerationError  # noqa: PLC0415
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -119,3 +122,19 @@ def test_an_unknown_folder_and_an_empty_one_are_refused(tmp_path: Path) -> None:
 def test_an_unknown_language_is_answered_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="no language 'swa_Latn'; did you mean swh_Latn"):
         open_corpus(folder(tmp_path, "jsonl")).only(["swa_Latn"])
+
+
+def test_reading_a_file_asks_nothing_of_the_hub(tmp_path: Path) -> None:
+    (tmp_path / "eng_Latn.txt").write_text("a\nb\n")
+    code = (
+        "import socket, sys\n"
+        "def refuse(*a, **k): raise SystemExit('the network was asked')\n"
+        "socket.getaddrinfo = socket.create_connection = refuse\n"
+        "from moetrace.tracer.corpus.corpus import open_corpus\n"
+        "print(len(list(open_corpus(sys.argv[1]).read('eng_Latn'))))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "HF_UPDATE_DOWNLOAD_COUNTS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
