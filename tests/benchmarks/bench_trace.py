@@ -131,7 +131,7 @@ def traced_way(
     def run() -> None:
         path = folder / f"store-{next(count)}"
         written.begin()
-        with Outlet(StoreWriter(path, record), beside=not engine.on_cpu, committed=written.committed) as outlet:
+        with Outlet(StoreWriter(path, record), background=not engine.on_cpu, committed=written.committed) as outlet:
             for shard in engine.trace(shards, generation=generation, memory=outlet):
                 outlet.put(shard)
                 del shard

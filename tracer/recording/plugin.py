@@ -25,8 +25,8 @@ def register() -> None:
     """Entry point `vllm.general_plugins`; may be called several times in a process."""
     from vllm.v1.worker.worker_base import WorkerBase  # noqa: PLC0415  vLLM itself calls this
 
-    if "moetrace" not in vars(WorkerBase):
-        WorkerBase.moetrace = _call
+    if TAG not in vars(WorkerBase):
+        setattr(WorkerBase, TAG, _call)
     if os.environ.get("MOETRACE_STORE"):
         _record_engines()
 
@@ -43,7 +43,7 @@ def _record_engines() -> None:
     from vllm.engine.arg_utils import EngineArgs  # noqa: PLC0415
 
     make_config = EngineArgs.create_engine_config
-    if getattr(make_config, "moetrace", False):
+    if getattr(make_config, TAG, False):
         return
 
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -90,7 +90,7 @@ def _record_engines() -> None:
         log.warning("moetrace: recording run %s into %s", record.run, store)
         return config
 
-    create_engine_config.moetrace = True  # type: ignore[attr-defined]
+    setattr(create_engine_config, TAG, True)
     EngineArgs.create_engine_config = create_engine_config
 
 

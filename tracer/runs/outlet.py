@@ -26,9 +26,9 @@ class Outlet:
     A shard's bytes are reserved before it is begun and free again once it is committed. Used as a context: its end
     writes, and waits for, every shard that was put, also where an error ends it.
 
-    With `beside` a thread writes while the engine runs. An engine that computes on the CPU would wait, in every one of
-    its parallel loops, for the core that the thread has: there, without `beside`, `put` pauses the engine while all
-    cores write a shard each.
+    With `background` a thread writes while the engine runs. An engine that computes on the CPU would wait, in every
+    one of its parallel loops, for the core that the thread has: there, without `background`, `put` pauses the engine
+    while all cores write a shard each.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Outlet:
         writer: StoreWriter,
         *,
         limit: int = DEFAULT_MEMORY,
-        beside: bool = True,
+        background: bool = True,
         committed: Callable[[CommitRecord], None] | None = None,
     ) -> None:
         """Write with `writer`, at most `limit` bytes at a time; `committed` is told of each shard, in the order of put.
@@ -45,8 +45,8 @@ class Outlet:
         """
         self.limit = limit
         self.peak = 0  # the most bytes that were ever reserved
-        self._writer, self._beside, self._committed = writer, beside, committed
-        self._threads = 1 if beside else len(os.sched_getaffinity(0))
+        self._writer, self._background, self._committed = writer, background, committed
+        self._threads = 1 if background else len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(max_workers=self._threads, thread_name_prefix="moetrace-writer")
         self._held: list[Shard] = []  # put, and waiting until there is one for each thread
         self._writing: deque[Future[CommitRecord]] = deque()
@@ -89,7 +89,7 @@ class Outlet:
         self._held.append(shard)
         if len(self._held) >= self._threads:
             self._write_held()
-        self._report(wait=not self._beside and not self._held)
+        self._report(wait=not self._background and not self._held)
 
     def __enter__(self) -> Self:
         return self

@@ -75,7 +75,7 @@ def _trace_all(
     left, said = list(shards), False
     while left:
         before = len(mine)
-        with Outlet(writer, limit=memory, beside=not engine.on_cpu, committed=progress.committed) as outlet:
+        with Outlet(writer, limit=memory, background=not engine.on_cpu, committed=progress.committed) as outlet:
             for shard in engine.trace(claimed(left), progress.advance, generation, outlet):
                 outlet.put(shard)
                 del shard  # the engine goes on: nothing may hold the arrays once they are written

@@ -199,7 +199,7 @@ class WorkerTap:
 
 
 def call(worker: Any, command: str, *arguments: Any) -> Any:
-    """Run a command of a worker's tap: what `collective_rpc("moetrace", (command, ...))` reaches on every worker.
+    """Run a command of a worker's tap: what `collective_rpc(TAG, (command, ...))` reaches on every worker.
 
     Workers that repeat what another computes (tensor-parallel ranks after the first) have no tap and answer None.
     """

@@ -71,12 +71,12 @@ def test_a_shard_larger_than_everything_says_what_to_do(writer: StoreWriter) -> 
         outlet.reserve("eng/0", 2**22, wait=True)
 
 
-@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("background", [True, False])
 def test_waiting_for_memory_writes_what_was_put(
-    writer: StoreWriter, shards: list[Shard], monkeypatch: pytest.MonkeyPatch, *, beside: bool
+    writer: StoreWriter, shards: list[Shard], monkeypatch: pytest.MonkeyPatch, *, background: bool
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
-    with Outlet(writer, limit=100, beside=beside) as outlet:
+    with Outlet(writer, limit=100, background=background) as outlet:
         assert outlet.reserve(shards[0].key, 60, wait=False)
         outlet.put(shards[0])
         assert outlet.reserve(shards[1].key, 60, wait=True)
@@ -86,11 +86,11 @@ def test_waiting_for_memory_writes_what_was_put(
 
 def test_beside_the_engine_putting_does_not_wait_for_the_disk(writer: StoreWriter, shards: list[Shard]) -> None:
     slow, told = HeldBack(writer), []
-    with Outlet(slow, beside=True, committed=lambda commit: told.append(commit.key)) as outlet:  # type: ignore[arg-type]
+    with Outlet(slow, background=True, committed=lambda commit: told.append(commit.key)) as outlet:  # type: ignore[arg-type]
         for shard in shards:
             outlet.put(shard)
         assert slow.begun.acquire(timeout=20)
-        assert not slow.begun.acquire(blocking=False), "more than one thread writes beside the engine"
+        assert not slow.begun.acquire(blocking=False), "more than one thread writes background the engine"
         assert told == []
         slow.go_on.set()
     assert told == [shard.key for shard in shards]
@@ -101,7 +101,7 @@ def test_on_a_cpu_the_engine_pauses_while_every_core_writes_a_shard(
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     slow, told = HeldBack(writer), []
-    with Outlet(slow, beside=False, committed=lambda commit: told.append(commit.key)) as outlet:  # type: ignore[arg-type]
+    with Outlet(slow, background=False, committed=lambda commit: told.append(commit.key)) as outlet:  # type: ignore[arg-type]
         outlet.put(shards[0])
         assert not slow.begun.acquire(timeout=0.1), "a shard was written before there was one for each core"
         threading.Timer(0.1, slow.go_on.set).start()
@@ -112,12 +112,12 @@ def test_on_a_cpu_the_engine_pauses_while_every_core_writes_a_shard(
     assert told == [shard.key for shard in shards]
 
 
-@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("background", [True, False])
 def test_an_error_between_shards_loses_none_that_was_put(
-    writer: StoreWriter, shards: list[Shard], tmp_path: Path, *, beside: bool
+    writer: StoreWriter, shards: list[Shard], tmp_path: Path, *, background: bool
 ) -> None:
     def interrupted() -> None:
-        with Outlet(writer, beside=beside) as outlet:
+        with Outlet(writer, background=background) as outlet:
             outlet.put(shards[0])
             outlet.put(shards[1])
             raise KeyboardInterrupt
