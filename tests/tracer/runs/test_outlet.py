@@ -90,7 +90,7 @@ def test_beside_the_engine_putting_does_not_wait_for_the_disk(writer: StoreWrite
         for shard in shards:
             outlet.put(shard)
         assert slow.begun.acquire(timeout=20)
-        assert not slow.begun.acquire(blocking=False), "more than one thread writes background the engine"
+        assert not slow.begun.acquire(blocking=False), "more than one thread writes while the engine runs"
         assert told == []
         slow.go_on.set()
     assert told == [shard.key for shard in shards]
