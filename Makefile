@@ -26,11 +26,12 @@ $(INSTALLED): requirements-cpu.lock pyproject.toml
 demo: install
 	$(BIN)/moetrace demo
 
-# What starts no engine on all cores, then what does in one process: engines take all cores for themselves.
-# The second part runs where the first has failed as well.
+# What starts no engine on all cores, then what does in two processes: one has the engines that tests share, the other
+# what runs in processes of its own. The second part runs where the first has failed as well.
 NO_ENGINE := $(BIN)/pytest -m 'not gpu and not engine' --numprocesses auto --dist worksteal $(PYTEST_ARGS)
 test: install
-	failed=; $(NO_ENGINE) || failed=1; $(BIN)/pytest -m 'engine and not gpu' $(PYTEST_ARGS) || failed=1; test -z "$$failed"
+	failed=; $(NO_ENGINE) || failed=1; $(BIN)/pytest -m 'engine and not gpu' --numprocesses 2 --dist loadgroup $(PYTEST_ARGS) \
+		|| failed=1; test -z "$$failed"
 
 # What starts no engine, with a tenth of the random examples.
 test-quick: install

@@ -35,6 +35,7 @@ register_profiles()
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "ci")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group tests by the fixture that takes long to start.
 

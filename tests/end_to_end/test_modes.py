@@ -97,47 +97,47 @@ def test_expert_parallelism_on_a_cpu_is_refused_before_it_crashes() -> None:
 def test_modes_that_a_cpu_turns_off_are_refused_by_the_tap(
     changes: dict[str, dict[str, object]], reason: str, engine: TracedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from moetrace.tracer.worker.worker import _require_mode
+    from moetrace.tracer.worker.modes import require_mode
 
     config = engine.llm.llm_engine.vllm_config
-    _require_mode(config)
+    require_mode(config)
     for part, values in changes.items():
         for name, value in values.items():
             monkeypatch.setattr(getattr(config, part), name, value)
     with pytest.raises(MoetraceError, match=reason):
-        _require_mode(config)
+        require_mode(config)
 
 
 def test_speculative_decoding_in_somebodys_engine_is_refused_by_the_tap(
     engine: TracedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from moetrace.tracer.worker.worker import _require_mode
+    from moetrace.tracer.worker.modes import require_mode
 
     config = engine.llm.llm_engine.vllm_config
     monkeypatch.setattr(config, "speculative_config", object())
     with pytest.raises(MoetraceError, match="speculative decoding"):
-        _require_mode(config)
+        require_mode(config)
 
 
 def test_a_router_that_cannot_be_seen_is_refused_naming_its_layer(
     engine: TracedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from moetrace.tracer.worker.worker import MoERunner, _require_tappable
+    from moetrace.tracer.worker.routers import MoERunner, require_tappable
 
     worker = engine.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
     runner = [module for module in worker.model_runner.get_model().modules() if isinstance(module, MoERunner)][2]
     with monkeypatch.context() as patched:
         patched.setattr(MoERunner, "is_monolithic", True)
         with pytest.raises(MoetraceError, match="layer 2: a monolithic kernel"):
-            _require_tappable(runner, compiled=False)
+            require_tappable(runner, compiled=False)
     with monkeypatch.context() as patched:
         patched.setattr(runner.router, "num_fused_shared_experts", 1, raising=False)
         with pytest.raises(MoetraceError, match="layer 2: shared experts are fused"):
-            _require_tappable(runner, compiled=False)
+            require_tappable(runner, compiled=False)
     with monkeypatch.context() as patched:
         patched.setattr(type(runner.moe_config), "is_sequence_parallel", True)
         with pytest.raises(MoetraceError, match="layer 2: sequence-parallel MoE"):
-            _require_tappable(runner, compiled=False)
+            require_tappable(runner, compiled=False)
 
 
 def test_the_documentation_has_the_table_of_modes() -> None:
