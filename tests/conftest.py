@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from moetrace.tracer.plan.plan import Plan
     from tests.support.warm import WarmProcess
 
-# Where tests are shared out to several processes (pytest-xdist), one of them has all that need the same engine.
-ONE_PROCESS_HAS = {"engine": "engine", "stressed": "engine", "someones_llm": "engine", "warm": "warm"}
+STARTS_AN_ENGINE = {"engine", "stressed", "someones_llm", "warm"}
 
 os.environ["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"  # else `datasets` sends the hub a request for each file that is opened
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -35,18 +34,29 @@ register_profiles()
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "ci")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests by the fixture that takes long to start.
-
-    Refuse a test that starts an engine and is not marked so: it would run where no engine should.
-    """
+    """Refuse a test that starts an engine and is not marked so: it would run where no engine should."""
     for item in items:
-        needed = ONE_PROCESS_HAS.keys() & set(getattr(item, "fixturenames", ()))
-        if needed and not item.get_closest_marker("engine"):
+        if STARTS_AN_ENGINE & set(getattr(item, "fixturenames", ())) and not item.get_closest_marker("engine"):
             raise pytest.UsageError(f"{item.nodeid} starts an engine; mark it with pytest.mark.engine")
-        for group in {ONE_PROCESS_HAS[name] for name in needed}:
-            item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(optionalhook=True)  # where pytest-xdist is not installed
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one process have all tests that share the engine of the session, where they are shared out by groups.
+
+    What runs in processes of its own, in tests/end_to_end, is shared out by the file. Groups by mark, which
+    pytest-xdist 3.8 has for that, do nothing under pytest 9.2.
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByEngine(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid.partition("::")[0] if nodeid.startswith("tests/end_to_end/") else "the engine of the session"
+
+    return ByEngine(config, log)
 
 
 @pytest.fixture(scope="session")
