@@ -22,7 +22,6 @@ CONTACTS = (
     "vllm.utils.torch_utils:direct_register_custom_op",
     "vllm.v1.worker.gpu_worker:Worker.load_model",
     "vllm.v1.worker.gpu_worker:Worker.execute_model",
-    "vllm.v1.worker.cpu_worker:CPUWorker.execute_model",
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner.get_model",
     "vllm.v1.worker.gpu_model_runner:GPUModelRunner._model_forward",
     "vllm.v1.worker.gpu.model_runner:GPUModelRunner.get_model",
