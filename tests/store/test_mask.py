@@ -9,25 +9,22 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import pytest
 
-from moetrace.analytics.database.connection import connect
 from moetrace.analytics.masks.mask import build_mask
-from moetrace.analytics.selection import rise
 from moetrace.store.mask import SCHEMA_FILE, MaskError, check_mask_fits, mask_text, read_mask
-from tests.support.stores import make_record, make_world, write_world
+from tests.support.selections import CREATED, six_experts
+from tests.support.stores import make_record
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from moetrace.analytics.selection.selection import Selection
 
-CREATED = "2025-01-01T00:00:00+00:00"
 RECORD = make_record()
 
 
 @pytest.fixture(scope="module")
 def selection(tmp_path_factory: pytest.TempPathFactory) -> Selection:
-    opened = connect(write_world(tmp_path_factory.mktemp("store"), make_world(1, RECORD)))
-    return rise(opened, "run", ["swh_Latn"], budget=6)
+    return six_experts(tmp_path_factory.mktemp("store"))
 
 
 def test_a_written_mask_is_read_back_as_it_was(selection: Selection, tmp_path: Path) -> None:

@@ -7,23 +7,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from moetrace.analytics.database.connection import connect
 from moetrace.analytics.masks.mask import build_mask
-from moetrace.analytics.selection import rise
 from moetrace.store.mask import mask_text
-from tests.support.stores import make_record, make_world, write_world
+from tests.support.selections import CREATED, six_experts
+from tests.support.stores import make_record
 
 if TYPE_CHECKING:
     from moetrace.analytics.selection.selection import Selection
 
-CREATED = "2025-01-01T00:00:00+00:00"
 RECORD = make_record()
 
 
 @pytest.fixture(scope="module")
 def selection(tmp_path_factory: pytest.TempPathFactory) -> Selection:
-    opened = connect(write_world(tmp_path_factory.mktemp("store"), make_world(1, RECORD)))
-    return rise(opened, "run", ["swh_Latn"], budget=6)
+    return six_experts(tmp_path_factory.mktemp("store"))
 
 
 def test_a_mask_names_model_strategy_experts_and_provenance(selection: Selection) -> None:
