@@ -26,8 +26,9 @@ def isolation(source: Source) -> Section:
     quantile_cont(isolation, 0.25) as lower_quartile,
     quantile_cont(isolation, 0.75) as upper_quartile,
     max(isolation) as highest,
-    arg_min(lang_a || ' and ' || lang_b, isolation) as closest,
-    arg_max(lang_a || ' and ' || lang_b, isolation) as furthest
+    -- Of pairs that are equally far apart the first by name: the same page every time.
+    arg_min(lang_a || ' and ' || lang_b, (isolation, lang_a, lang_b)) as closest,
+    arg_min(lang_a || ' and ' || lang_b, (-isolation, lang_a, lang_b)) as furthest
 from jaccard
 where {source.this_run}
 group by layer

@@ -212,6 +212,14 @@ def test_imported_counts_alone_make_a_report(tmp_path: Path) -> None:
     assert page.dataset("specificity").height == 2 * 3 * 8
 
 
+def test_of_pairs_that_are_equally_far_apart_the_first_by_name_is_named(tmp_path: Path) -> None:
+    languages = [f"l{number:02}" for number in range(20)]
+    record = make_record(tables=("usage",), languages=languages)
+    write_counts(tmp_path / "store", record, dict.fromkeys(languages, np.full((3, 8), 5)), dict.fromkeys(languages, 20))
+    isolation = Page(write_report(tmp_path / "store", tmp_path / "report.html")).dataset("isolation")
+    assert isolation.select("closest", "furthest").rows() == [("l00 and l01", "l00 and l01")] * 3
+
+
 def test_one_language_alone_cannot_be_compared_and_the_page_says_it(tmp_path: Path) -> None:
     page = report_of(tmp_path, make_record(languages=("eng_Latn",)))
     for name in ("isolation", "pairs", "specificity"):
