@@ -1,7 +1,8 @@
 """moetrace: which experts a Mixture-of-Experts model uses for each language, and training just those.
 
-What a program needs is here, and in `moetrace.store`, `moetrace.analytics.metrics`, `moetrace.analytics.uncertainty` and
-`moetrace.tracer.training`; modules below these are private and may move. Nothing is imported before it is asked for:
+What a program needs is here, and in `moetrace.store`, `moetrace.analytics.metrics`,
+`moetrace.analytics.uncertainty` and `moetrace.tracer.training`; modules below these are private and may move. Nothing
+is imported before it is asked for:
 `Store`, `connect` and `read_mask` need neither torch nor vLLM, `traced` and `apply_mask` need what they work on.
 
 - `Store(place)`: a store's runs, commits and tables, as polars frames and Arrow datasets
