@@ -9,7 +9,7 @@ VOCABULARY = 256
 EXPERTS = 16
 
 ROUTER_SET_RIGHT = "vLLM's CPU router set right by `tracer/worker/cpu_fixes.py`"
-ROTARY_SET_RIGHT = "vLLM's CPU rotary embedding set right by `tracer/worker/cpu_fixes.py`"
+ROTARY_SET_RIGHT = "vLLM's CPU rotary embedding set right by `tracer/engine/cpu_options.py`"
 TRANSFORMERS_CODE = "vLLM runs it by transformers' code, and routes itself"
 
 COMMON = {
