@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from moetrace.store.errors import CaptureError, MoetraceError
+from moetrace.tracer.engine.commands import tell_taps
 from moetrace.tracer.engine.generation import text_seed
 from moetrace.tracer.engine.probe import check_rows, probe_shard, probe_texts
 from moetrace.tracer.engine.queue import TextQueue, UnderWay
@@ -73,7 +74,7 @@ class TracedEngine:
                     yield from self._take(under_way, ends)
         except (MoetraceError, GeneratorExit):
             self.llm.llm_engine.abort_request(list(queue.running))
-            self._tell("reset")
+            tell_taps(self.llm, "reset")
             under_way.give_back_all()
             raise
         if under_way.shards:
@@ -88,14 +89,9 @@ class TracedEngine:
         """Shut the engine down and give its memory back."""
         self.llm.llm_engine.engine_core.shutdown()
 
-    def _tell(self, command: str, *arguments: Any) -> list[Any]:
-        """Give a command to every worker's tap and return the answers of those that have one, in rank order."""
-        answers = self.llm.collective_rpc(TAG, args=(command, *arguments))
-        return [answer for answer in answers if answer is not None]
-
     def _check_layout(self) -> list[int]:
         """Return the MoE layers of all pipeline stages; raise MoetraceError where the config says otherwise."""
-        stages = [layout for layout in self._tell("layout") if layout["moe_layers"]]
+        stages = [layout for layout in tell_taps(self.llm, "layout") if layout["moe_layers"]]
         if not stages:
             raise MoetraceError(f"{self.facts.id}: the engine's model has no MoE layers")
         for layout in stages:
@@ -111,7 +107,7 @@ class TracedEngine:
         """Trace two short texts, which shows that the tap works, and check how they were routed."""
         model = self.llm.llm_engine.model_config
         texts = probe_texts(model.get_vocab_size(), model.max_model_len - 1)
-        self._tell("probe")
+        tell_taps(self.llm, "probe")
         (shard,) = self.trace([probe_shard(texts)])
         if self.settings.self_check:
             self._check_routing()
@@ -121,7 +117,7 @@ class TracedEngine:
 
     def _check_routing(self) -> None:
         """Replay the probe's routing from its logits; raise MoetraceError where the engine routes by another rule."""
-        found = [RoutingEvidence(*entry) for stage in self._tell("evidence") for entry in stage]
+        found = [RoutingEvidence(*entry) for stage in tell_taps(self.llm, "evidence") for entry in stage]
         try:
             check_routing(self.facts.rule, found)
         except CaptureError as error:
@@ -131,7 +127,7 @@ class TracedEngine:
             ) from error
 
     def _open(self, shard: PlannedShard, generation: Generation | None) -> None:
-        self._tell("open", shard.key, shard.lengths.tolist(), generation.max_new_tokens if generation else 0)
+        tell_taps(self.llm, "open", shard.key, shard.lengths.tolist(), generation.max_new_tokens if generation else 0)
 
     def _add(self, shard: PlannedShard, index: int, generation: Generation | None) -> str:
         from vllm.sampling_params import RequestOutputKind, SamplingParams  # noqa: PLC0415
@@ -162,7 +158,7 @@ class TracedEngine:
 
     def _take(self, under_way: UnderWay, ends: list[tuple[str, int, int]]) -> Iterator[Shard]:
         """Yield the shards that every pipeline stage has completed."""
-        for failure, captured in self._tell("take", ends if under_way.generation else []):
+        for failure, captured in tell_taps(self.llm, "take", ends if under_way.generation else []):
             if failure:
                 raise CaptureError(failure)
             for part in captured:  # stages answer in rank order, so parts of a shard are in layer order

@@ -12,6 +12,7 @@ from moetrace.store.errors import CaptureError, MoetraceError
 from moetrace.store.format.layout import SHARD_TOKENS, checked_language, checked_run
 from moetrace.store.format.run_record import made_here, make_run_record, with_engine_facts
 from moetrace.store.format.schema import TABLE_NAMES
+from moetrace.tracer.engine.commands import tell_taps
 from moetrace.tracer.engine.settings import engine_versions
 from moetrace.tracer.model.facts import read_facts
 from moetrace.tracer.model.record import model_id, model_record
@@ -171,15 +172,14 @@ def _install(llm: LLM, config: VllmConfig, *, profiles: bool) -> bool:
 
 
 def _call(llm: LLM, command: str, *arguments: Any) -> list[Any]:
-    """Give a command to every worker's tap; return the answers of those that have one."""
+    """Give a command to every worker's tap; raise MoetraceError where the workers know of none."""
     try:
-        answers = llm.collective_rpc(TAG, args=(command, *arguments))
+        return tell_taps(llm, command, *arguments)
     except (AttributeError, NotImplementedError) as error:
         raise MoetraceError(
             "this engine's workers do not know moetrace: it must be installed where they run, with its vLLM plugin on "
             "(VLLM_PLUGINS, where set, must name moetrace)"
         ) from error
-    return [answer for answer in answers if answer is not None]
 
 
 def _label_requests(llm: LLM, trace: Trace) -> Callable[[], None]:

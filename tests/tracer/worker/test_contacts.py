@@ -75,6 +75,25 @@ def test_a_vllm_that_lacks_a_module_is_refused_in_one_line_by_the_names_of_what_
     assert f"is not supported: it lacks {', '.join(lost)}; install the version" in refusal
 
 
+TRACED = "from moetrace import traced; traced(None).__enter__()"
+SERVED = (
+    "from vllm.engine.arg_utils import EngineArgs; from moetrace.tracer.recording.plugin import register; register(); "
+    "arguments = EngineArgs(); arguments.worker_cls = 'auto'; arguments.create_engine_config()"
+)
+
+
+@pytest.mark.parametrize("code", [TRACED, SERVED], ids=["traced", "served"])
+def test_somebodys_own_engine_is_refused_by_the_same_names(code: str, tmp_path: Path) -> None:
+    make_vllm(tmp_path, without="vllm.v1.worker.gpu_model_runner")
+    recorded = f"import os; os.environ['MOETRACE_STORE'] = {str(tmp_path / 'store')!r}; {code}"
+    done = python(tmp_path, "-c", recorded)
+    assert done.returncode == 1
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.startswith("moetrace.store.errors.MoetraceError: ")
+    assert "it lacks vllm.v1.worker.gpu_model_runner:GPUModelRunner.get_model" in said
+    assert not (tmp_path / "store").exists()
+
+
 def test_of_a_vllm_with_every_name_nothing_is_missing(tmp_path: Path) -> None:
     make_vllm(tmp_path)
     code = "import vllm; from moetrace.tracer.worker import contacts; print(vllm.__file__, contacts.missing_contacts())"
