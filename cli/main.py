@@ -16,6 +16,7 @@ COMMANDS = {
     "import": "moetrace.cli.importing:import_traces",
     "ls": "moetrace.cli.ls:ls",
     "verify": "moetrace.cli.verify:verify",
+    "rm": "moetrace.cli.rm:rm",
     "compact": "moetrace.cli.compact:compact",
     "upgrade": "moetrace.cli.upgrade:upgrade",
     "sql": "moetrace.cli.sql:sql",

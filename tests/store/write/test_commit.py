@@ -17,7 +17,6 @@ from moetrace.analytics.database.connection import connect
 from moetrace.store.errors import StoreError
 from moetrace.store.format.schema import TABLE_NAMES
 from moetrace.store.read.reader import Store
-from moetrace.store.storage.claims import is_alive
 from moetrace.store.storage.faults import FaultPoint
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.writer import StoreWriter
