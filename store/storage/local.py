@@ -124,10 +124,10 @@ class LocalStorage(Storage):
 
     def move(self, path: str, to: str) -> None:
         """Rename a file; a power cut does not bring it back."""
-        source = self._inside(path)
+        source, final = self._inside(path), self._inside(to)
         if not self.has(path):
             return
-        final = self._place(to)
+        final.parent.mkdir(parents=True, exist_ok=True)
         if _link(source, final, durable=True):
             source.unlink(missing_ok=True)
             sync_folder(source.parent)
@@ -238,7 +238,7 @@ def sync_folder(folder: Path) -> None:
 
 def _link(staged: Path, final: Path, *, durable: bool) -> bool:
     try:
-        os.link(staged, final, follow_symlinks=False)
+        os.link(staged, final)
     except FileExistsError:
         return False
     except PermissionError:

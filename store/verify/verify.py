@@ -188,28 +188,33 @@ class _Check:
         self._verdict.claims = living_claims(self._storage)
 
     def _compacted(self, record: RunRecord) -> None:
-        path = layout.compact_index_path(record.run)
-        moves: dict[str, str] = {}
+        """Check the index of compacted roll-ups, then the roll-ups; both can be made again."""
+        at = layout.compact_index_path(record.run)
+        moves = {at: "its roll-ups cannot be used"}
         try:
             index = read_index(self._storage, record)
             if index is None:
                 return
             self._named.add(index.data.path)
-            moves = {path: "its roll-ups are damaged", index.data.path: "is damaged"}
+            at = index.data.path
+            moves[at] = "cannot be used"
             read_verified(self._catalog, index.data, 0, index.data.bytes)
-            listed = {path: self.listed[path] for path in self._commits}
-            if len(index.current(listed)) < len({entry.commit.lang for entry in index.entries.values()}):
-                self._verdict.notes.append(f"{path}: is of other shards than there are; `moetrace compact` renews it")
         except (StoreError, OSError) as error:
             if not self._catalog.format.sealed:
-                self._verdict.notes.append(f"{path}: is of an older format, not used; `moetrace upgrade` takes it out")
+                self._verdict.notes.append(f"{at}: is of an older format, not used; `moetrace upgrade` takes it out")
+                self._named |= {path for path in self.listed if path.startswith(f"{layout.COMPACT}/run={record.run}/")}
                 return
-            what = f"{first_line(error)}; make it again with `moetrace compact`"
-            passing = is_passing(error)
-            self._verdict.problems.append(Problem(path, what.removeprefix(f"{self._storage}: {path}: "), None, passing))
+            what = first_line(error).removeprefix(f"{self._storage}: {at}: ")
+            what, passing = f"{what}; make it again with `moetrace compact`", is_passing(error)
+            self._verdict.problems.append(Problem(at, what, None, passing))
             if not passing:
-                says = f"{path}: is taken out; `moetrace compact` makes it again"
-                self._verdict.repairs.append(Repair(says, moves or {path: what}))
+                says = f"{at}: is taken out; `moetrace compact` makes it again"
+                self._verdict.repairs.append(Repair(says, moves))
+            return
+        commits = {path: self.listed[path] for path in self._commits}
+        if len(index.current(commits)) < len({entry.commit.lang for entry in index.entries.values()}):
+            path = layout.compact_index_path(record.run)
+            self._verdict.notes.append(f"{path}: is of other shards than there are; `moetrace compact` renews it")
 
     def _plan(self, record: RunRecord) -> None:
         """Check the plan of a run, and say how many of the planned shards are there."""

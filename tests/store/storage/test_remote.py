@@ -240,7 +240,7 @@ def test_a_name_that_is_taken_is_not_written_over(url: str, tmp_path: Path) -> N
     storage.delete("b")
     storage.delete("b")
     assert [entry.path for entry in storage.listing()] == ["a"]
-    with Claims(storage, "run") as mine, Claims(storage, "run") as theirs:
+    with Claims(storage, "run", "a" * 64) as mine, Claims(storage, "run", "a" * 64) as theirs:
         assert mine.take("eng_Latn", 0)
         assert not theirs.take("eng_Latn", 0)
 
