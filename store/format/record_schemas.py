@@ -129,12 +129,6 @@ class Settings(_Open):
     tokens: Literal["nominal"] | None = None
     imported: Text | None = None
 
-    @model_validator(mode="after")
-    def _rolled_up(self) -> Settings:
-        if "usage" not in self.tables:
-            raise ValueError("tables has no usage, which every run has")
-        return self
-
 
 class RunSchema(_Closed):
     """A run record."""

@@ -90,6 +90,8 @@ class Catalog:
     def run(self, name: str | None = None) -> RunRecord:
         """Return a run's record; without a name, the only run's. Raise UnknownNameError otherwise."""
         if name is None:
+            if not self.runs:
+                raise StoreError(f"{self.url}: has no finished shard of any run yet; trace or import one first")
             if len(self.runs) != 1:
                 raise UnknownNameError(
                     f"{self.url} has {len(self.runs)} runs ({', '.join(self.runs)}); say which with --run"

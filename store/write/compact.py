@@ -28,6 +28,8 @@ def compact(catalog: Catalog, run: str) -> CompactIndex:
     """
     record = catalog.run(run)
     commits = [commit for commit in catalog.commits if commit.run == run]
+    if "usage" not in record.tables:
+        raise StoreError(f"{catalog.url}: run '{run}' has no roll-ups that could be added up")
     if not commits:
         raise StoreError(f"{catalog.url}: run '{run}' has no finished shard yet; trace it first")
     by_language: dict[str, list[FileRecord]] = {}

@@ -146,6 +146,7 @@ class StoreWriter:
                 version=FORMAT_VERSION,
             )
             path = layout.commit_path(commit.run, lang, number)
+            commit.check_under(self.record, f"{self.storage}: {path}")
             made = self.storage.create(path, commit.to_json().encode())
             reach(FaultPoint.COMMITTED)
             stored = commit if made else self._stored_commit(path)
