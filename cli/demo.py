@@ -27,6 +27,7 @@ def demo(output: Path) -> None:
     from moetrace.analytics.selection import rise
     from moetrace.cli.progress import TraceBar
     from moetrace.store.mask import mask_text
+    from moetrace.store.output import write_text
     from moetrace.store.read.reader import Store
     from moetrace.tracer.bundled import CORPUS, MODEL
     from moetrace.tracer.engine.settings import EngineSettings
@@ -42,7 +43,7 @@ def demo(output: Path) -> None:
         record = opened.run("demo")
         connection = connect(opened)
         selection = rise(connection, "demo", [TARGET], budget=BUDGET)
-        mask.write_text(mask_text(build_mask(selection, record, opened.traced_at("demo"))), encoding="utf-8")
+        write_text(mask, mask_text(build_mask(selection, record, opened.traced_at("demo"))))
         write_report(store, report, run="demo", mask=mask)
     layers, experts = len(record.moe_layers), record.num_experts
     click.echo(

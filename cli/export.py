@@ -10,6 +10,7 @@ import click
 
 from moetrace.cli.options import RUN, STORE, output
 from moetrace.cli.table import aligned
+from moetrace.cli.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -64,11 +65,8 @@ def export() -> None:
     """  # noqa: D301  click wants the escape itself
 
 
-def strategy(name: str, short_help: str, *options: Callable[..., Any], safely: bool = False) -> Callable[..., Any]:
-    """Make `moetrace export NAME` of a function (connection, run, **options) -> Selection.
-
-    `safely`: the connection reaches the store's files and nothing else.
-    """
+def strategy(name: str, short_help: str, *options: Callable[..., Any]) -> Callable[..., Any]:
+    """Make `moetrace export NAME` of a function (connection, run, **options) -> Selection."""
 
     def command_of(select: Callable[..., Selection]) -> click.Command:
         @wraps(select)
@@ -76,13 +74,12 @@ def strategy(name: str, short_help: str, *options: Callable[..., Any], safely: b
             store: str, run: str | None, file_format: str, output: Path | None, explain: bool, **options: Any
         ) -> None:
             from moetrace.analytics.database.connection import connect
-            from moetrace.analytics.database.query import connect_safely
             from moetrace.analytics.masks.mask import build_mask
             from moetrace.store.read.reader import Store
 
             opened = Store(store)
             record = opened.run(run)
-            connection = connect_safely(opened) if safely else connect(opened)
+            connection = connect(opened)
             selection = select(connection, record.run, **options)
             # The trace's own time, not the clock's: the same call gives the same bytes.
             _write(build_mask(selection, record, opened.traced_at(record.run)), file_format, output)
@@ -221,7 +218,6 @@ def random(connection: duckdb.DuckDBPyConnection, run: str, like: Path, seed: in
     _target("Language the experts are for, to be written down"),
     click.option("--query", metavar="SQL", help="Returns layer, expert[, score]."),
     click.option("--query-file", type=MASK, metavar="FILE", help="The query, in a file."),
-    safely=True,
 )
 def sql(
     connection: duckdb.DuckDBPyConnection,
@@ -270,20 +266,17 @@ def convert(mask: Path, file_format: str, output: Path | None) -> None:
 
 def _write(mask: Mapping[str, Any], file_format: str, output: Path | None) -> None:
     from moetrace.analytics.masks.formats import FORMATS as WRITERS
-    from moetrace.store.mask import MaskError
+    from moetrace.store.output import write_text
 
     text = WRITERS[file_format](mask)
     if output is None:
         click.echo(text, nl=False)
         return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise MaskError(f"{output}: cannot be written ({error.strerror})") from error
+    write_text(output, text)
     target = mask["strategy"]["target"]
     languages = [target] if isinstance(target, str) else target or []
     words = f" for {', '.join(languages)}" if languages else ""
-    click.echo(f"{output}: {len(mask['experts'])} experts{words}", err=True)
+    click.echo(printable(f"{output}: {len(mask['experts'])} experts{words}"), err=True)
 
 
 def _explanation(selection: Selection) -> str:

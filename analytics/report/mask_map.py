@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import polars as pl
 
+from moetrace.analytics.database.quoting import literal
 from moetrace.analytics.report.expert_charts import expert_axis, layer_rows, on_grid
 from moetrace.analytics.report.layer_charts import row_step
 from moetrace.analytics.report.mask_input import mask_command, mask_facts, mask_frame, mask_targets
@@ -82,7 +83,7 @@ order by layer, expert"""
     return f"""select layer, expert, frequency, specificity as background
 from specificity
 inner join activation using (run, lang, layer, expert)
-where {source.this_run} and lang = '{target}'
+where {source.this_run} and lang = {literal(target)}
 order by layer, expert"""
 
 

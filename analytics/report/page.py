@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -29,6 +28,7 @@ from moetrace.analytics.report.specificity import specificity
 from moetrace.analytics.report.style import configuration
 from moetrace.store.errors import StoreError
 from moetrace.store.format.schema import FORMAT_VERSION
+from moetrace.store.output import write_text
 from moetrace.store.read.reader import Store
 
 if TYPE_CHECKING:
@@ -56,13 +56,12 @@ def write_report(
     if not languages:
         raise StoreError(f"{store.url}: run '{record.run}' has no finished shard yet, so there is nothing to report")
     output = Path(output_html)
-    if output.is_dir():
-        raise StoreError(f"{output}: is a folder; name the HTML file to write")
     chosen = None if mask is None else fitting_mask(mask, record)
     with connect(store) as connection:
         source = Source(connection, record, languages)
         html = _render(header(store, source), sections(source, chosen), source)
-    return _write(output, html)
+    write_text(output, html)
+    return output
 
 
 def sections(source: Source, mask: Mapping[str, Any] | None) -> tuple[Section, ...]:
@@ -129,15 +128,3 @@ def _version() -> str:
         return metadata.version("moetrace")
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _write(output: Path, html: str) -> Path:
-    """Write the file whole or not at all."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    staged = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
-    try:
-        staged.write_text(html, encoding="utf-8")
-        staged.replace(output)
-    finally:
-        staged.unlink(missing_ok=True)
-    return output

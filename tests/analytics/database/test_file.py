@@ -15,6 +15,7 @@ from moetrace.analytics.database.documentation import views
 from moetrace.analytics.database.file import write_database
 from moetrace.cli.main import run as moetrace
 from moetrace.store.errors import StoreError
+from moetrace.store.output import OutputError
 from moetrace.store.read.reader import Store
 from moetrace.store.write.compact import compact
 from tests.support.stores import make_record, make_world, write_counts, write_world
@@ -73,7 +74,7 @@ def test_the_command_says_what_it_wrote_and_writes_over_nothing(
     assert "exists already; remove it, or choose another name" in capsys.readouterr().err
     assert path.read_bytes() == before
     assert moetrace(["sql", str(store), "select 1", "--database", str(path)]) == 2
-    with pytest.raises(StoreError, match=r"out.duckdb: cannot be written \(no such folder\)"):
+    with pytest.raises(OutputError, match=r"out.duckdb: cannot be written \(no such folder\)"):
         write_database(store, tmp_path / "nowhere" / "out.duckdb")
 
 
