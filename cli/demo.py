@@ -19,7 +19,12 @@ TARGET, BUDGET = "swh_Latn", 24
     help="Folder for the store, the report and the mask.",
 )
 def demo(output: Path) -> None:
-    """Trace the bundled corpus through the bundled model, draw the report and export a mask for Swahili."""
+    """Trace the bundled corpus through the bundled model, draw the report and export a mask for Swahili.
+
+    \b
+    moetrace demo
+    moetrace demo -o somewhere-else
+    """  # noqa: D301  click wants the escape itself
     from moetrace.analytics.database.connection import connect
     from moetrace.analytics.masks.mask import build_mask
     from moetrace.analytics.metrics import jaccard_by_layer

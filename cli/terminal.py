@@ -5,11 +5,12 @@ Names come from whoever wrote the store. A control character in one could move t
 
 from __future__ import annotations
 
+import json
 import re
 
 # C0 and DEL, C1, line separators, marks and overrides of direction.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-MOST = 2000  # characters of a message: an error is a line, whatever it quotes
+MOST = 1500  # characters of a message, whatever it quotes
 
 
 def printable(text: object) -> str:
@@ -18,10 +19,16 @@ def printable(text: object) -> str:
 
 
 def one_line(text: object) -> str:
-    """Return a message as one printable line: what DuckDB and others draw below their first line is cut off."""
-    first = next((line for line in str(text).strip().split("\n") if line.strip()), "").strip()
-    shown = printable(first)
-    return shown if len(shown) <= MOST else f"{shown[: MOST - 4]} ..."
+    """Return a message as one printable line, without the excerpt of a query that DuckDB draws below its own."""
+    words = str(text).strip().partition("\n\nLINE ")[0]
+    shown = printable(" ".join(line.strip() for line in words.split("\n") if line.strip()))
+    return shown if len(shown) <= MOST else f"{shown[: MOST // 2]} ... {shown[-MOST // 2 :]}"
+
+
+def json_document(value: object) -> str:
+    """Return a value as JSON that can be printed: what JSON itself does not escape of control characters is, too."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    return _CONTROL.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -169,9 +169,9 @@ def _create_rollups_view(connection: duckdb.DuckDBPyConnection, store: Store) ->
     parts = ["from files.usage_not_compacted select * exclude (shard)"]
     for found in sorted(compacted, key=lambda found: -store.runs[found.run].num_experts):
         languages = ", ".join(literal(lang) for lang in found.languages)
+        rows = _read_parquet([verified_url(found.path)])
         parts.append(
-            f"select {literal(found.run)} as run, * exclude (filename) from {_read_parquet([verified_url(found.path)])} "
-            f"where lang in ({languages})"
+            f"select {literal(found.run)} as run, * exclude (filename) from {rows} where lang in ({languages})"
         )
     connection.execute("create view files.rollups as\n" + "\nunion all by name\n".join(parts))
 

@@ -38,8 +38,8 @@ def write_database(store: str | Path | Storage | Store, output: str | Path) -> P
     locations = [file.location for table in TABLE_NAMES for file in opened.files(table)]
     if found := [letter for letter in PATTERNS if any(letter in location for location in locations)]:
         raise StoreError(
-            f"{opened.url}: has {' and '.join(found)} in its path, which DuckDB takes for a pattern; move the store, or "
-            "query it with `moetrace sql`"
+            f"{opened.url}: has {' and '.join(found)} in its path, which DuckDB takes for a pattern; move the store, "
+            "or query it with `moetrace sql`"
         )
     with written_whole(path) as staged:
         try:

@@ -135,17 +135,20 @@ def _type_inside(kind: DuckDBPyType, file_format: str) -> str:
         return str(kind)
     if kind.id not in NESTED:
         return "VARCHAR"
-    inside: list[Any] = [child for _, child in kind.children]
-    if kind.id == "list":
-        return f"{_type_inside(inside[0], file_format)}[]"
     if kind.id == "array":
-        return f"{_type_inside(inside[0], file_format)}[{inside[1]}]"
-    types = [_type_inside(child, file_format) for child in inside]
-    if kind.id == "map":
-        return f"MAP({'VARCHAR' if file_format in {'csv', 'json'} else types[0]}, {types[1]})"
-    if kind.id == "tuple" or not types:  # without names, or empty
-        return str(kind) if types and types == [str(child) for child in inside] else "VARCHAR"
-    names = [identifier(name) for name, _ in kind.children]
-    fields = ", ".join(f"{name} {held}" for name, held in zip(names, types, strict=True))
-    same = types == [str(child) for child in inside]
-    return str(kind) if same else f"STRUCT({fields})"
+        (_, child), (_, size) = kind.children
+        return f"{_type_inside(child, file_format)}[{size}]"
+    types = [_type_inside(child, file_format) for _, child in kind.children]
+    if kind.id == "list":
+        target = f"{types[0]}[]"
+    elif kind.id == "map":
+        # Keys of objects in JSON are text.
+        target = f"MAP({'VARCHAR' if file_format in {'csv', 'json'} else types[0]}, {types[1]})"
+    elif types and types == [str(child) for _, child in kind.children]:
+        target = str(kind)
+    elif kind.id == "struct" and types:
+        fields = zip((name for name, _ in kind.children), types, strict=True)
+        target = f"STRUCT({', '.join(f'{identifier(name)} {held}' for name, held in fields)})"
+    else:
+        target = "VARCHAR"  # a struct without fields, or without their names
+    return target
