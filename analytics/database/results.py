@@ -136,15 +136,15 @@ def _type_inside(kind: DuckDBPyType, file_format: str) -> str:
     if kind.id not in NESTED:
         return "VARCHAR"
     if kind.id == "array":
-        (_, child), (_, size) = kind.children
-        return f"{_type_inside(child, file_format)}[{size}]"
-    types = [_type_inside(child, file_format) for _, child in kind.children]
+        return f"{_type_inside(kind.child, file_format)}[{kind.children[1][1]}]"
+    inside: list[Any] = [child for _, child in kind.children]
+    types = [_type_inside(child, file_format) for child in inside]
     if kind.id == "list":
         target = f"{types[0]}[]"
     elif kind.id == "map":
         # Keys of objects in JSON are text.
         target = f"MAP({'VARCHAR' if file_format in {'csv', 'json'} else types[0]}, {types[1]})"
-    elif types and types == [str(child) for _, child in kind.children]:
+    elif types and types == [str(child) for child in inside]:
         target = str(kind)
     elif kind.id == "struct" and types:
         fields = zip((name for name, _ in kind.children), types, strict=True)

@@ -56,6 +56,8 @@ def write_report(
     if not languages:
         raise StoreError(f"{store.url}: run '{record.run}' has no finished shard yet, so there is nothing to report")
     output = Path(output_html)
+    if output.is_dir():
+        raise StoreError(f"{output}: is a folder; name the HTML file to write")
     chosen = None if mask is None else fitting_mask(mask, record)
     with connect(store) as connection:
         source = Source(connection, record, languages)
