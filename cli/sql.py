@@ -91,7 +91,7 @@ def _format_of(output: Path | None) -> str:
 
 def _write(relation: duckdb.DuckDBPyRelation, file_format: str, output: Path | None) -> None:
     from moetrace.analytics.database.results import file_content, frame_of
-    from moetrace.store.output import written_whole
+    from moetrace.store.output import write_bytes
 
     if file_format == "table":
         content = f"{_as_table(relation)}\n".encode()
@@ -103,8 +103,7 @@ def _write(relation: duckdb.DuckDBPyRelation, file_format: str, output: Path | N
     if output is None:
         click.echo(content, nl=False)
         return
-    with written_whole(output) as path:
-        path.write_bytes(content)
+    write_bytes(output, content)
 
 
 def _as_table(relation: duckdb.DuckDBPyRelation) -> str:

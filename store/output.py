@@ -47,10 +47,16 @@ def written_whole(target: str | Path) -> Iterator[Path]:
         raise OutputError(f"{path}: cannot be written ({_reason(error, path)})") from error
 
 
+def write_bytes(target: str | Path, content: bytes) -> None:
+    """Write a file whole or not at all; raise OutputError where that cannot be done."""
+    with written_whole(target) as path, path.open("ab") as file:  # appended: /dev/stdout may lead into somebody's log
+        file.write(content)
+
+
 def write_text(target: str | Path, text: str) -> None:
-    """Write a text file, UTF-8, whole or not at all; raise OutputError where that cannot be done."""
-    with written_whole(target) as path:
-        path.write_text(text, encoding="utf-8", newline="")
+    """Write a text file, UTF-8, as `write_bytes` does."""
+    with written_whole(target) as path, path.open("ab") as file:
+        file.write(text.encode())
 
 
 def _is_written_to_itself(path: Path) -> bool:

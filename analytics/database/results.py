@@ -135,9 +135,9 @@ def _type_inside(kind: DuckDBPyType, file_format: str) -> str:
         return str(kind)
     if kind.id not in NESTED:
         return "VARCHAR"
-    if kind.id == "array":
-        return f"{_type_inside(kind.child, file_format)}[{kind.children[1][1]}]"
     inside: list[Any] = [child for _, child in kind.children]
+    if kind.id == "array":
+        return f"{_type_inside(inside[0], file_format)}[{inside[1]}]"
     types = [_type_inside(child, file_format) for child in inside]
     if kind.id == "list":
         target = f"{types[0]}[]"
