@@ -11,6 +11,7 @@ import click
 
 from moetrace.cli.failures import show_failure, show_usage
 from moetrace.cli.groups import SuggestingGroup
+from moetrace.cli.terminal import PrintableFormatter
 
 COMMANDS = {
     "demo": "moetrace.cli.demo:demo",
@@ -66,7 +67,9 @@ def moetrace(verbose: bool) -> None:
 
     Start with `moetrace demo`: the whole pipeline on a bundled model and corpus, without a network.
     """
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(name)s: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, handlers=[handler])
 
 
 def main(args: list[str] | None = None) -> None:

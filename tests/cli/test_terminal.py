@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from moetrace.cli.main import run
 from moetrace.cli.table import aligned
-from moetrace.cli.terminal import json_document, one_line, printable
+from moetrace.cli.terminal import PrintableFormatter, json_document, one_line, printable
 from tests.support.commands import failure
 from tests.support.stores import make_record, make_world, write_world
 
@@ -123,6 +124,14 @@ def test_errors_and_wrong_usage_are_printable(
     monkeypatch.setattr(click.utils, "should_strip_ansi", lambda *_, **__: False)
     assert run(["\x07\x9b"]) == 2
     assert not obeyed(capsys.readouterr().err)
+
+
+def test_what_is_logged_is_printable() -> None:
+    record = logging.LogRecord("moetrace", logging.WARNING, "", 0, "run %s\nmore", (HOSTILE,), None)
+    text = PrintableFormatter("%(name)s: %(message)s").format(record)
+    assert not obeyed(text)
+    assert text.startswith("moetrace: run org/model[/old] \\x1b[2J")
+    assert text.endswith("\nmore")
 
 
 def test_progress_prints_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
