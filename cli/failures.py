@@ -49,7 +49,7 @@ def _described(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename is not None else ""
         return f"{where}{error.strerror}"
-    if isinstance(error, OSError | UnicodeError) or _is_of_others(error):
+    if isinstance(error, OSError | UnicodeError | OverflowError) or _is_of_others(error):
         return str(error) or name
     return (
         f"{name}: {error}: this is a bug of moetrace; run the command again with {DEBUG}=1 in the environment and "

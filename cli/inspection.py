@@ -46,6 +46,7 @@ def inspect(
 
     \b
     moetrace inspect bundled
+    moetrace inspect bundled --corpus bundled --json
     moetrace inspect Qwen/Qwen3-30B-A3B --corpus hf:openlanguagedata/flores_plus::devtest --lang eng_Latn
     """  # noqa: D301  click wants the escape itself
     from moetrace.tracer.bundled import named_corpus, named_model

@@ -48,7 +48,8 @@ def write_report(
     """Write the report of a run as one self-contained HTML file and return its path.
 
     `run` may be left out where the store has one; `mask` is a mask in the moetrace format, or the file of one. Raises
-    UnknownNameError for an unknown run, StoreError for a store or a run without data, and what reading a mask raises.
+    UnknownNameError for an unknown run, StoreError for a store or a run without data, OutputError where the file cannot
+    be written, and what reading a mask raises.
     """
     store = Store(store_path)
     record = store.run(run)

@@ -53,6 +53,7 @@ class PanicError(BaseException):
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "'utf-8' codec can't decode byte 0xff"),
         (RecursionError("maximum recursion depth exceeded"), "nested too deeply to be read (maximum recursion"),
         (MemoryError(), "not enough memory"),
+        (OverflowError("int too big to convert"), "int too big to convert"),
     ],
 )
 def test_what_is_in_a_persons_hands_is_one_line(

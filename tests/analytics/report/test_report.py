@@ -171,6 +171,15 @@ def test_the_mask_is_shown_with_its_experts_its_summary_and_its_command(page: Pa
     assert "moetrace export rise STORE --run run --target swh_Latn --budget 6" in page.queries["mask"][0]
 
 
+def test_the_sql_of_a_mask_runs_where_files_may_be_read(
+    folder: Path, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (query,) = [found for found in page.queries["mask"] if "create table mask" in found]
+    asked = connect(folder / "store", locked=False).sql(query).pl()
+    assert_frame_equal(page.dataset("mask_coverage"), asked, rel_tol=1e-4, abs_tol=1e-9, check_dtypes=False)
+
+
 def test_the_command_of_a_mask_is_one_command_for_any_shell(folder: Path, tmp_path: Path) -> None:
     """A mask is a file from somebody: what it says is pasted into a terminal."""
     mask = json.loads((folder / "mask.json").read_text())
