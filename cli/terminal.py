@@ -6,6 +6,7 @@ Names come from whoever wrote the store. A control character in one could move t
 from __future__ import annotations
 
 import json
+import logging
 import re
 
 # C0 and DEL, C1, line separators, marks and overrides of direction.
@@ -29,6 +30,14 @@ def json_document(value: object) -> str:
     """Return a value as JSON that can be printed: what JSON itself does not escape of control characters is, too."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     return _CONTROL.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Formats what is logged, lines kept, such that nothing in it is obeyed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        return "\n".join(printable(line) for line in super().format(record).split("\n"))
 
 
 def _escaped(found: re.Match[str]) -> str:
