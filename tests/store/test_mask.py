@@ -94,7 +94,7 @@ def test_an_expert_that_stands_twice_is_refused(selection: Selection, tmp_path: 
         (b"", "mask.json, line 1, column 1: not valid JSON"),
         (b'{"score": NaN}', "mask.json: not valid JSON .NaN is not a number"),
         (b"[1, 2]", r"mask.json, \$: \[1, 2\] is not of type 'object'"),
-        (b"\xff\xfe", "mask.json: cannot be read as a mask"),
+        (b"\xff\xfe", "mask.json: not UTF-8 text"),
         (None, "mask.json: cannot be read as a mask .No such file"),
     ],
 )

@@ -150,7 +150,7 @@ def test_a_folder_or_archive_that_is_no_task_is_refused(tmp_path: Path) -> None:
         ("rise-stats", '{"languages": {}}', "lacks 'model_config'"),
         (
             "rise-stats",
-            '{"model_config": {"model_type": "x"}}',
+            '{"model_config": {"model_type": "x"}, "languages": {"a": {}}}',
             "num_experts_per_layer: does not say it; pass --experts",
         ),
         ("rise-stats", {"0": {"0": 1.5, "1": 0.5}}, "a, layer 0, expert 0: 1.5 is no frequency of one of 5 experts"),
@@ -233,7 +233,7 @@ def test_the_command_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureF
     assert "a: two sources for one language" in failure(capsys, "esft", f"a={task}", f"a={task}", *into)
     assert "run name 'a/b'" in failure(capsys, "esft", f"a={task}", *into, "--run", "a/b")
     assert "expert_weights_1.txt, line 1: " in failure(capsys, "esft", f"a={task}", *into, "--experts", 2)
-    assert "cannot be read as JSON" in failure(capsys, "usage-json", f"a={task}", *into)
+    assert "cannot be read (Is a directory)" in failure(capsys, "usage-json", f"a={task}", *into)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("x")
     into = ("--store", tmp_path / "folder", "--run", "made", "--top-k", 2)
