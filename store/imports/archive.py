@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from moetrace.store.errors import ImportFormatError
 from moetrace.store.format.regular_file import open_regular
-from moetrace.store.imports.quoting import quoted
+from moetrace.store.imports.quoting import shortened
 
 if TYPE_CHECKING:
     import re
@@ -44,9 +44,7 @@ def unpack(archive: Path, folder: Path, wanted: re.Pattern[str], progress: Progr
             with tarfile.open(fileobj=_decompressed(raw), mode="r|", tarinfo=_Header) as members:  # type: ignore[call-overload]  # reads, no more
                 _copy_members(members, raw, archive, folder, wanted, max(MOST_UNPACKED, RATIO * size), progress)
     except (*BROKEN, RecursionError) as error:
-        raise ImportFormatError(
-            f"{archive}: cannot be unpacked as a tar archive ({quoted(str(error))[1:-1]})"
-        ) from error
+        raise ImportFormatError(f"{archive}: cannot be unpacked as a tar archive ({shortened(str(error))})") from error
 
 
 def _copy_members(
@@ -69,7 +67,7 @@ def _copy_members(
         if wanted.fullmatch(place.name) and not member.isdir():
             tasks.add(str(place.parent))
             if len(tasks) > 1:
-                named = ", ".join(quoted(task)[1:-1] for task in sorted(tasks))
+                named = ", ".join(shortened(task) for task in sorted(tasks))
                 raise ImportFormatError(f"{archive}: holds several tasks ({named}); unpack it and name one")
             content = members.extractfile(member) if member.isreg() else None
             if content is None:

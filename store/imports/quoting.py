@@ -12,5 +12,6 @@ def quoted(value: object) -> str:
 
 
 def shortened(text: str, most: int = MOST) -> str:
-    """Return a text, its middle left out where it is long."""
-    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+    """Return a text with control characters escaped, its middle left out where it is long."""
+    found = text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in found)
