@@ -33,8 +33,10 @@ def regular_size(path: str | Path) -> int:
 def read_regular(path: str | Path, most: int) -> bytes:
     """Return a file's content; raise OSError as `open_regular` does, and for more than `most` bytes."""
     with open_regular(path) as file:
-        # A file that says it is small may grow, and files in /proc say that they are empty.
-        content = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
-    if content is None or len(content) > most:
-        raise OSError(errno.EFBIG, f"it has more than the {most:,} bytes that are read", str(path))
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"it has more than the {most:,} bytes that are read", str(path))
+        content = file.read(size + 1)
+    if len(content) > size:  # it grew, or is one of /proc, which say that they are empty
+        raise OSError(errno.EFBIG, "it has more bytes than it says", str(path))
     return content

@@ -40,6 +40,7 @@ def open_json(path: Path, progress: Progress) -> tuple[JsonPart, str]:
         sha256 = hashlib.sha256(content).hexdigest()
         progress.advance(len(content))
         text = content.decode("utf-8")
+        del content
     except UnicodeDecodeError as error:
         raise ImportFormatError(f"{path}: cannot be read as JSON (not UTF-8 text, byte {error.start})") from error
     except OSError as error:

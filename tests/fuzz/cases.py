@@ -1,4 +1,4 @@
-"""Files of strangers, made at random: valid ones that were damaged, valid ones with odd values, and what was made to hurt.
+"""Files of strangers, made at random: valid ones that were damaged, ones with odd values, and what was made to hurt.
 
 A case is made of its seed alone, so that it can be made again.
 """
