@@ -44,7 +44,8 @@ def unpack(archive: Path, folder: Path, wanted: re.Pattern[str], progress: Progr
             with tarfile.open(fileobj=_decompressed(raw), mode="r|", tarinfo=_Header) as members:  # type: ignore[call-overload]  # reads, no more
                 _copy_members(members, raw, archive, folder, wanted, max(MOST_UNPACKED, RATIO * size), progress)
     except (*BROKEN, RecursionError) as error:
-        raise ImportFormatError(f"{archive}: cannot be unpacked as a tar archive ({shortened(str(error))})") from error
+        why = getattr(error, "strerror", None) or str(error)
+        raise ImportFormatError(f"{archive}: cannot be unpacked as a tar archive ({shortened(why)})") from error
 
 
 def _copy_members(
