@@ -17,6 +17,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,8 @@ def _read(case: Case, store: Path) -> str:
                 mask = read_mask(case.source)
                 mask_text(mask)
                 for convert in MASK_FORMATS.values():
-                    convert(mask)
+                    with suppress(MoetraceError):  # a format of another strategy
+                        convert(mask)
                 return "read"
             name = "esft" if case.kind == "archive" else case.kind
             source = Source(case.source, None if name == "rise-stats" else "a")

@@ -136,7 +136,7 @@ def test_what_is_not_json_is_refused_with_the_place(content: bytes | None, messa
         (["experts", 0, "layer"], True, r"\$.experts\[0\].layer: True is not of type 'integer'"),
         (["experts", 0, "expert"], 2**70, r"\$.experts\[0\].expert: a number above"),
         (["experts", 0, "score"], 10**400, r"\$.experts\[0\].score: a number above"),
-        (["experts"], [1] * 1_000_000, r"\$.experts\[0\]: 1 is not of type 'object'"),
+        (["experts"], [1] * 1_000_000, r"\$.experts\[\d+\]: 1 is not of type 'object'"),
         (["provenance", "tokens"], 10**30, r"\$.provenance.tokens: a number above"),
         (["provenance", "created"], "2025-01-01T00:00" + "x" * 99, r"\$.provenance.created: .* is too long"),
     ],

@@ -49,10 +49,11 @@ def test_shards_in_the_hands_of_another_process_are_missing(tmp_path: Path, caps
     with Claims(storage, "made") as claims:
         assert claims.take("eng_Latn", 1)
         assert moetrace(command) == 1
-        assert capsys.readouterr().err.splitlines()[1:] == [
+        (line,) = capsys.readouterr().err.splitlines()[1:]
+        assert line == (
             f"moetrace: run made in {store}: 1 shards are missing, which another process has in hand "
             "(eng_Latn/00001); import again once it has ended"
-        ]
+        )
     assert moetrace(command) == 0
     assert "1 shards, 1 tokens written, 2 there before" in capsys.readouterr().err
 
