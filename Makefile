@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 
 .PHONY: install demo test test-quick test-oldest test-gpu lint format bench-trace bench-store bench-plan bench-analytics \
-	bench-training experiment-rise model clean
+	bench-training experiment-rise fuzz-imports model clean
 
 install: $(INSTALLED)
 
@@ -88,6 +88,11 @@ EXPERIMENT ?= moetrace-experiment
 EXPERIMENT_ARGS ?=
 experiment-rise: install
 	$(BIN)/python -m tests.benchmarks.experiment_rise --ui-strings $(SHARED)/data/ui-strings -o $(EXPERIMENT) $(EXPERIMENT_ARGS)
+
+# Files of strangers at random, an hour of them: each is read, or refused in one line, within memory.
+FUZZ_MINUTES ?= 60
+fuzz-imports: install
+	$(BIN)/python -m tests.fuzz.imports --minutes $(FUZZ_MINUTES)
 
 model: install
 	$(BIN)/python -m moetrace.tracer.bundled.make_model --ui-strings $(SHARED)/data/ui-strings --udhr $(SHARED)/data/udhr

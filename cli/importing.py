@@ -7,6 +7,7 @@ import click
 from moetrace.cli.options import SHARD_TOKENS
 
 FORMATS = ("esft", "usage-json", "rise-stats")
+LISTED = 5  # shards that a message names
 
 
 @click.command("import", short_help="Read what another tool traced into a store.")
@@ -53,7 +54,8 @@ def import_traces(
     usage-json  counts and sums of gate weights of each expert: roll-ups only
     rise-stats  RISE's routing_stats.json, frequencies of many languages (PATH alone: all of them): roll-ups only
 
-    Finished shards are kept whatever happens; the same command again goes on where it stopped.
+    Finished shards are kept whatever happens; the same command again goes on where it stopped. Exits with 1 where
+    another process has shards in hand that are not in the store yet.
 
     \b
     moetrace import esft eng_Latn=intent/ --store my-store --run intent --model-id deepseek-ai/DeepSeek-V2-Lite
@@ -61,6 +63,7 @@ def import_traces(
     moetrace import rise-stats routing_stats.json --store my-store --run rise
     """  # noqa: D301  click wants the escape itself
     from moetrace.cli.progress import ImportBar
+    from moetrace.store.errors import StoreError
     from moetrace.store.imports import FORMATS as READERS
     from moetrace.store.imports import ImportRequest, Source
 
@@ -76,8 +79,14 @@ def import_traces(
     with ImportBar() as progress:
         result = READERS[file_format](store, request, progress)
     tokens = f", {result.written_tokens:,} tokens" if result.written_tokens else ""
-    skipped = f", {result.skipped_shards} there before or in another import's hands" if result.skipped_shards else ""
+    skipped = f", {result.skipped_shards} there before" if result.skipped_shards else ""
     click.echo(
         f"run {run} in {store}: {result.languages} languages, {result.written_shards} shards{tokens} written{skipped}",
         err=True,
     )
+    if result.missing:
+        listed = ", ".join(result.missing[:LISTED]) + (", ..." if len(result.missing) > LISTED else "")
+        raise StoreError(
+            f"run {run} in {store}: {len(result.missing)} shards are missing, which another process has in hand "
+            f"({listed}); import again once it has ended"
+        )

@@ -6,20 +6,30 @@ It stands between what selects experts and what trains or steers them; `analytic
 from __future__ import annotations
 
 import json
+import math
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
 
 from moetrace.store.errors import MoetraceError
+from moetrace.store.format.regular_file import read_regular
+from moetrace.store.format.strict_json import DEEPEST, JsonError, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from typing import NoReturn
 
 SCHEMA_FILE = Path(__file__).with_name("mask.schema.json")
 DIGITS = 9  # significant digits of every float: more than a ranking needs, fewer than machines disagree about
+
+
+MOST_BYTES = 5 << 20  # of a mask's file: all 24,000 experts of the largest models take 3 MB
+MOST_ITEMS = 4096  # of a list or an object in it, but for `experts`: languages, layers, parameters
+LONGEST_TEXT = 4096  # characters
+LARGEST = 2**63 - 1  # whole number
+MOST_ERRORS = 1000  # of which the one to tell is chosen
 
 
 class MaskError(MoetraceError):
@@ -36,15 +46,11 @@ def mask_text(mask: Mapping[str, Any]) -> str:
 def read_mask(path: str | Path) -> dict[str, Any]:
     """Read a mask file; raise MaskError, naming file and place, where it is not a valid mask or names no expert."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MaskError(f"{path}: cannot be read as a mask ({getattr(error, 'strerror', None) or error})") from error
-    try:
-        mask = json.loads(text, parse_constant=_reject_constant)
-    except json.JSONDecodeError as error:
-        raise MaskError(f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from error
-    except _NotANumberError as error:
-        raise MaskError(f"{path}: not valid JSON ({error} is not a number)") from error
+        mask = parse_json(read_regular(path, MOST_BYTES), most=MOST_BYTES)
+    except OSError as error:
+        raise MaskError(f"{path}: cannot be read as a mask ({error.strerror or error})") from error
+    except JsonError as error:
+        raise MaskError(f"{path}{', ' if str(error).startswith('line ') else ': '}{_shortened(str(error))}") from error
     check_mask(mask, str(path))
     if not mask["experts"]:
         raise MaskError(f"{path}, $.experts: the mask has no experts; there is nothing to train or to convert")
@@ -53,7 +59,8 @@ def read_mask(path: str | Path) -> dict[str, Any]:
 
 def check_mask(mask: Any, where: str) -> None:
     """Raise MaskError, naming `where` and the place in it, for what is no mask, or contradicts itself."""
-    found = jsonschema.exceptions.best_match(_validator().iter_errors(mask))
+    _check_values(mask, where)
+    found = jsonschema.exceptions.best_match(islice(_validator().iter_errors(mask), MOST_ERRORS))
     if found is not None:
         raise MaskError(f"{where}, {found.json_path}: {_shortened(found.message)}")
     model, experts = mask["model"], mask["experts"]
@@ -71,6 +78,36 @@ def check_mask(mask: Any, where: str) -> None:
     for name, counted in (("experts", len(experts)), ("pool", pool)):
         if mask["summary"][name] != counted:
             raise MaskError(f"{where}, $.summary.{name}: says {mask['summary'][name]}, the mask has {counted}")
+
+
+def _check_values(value: Any, where: str, place: str = "$", depth: int = 0) -> None:
+    """Raise MaskError, naming `where` and the place in it, for a value that no mask has, wherever it stands.
+
+    Whoever reads a mask may then print its texts, count with its numbers, and go down into its lists.
+    """
+    if isinstance(value, (dict, list, tuple)):
+        if depth > DEEPEST:
+            raise MaskError(f"{where}, {_shortened(place)}: objects and lists are nested deeper than {DEEPEST}")
+        if len(value) > MOST_ITEMS and place != "$.experts":
+            raise MaskError(f"{where}, {_shortened(place)}: {len(value):,} items, more than {MOST_ITEMS:,}")
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(value, dict):
+                _check_scalar(key, where, place)
+            _check_values(item, where, f"{place}.{key}" if isinstance(value, dict) else f"{place}[{key}]", depth + 1)
+    else:
+        _check_scalar(value, where, place)
+
+
+def _check_scalar(value: Any, where: str, place: str) -> None:
+    wrong = None
+    if isinstance(value, str) and (len(value) > LONGEST_TEXT or not value.isprintable()):
+        wrong = f"{_shortened(repr(value))} is no text of at most {LONGEST_TEXT:,} printable characters"
+    elif isinstance(value, float) and not math.isfinite(value):
+        wrong = f"{value} is not a number"
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        wrong = f"a number above {LARGEST:,}"
+    if wrong:
+        raise MaskError(f"{where}, {_shortened(place)}: {wrong}")
 
 
 def check_mask_fits(
@@ -141,16 +178,8 @@ def json_text(value: Any, indent: int = 0) -> str:
     return text if indent else text + "\n"
 
 
-class _NotANumberError(ValueError):
-    pass
-
-
 def _on_a_line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
-
-
-def _reject_constant(name: str) -> NoReturn:
-    raise _NotANumberError(name)
 
 
 def _shortened(message: str, most: int = 200) -> str:
@@ -159,4 +188,11 @@ def _shortened(message: str, most: int = 200) -> str:
 
 @cache
 def _validator() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
+    # JSON Schema takes 5.0 for an integer; as the number of a layer it is none.
+    types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    strict: type[jsonschema.Draft202012Validator] = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+        jsonschema.Draft202012Validator, type_checker=types
+    )
+    return strict(json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))

@@ -18,8 +18,10 @@ import pyarrow.compute as pc
 
 from moetrace.store.errors import CaptureError, ImportFormatError
 from moetrace.store.format.expert_ids import expert_dtype
-from moetrace.store.imports.layer_files import LayerFile, LayersInStep, layer_files, survey
-from moetrace.store.imports.record import ImportedCorpus, ImportedModel, imported_record
+from moetrace.store.format.layout import shard_key
+from moetrace.store.imports.layer_files import LayerFile, LayersInStep, layer_files, stamps, survey
+from moetrace.store.imports.quoting import shortened
+from moetrace.store.imports.record import ImportedCorpus, ImportedModel, check_grid, imported_record
 from moetrace.store.imports.request import ImportResult
 from moetrace.store.shard.shard import Shard, check_layer
 from moetrace.store.write.writer import StoreWriter
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 TOP_K, EXPERTS = 6, 64  # of DeepSeek-V2-Lite, which ESFT traced
 ROUTING = {"scoring": "softmax", "normalized": False, "scale": 1.0, "selection_bias": False}
+MOST_TOP_K = 255  # ranks that a store has
+MOST_WEIGHT = 2.0**16  # sums of greater ones are no longer exact
 TABLES = ("sequences", "tokens", "routes", "usage")
 
 Files = tuple[LayerFile, ...]
@@ -50,19 +54,22 @@ def import_esft(place: str | Path | Storage, request: ImportRequest, progress: P
         sources = request.by_language()
         tasks = {lang: opened.enter_context(layer_files(path, progress)) for lang, path in sources.items()}
         layers = _same_layers(tasks)
-        top_k = request.top_k or TOP_K
+        top_k, experts = request.top_k or TOP_K, request.experts or EXPERTS
+        if top_k > MOST_TOP_K:
+            raise ImportFormatError(f"--top-k {top_k}: a token has at most {MOST_TOP_K} experts")
+        check_grid(len(layers), experts, next(iter(sources.values())))
         size = sum(file.bytes for files in tasks.values() for file in files)
         progress.stage("checking", size)
         plans = {lang: _plan(files, top_k, request.shard_tokens, progress) for lang, files in tasks.items()}
-        model = ImportedModel(layers, request.experts or EXPERTS, top_k, routing=ROUTING)
+        model = ImportedModel(layers, experts, top_k, routing=ROUTING)
         record = imported_record(request, model, _corpus(plans), _settings(request))
         progress.stage("importing", size)
         with StoreWriter(place, record) as writer:
             written = [
                 count for lang, plan in plans.items() for count in _write(writer, lang, tasks[lang], plan, progress)
             ]
-    planned = sum(len(plan.shards) for plan in plans.values())
-    return ImportResult(request.run, len(tasks), len(written), sum(written), planned - len(written))
+            planned = [shard_key(lang, shard.number) for lang, plan in plans.items() for shard in plan.shards]
+            return ImportResult.of(request.run, len(tasks), planned, written, writer.committed())
 
 
 def parse_line(line: bytes, record: RunRecord, where: str) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.float32]]:
@@ -76,6 +83,8 @@ def parse_line(line: bytes, record: RunRecord, where: str) -> tuple[npt.NDArray[
     gates = _numbers(weights, pa.float32(), f"{where}: a gate weight")
     if len(experts) != len(gates):
         raise ImportFormatError(f"{where}: {len(experts)} expert ids, but {len(gates)} gate weights")
+    if np.any((gates > MOST_WEIGHT) & np.isfinite(gates)):
+        raise ImportFormatError(f"{where}: a gate weight is more than {MOST_WEIGHT:,.0f}")
     shape = (tokens, record.top_k)
     experts, gates = np.ascontiguousarray(experts.reshape(shape).T), np.ascontiguousarray(gates.reshape(shape).T)
     try:
@@ -97,10 +106,11 @@ class _ShardLines:
 
 @dataclass(frozen=True)
 class _Plan:
-    """The shards of one language, and the SHA-256 of its files."""
+    """The shards of one language, the SHA-256 of its files, and how they were then."""
 
     sha256: str
     shards: Sequence[_ShardLines]
+    stamps: Sequence[tuple[int, int, int]]
 
 
 def _same_layers(tasks: Mapping[str, Files]) -> list[int]:
@@ -109,7 +119,8 @@ def _same_layers(tasks: Mapping[str, Files]) -> list[int]:
     for lang, found in layers.items():
         if found != expected:
             raise ImportFormatError(
-                f"{tasks[lang][0].name}: {lang} has layers {found}, {first} has {expected}; a run is of one model"
+                f"{tasks[lang][0].name}: {lang} has layers {shortened(str(found))}, "
+                f"{first} has {shortened(str(expected))}; a run is of one model"
             )
     return expected
 
@@ -127,8 +138,9 @@ def _plan(files: Files, top_k: int, shard_tokens: int, progress: Progress) -> _P
             first, lines, tokens = first + lines, 0, 0
         lines, tokens = lines + 1, tokens + length
 
+    before = stamps(files)
     sha256 = survey(files, add, progress)
-    return _Plan(sha256, (*shards, _ShardLines(len(shards), first, lines, tokens)))
+    return _Plan(sha256, (*shards, _ShardLines(len(shards), first, lines, tokens)), before)
 
 
 def _corpus(plans: Mapping[str, _Plan]) -> ImportedCorpus:
@@ -155,7 +167,10 @@ def _write(writer: StoreWriter, lang: str, files: Files, plan: _Plan, progress: 
     with LayersInStep(files, progress) as layers:
         for shard in plan.shards:
             if writer.claim(lang, shard.number):
-                progress.committed(writer.write(_read_shard(lang, shard, layers, writer.record)))
+                read = _read_shard(lang, shard, layers, writer.record)
+                if read.tokens != shard.tokens or stamps(files) != plan.stamps:
+                    raise ImportFormatError(f"{files[0].name}: was changed while it was read; import it again")
+                progress.committed(writer.write(read))
                 yield shard.tokens
             else:
                 layers.skip(shard.lines)
@@ -218,5 +233,5 @@ def _numbers(fields: bytes, kind: pa.DataType, what: str) -> npt.NDArray[Any]:
         split = pc.split_pattern(pa.scalar(fields.decode("ascii"), pa.string()), "\t").values
         numbers: npt.NDArray[Any] = split.cast(kind).to_numpy()
     except ValueError as error:  # Arrow's own are ValueErrors
-        raise ImportFormatError(f"{what} is not one ({str(error).splitlines()[0]})") from error
+        raise ImportFormatError(f"{what} is not one ({shortened(str(error).splitlines()[0])})") from error
     return numbers

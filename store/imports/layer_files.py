@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import lzma
 import re
-import shutil
-import tarfile
 import tempfile
-import zlib
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 from moetrace.store.errors import ImportFormatError
+from moetrace.store.format.regular_file import open_regular, regular_size
+from moetrace.store.imports.archive import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
 
 LAYER_FILE = re.compile(r"expert_weights_(0|[1-9][0-9]{0,3})[.]txt")
 PIECE = 1 << 20  # bytes hashed at a time
+MOST_LINE = 8 << 20  # bytes of one sequence at one layer: 140,000 tokens of six experts
+MOST_FILES = 512  # layers of a task; the files of all of them are open together
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,9 @@ class LayerFile:
 
     @property
     def bytes(self) -> int:
-        """Return the file's size."""
-        return self.path.stat().st_size
+        """Return the file's size; raise ImportFormatError where it is not a regular file that can be read."""
+        with _as_import_errors(self):
+            return regular_size(self.path)
 
 
 @contextmanager
@@ -46,39 +47,20 @@ def layer_files(place: Path, progress: Progress) -> Iterator[tuple[LayerFile, ..
     What is unpacked is removed afterwards. Raises ImportFormatError where there is none, or several tasks.
     """
     with tempfile.TemporaryDirectory(prefix="moetrace-import-") as unpacked:
+        folder = place
         if not place.is_dir():
-            _unpack(place, Path(unpacked), progress)
-        folder = place if place.is_dir() else Path(unpacked)
+            folder = Path(unpacked)
+            unpack(place, folder, LAYER_FILE, progress)
         found = [
-            LayerFile(int(match[1]), path, f"{place}/{path.name}")
-            for path in folder.iterdir()
-            if (match := LAYER_FILE.fullmatch(path.name))
+            LayerFile(int(match[1]), folder / name, f"{place}/{name}")
+            for name in _names(folder, place)
+            if (match := LAYER_FILE.fullmatch(name))
         ]
+        if len(found) > MOST_FILES:
+            raise ImportFormatError(f"{place}: {len(found):,} layer files, more than {MOST_FILES} layers of one model")
         if not found:
             raise ImportFormatError(f"{place}: no expert_weights_<layer>.txt in it; give the folder of one ESFT task")
         yield tuple(sorted(found, key=lambda file: file.layer))
-
-
-def _unpack(archive: Path, folder: Path, progress: Progress) -> None:
-    """Copy the layer files out of an archive that is read once, front to back; nothing else in it is touched."""
-    progress.stage(f"unpacking {archive.name}", archive.stat().st_size)
-    tasks = set[str]()
-    try:
-        with archive.open("rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as members:
-            told = 0
-            for member in members:
-                place = PurePosixPath(member.name)
-                content = members.extractfile(member) if LAYER_FILE.fullmatch(place.name) else None
-                if content is not None:
-                    tasks.add(str(place.parent))
-                    with (folder / place.name).open("wb") as copy:
-                        shutil.copyfileobj(content, copy)
-                progress.advance(raw.tell() - told)
-                told = raw.tell()
-    except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as error:
-        raise ImportFormatError(f"{archive}: cannot be unpacked as a tar archive ({error})") from error
-    if len(tasks) > 1:
-        raise ImportFormatError(f"{archive}: holds several tasks ({', '.join(sorted(tasks))}); unpack it and name one")
 
 
 def survey(files: Sequence[LayerFile], on_line: Callable[[bytes, int], None], progress: Progress) -> str:
@@ -90,8 +72,9 @@ def survey(files: Sequence[LayerFile], on_line: Callable[[bytes, int], None], pr
     digest, first = hashlib.sha256(), files[0]
     lines = 0
     content = hashlib.sha256()
-    with _as_import_errors(first), first.path.open("rb") as opened:
-        for lines, line in enumerate(opened, start=1):
+    with _as_import_errors(first), open_regular(first.path) as opened:
+        while line := next_line(opened, first.name, lines + 1):
+            lines += 1
             on_line(line, lines)
             content.update(line)
             progress.advance(len(line))
@@ -108,15 +91,47 @@ def survey(files: Sequence[LayerFile], on_line: Callable[[bytes, int], None], pr
     return digest.hexdigest()
 
 
+def stamps(files: Sequence[LayerFile]) -> list[tuple[int, int, int]]:
+    """Return what is another once a file is written to or replaced, of each file."""
+    found = []
+    for file in files:
+        with _as_import_errors(file):
+            status = file.path.stat()
+        found.append((status.st_size, status.st_mtime_ns, status.st_ino))
+    return found
+
+
+def next_line(opened: BinaryIO, name: str, number: int) -> bytes:
+    """Return the next line, b"" at the end; raise ImportFormatError where it has more than MOST_LINE bytes."""
+    line = opened.readline(MOST_LINE + 1)
+    if len(line) > MOST_LINE:
+        raise _too_long(name, number)
+    return line
+
+
+def _too_long(name: str, number: int) -> ImportFormatError:
+    return ImportFormatError(f"{name}, line {number}: more than {MOST_LINE:,} bytes; a line is one sequence")
+
+
+def _names(folder: Path, place: Path) -> list[str]:
+    try:
+        return [path.name for path in folder.iterdir()]
+    except OSError as error:
+        raise ImportFormatError(f"{place}: cannot be read ({error.strerror or error})") from error
+
+
 def _lines_and_digest(file: LayerFile, progress: Progress) -> tuple[int, str]:
-    digest, lines, last = hashlib.sha256(), 0, b"\n"
-    with _as_import_errors(file), file.path.open("rb") as opened:
+    digest, lines, rest = hashlib.sha256(), 0, 0  # rest: bytes of the line that is not at its end
+    with _as_import_errors(file), open_regular(file.path) as opened:
         while piece := opened.read(PIECE):
             digest.update(piece)
-            lines += piece.count(b"\n")
-            last = piece[-1:]
+            ends = piece.count(b"\n")
+            lines += ends
+            rest = len(piece) - 1 - piece.rindex(b"\n") if ends else rest + len(piece)
+            if rest > MOST_LINE:
+                raise _too_long(file.name, lines + 1)
             progress.advance(len(piece))
-    return lines + (last != b"\n"), digest.hexdigest()
+    return lines + (rest > 0), digest.hexdigest()
 
 
 @contextmanager
@@ -135,10 +150,13 @@ class LayersInStep:
         self.files = files
         self._progress, self._stack = progress, ExitStack()
         self._opened: list[BinaryIO] = []
+        self._lines = 0
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._opened = [stack.enter_context(file.path.open("rb")) for file in self.files]
+            for file in self.files:
+                with _as_import_errors(file):
+                    self._opened.append(stack.enter_context(open_regular(file.path)))
             self._stack = stack.pop_all()
         return self
 
@@ -147,9 +165,10 @@ class LayersInStep:
 
     def next_lines(self) -> Iterator[tuple[LayerFile, bytes]]:
         """Yield the next line of each layer, by layer."""
+        self._lines += 1
         for file, opened in zip(self.files, self._opened, strict=True):
             with _as_import_errors(file):
-                line = opened.readline()
+                line = next_line(opened, file.name, self._lines)
             self._progress.advance(len(line))
             yield file, line
 

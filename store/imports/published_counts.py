@@ -2,44 +2,82 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+from array import array
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from moetrace.store.errors import CaptureError, ImportFormatError
+from moetrace.store.format.layout import shard_key
+from moetrace.store.imports.quoting import quoted, shortened
 from moetrace.store.imports.request import ImportResult
-from moetrace.store.shard.counts import check_counts
+from moetrace.store.shard.counts import Counts, check_counts
 from moetrace.store.write.writer import StoreWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from moetrace.store.format.records import RunRecord
+    from moetrace.store.imports.json_parts import JsonPart
     from moetrace.store.imports.request import ImportRequest
     from moetrace.store.progress import Progress
-    from moetrace.store.shard.counts import Counts
     from moetrace.store.storage.base import Storage
 
 TABLES = ("usage",)
 HIGHEST = 65535  # layer or expert id that a store can hold
-MOST = 2**53  # that float64 still counts
+MOST = 2**45  # of 65,536 such numbers the sum is exact, in int64 and in float64
+MOST_LANGUAGES = 4096  # of one import
 
 
-def read_json(path: Path, progress: Progress) -> tuple[Any, str]:
-    """Return a file's JSON value and its SHA-256; raise ImportFormatError, naming file and line, where it is not JSON.
+class SparseGrid:
+    """Numbers of the experts that a file names, in about the memory of its text; one language."""
 
-    A key that stands twice in an object is refused: one of the two numbers would be lost.
+    def __init__(self, columns: int) -> None:
+        self.layers: list[int] = []
+        self._ids = array("H"), array("H")  # place in `layers`, expert
+        self._values = [array("d") for _ in range(columns)]
+
+    @property
+    def experts(self) -> int:
+        """Return the highest expert id and one."""
+        return 1 + max(self._ids[1], default=-1)
+
+    def add(self, expert: int, *values: float) -> None:
+        """Add an expert of the layer that was appended to `layers` last."""
+        for ids, number_of in zip(self._ids, (len(self.layers) - 1, expert), strict=True):
+            ids.append(number_of)
+        for column, value in zip(self._values, values, strict=True):
+            column.append(value)
+
+    def total(self) -> float:
+        """Return the sum of the first column."""
+        return float(np.sum(np.frombuffer(self._values[0]))) if self._values[0] else 0.0
+
+    def dense(self, experts: int) -> Iterator[npt.NDArray[np.float64]]:
+        """Yield each column as float64 [L, experts], layers ascending; 0 for who is not named."""
+        order = np.argsort(np.array(self.layers))
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        layer, expert = (np.frombuffer(ids, dtype=np.uint16) for ids in self._ids)
+        for values in self._values:
+            grid = np.zeros((len(self.layers), experts))
+            grid[place[layer], expert] = np.frombuffer(values)
+            yield grid
+
+
+@dataclass(frozen=True)
+class LanguageCounts:
+    """The counts of one language, made when they are needed: of many languages they would not fit in memory.
+
+    `where` they were read; `make` raises ImportFormatError where they cannot be counts.
     """
-    try:
-        content = path.read_bytes()
-        value = json.loads(content, object_pairs_hook=_once_each, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        raise ImportFormatError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from error
-    except (OSError, ValueError) as error:
-        raise ImportFormatError(f"{path}: cannot be read as JSON ({error})") from error
-    progress.advance(len(content))
-    return value, hashlib.sha256(content).hexdigest()
+
+    lang: str
+    where: str
+    make: Callable[[], Counts]
 
 
 def member(value: Any, name: str, where: object) -> Any:
@@ -57,21 +95,32 @@ def json_object(value: Any, where: object) -> dict[str, Any]:
     return value
 
 
-def numbered(value: Any, what: str, where: object) -> dict[int, Any]:
-    """Return an object's members by number, ascending; raise ImportFormatError where a key is no layer or expert id."""
-    found = {}
-    for key, item in json_object(value, where).items():
-        if not key.isdecimal() or str(int(key)) != key or int(key) > HIGHEST:
-            raise ImportFormatError(f"{where}: {key!r} is no {what}")
-        found[int(key)] = item
-    return dict(sorted(found.items()))
+def numbered(part: JsonPart, what: str, where: object, *, but: str = "") -> Iterator[tuple[int | None, JsonPart]]:
+    """Yield an object's members by number, None for the one that is named `but`.
+
+    Raises ImportFormatError where a name is no layer or expert id, and as JsonPart.members does.
+    """
+    for name, item in part.members(where):
+        if name == but:
+            yield None, item
+            continue
+        yield item_number(name, what, where), item
 
 
-def number(value: Any, where: object, *, whole: bool = False) -> Any:
-    """Return a number from 0 to 2^53, `whole` or any; raise ImportFormatError where it is none."""
+def item_number(name: str, what: str, where: object) -> int:
+    """Return the layer or expert id that a name is; raise ImportFormatError where it is none."""
+    if not (name.isascii() and name.isdecimal()) or len(name) > 5 or str(int(name)) != name or int(name) > HIGHEST:
+        raise ImportFormatError(f"{where}: {quoted(name)} is no {what}")
+    return int(name)
+
+
+def number(value: Any, where: object, *, whole: bool = False, most: int = MOST) -> Any:
+    """Return a number from 0 to `most`, `whole` or any; raise ImportFormatError where it is none."""
     is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 <= value <= MOST:
-        raise ImportFormatError(f"{where}: {value!r} is no non-negative {'whole ' if whole else ''}number")
+    if not is_number or value < 0:
+        raise ImportFormatError(f"{where}: {quoted(value)} is no non-negative {'whole ' if whole else ''}number")
+    if value > most:
+        raise ImportFormatError(f"{where}: {quoted(value)} is more than {most:,}, the most that is read")
     return value
 
 
@@ -83,7 +132,10 @@ def same_layers(layers: Sequence[tuple[str, Sequence[int]]]) -> Sequence[int]:
     first, expected = layers[0]
     for where, found in layers:
         if found != expected:
-            raise ImportFormatError(f"{where}: has layers {found}, {first} has {expected}; a run is of one model")
+            raise ImportFormatError(
+                f"{where}: has layers {shortened(str(list(found)))}, "
+                f"{first} has {shortened(str(list(expected)))}; a run is of one model"
+            )
     return expected
 
 
@@ -91,36 +143,26 @@ def write_languages(
     place: str | Path | Storage,
     request: ImportRequest,
     record: RunRecord,
-    counts: Sequence[tuple[str, Counts]],
+    languages: Sequence[LanguageCounts],
     progress: Progress,
 ) -> ImportResult:
     """Check the counts of all languages, then write those that the store lacks.
 
-    counts: of each language, after where they were read
-
     Raises ImportFormatError where they cannot be those of the run, nothing written.
     """
-    for where, found in counts:
+    for language in languages:
         try:
-            check_counts(found, record)
+            check_counts(language.make(), record)
+        except ImportFormatError:
+            raise
         except CaptureError as error:
-            raise ImportFormatError(f"{where}: {error}") from error
+            raise ImportFormatError(f"{language.where}: {error}") from error
     written = []
     with StoreWriter(place, record) as writer:
-        for _, found in counts:
-            if writer.claim(found.lang, found.number):
+        for language in languages:
+            if writer.claim(language.lang, 0):
+                found = language.make()
                 progress.committed(writer.write_counts(found))
                 written.append(0 if record.nominal_tokens else found.tokens)
-    return ImportResult(request.run, len(counts), len(written), sum(written), len(counts) - len(written))
-
-
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
-    return found
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number")
+        planned = [shard_key(language.lang, 0) for language in languages]
+        return ImportResult.of(request.run, len(languages), planned, written, writer.committed())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moetrace.store.errors import ImportFormatError
 from moetrace.store.format.run_record import made_elsewhere, make_run_record
+from moetrace.store.imports.quoting import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from moetrace.store.imports.request import ImportRequest
 
 UNKNOWN_MODEL = "unknown"
+MOST_CELLS = 1 << 19  # experts of all layers: sixteen times those of the largest models there are
+MOST_EXPERTS = 1 << 16
+LONGEST_NAME = 256  # of what a file calls its model
 UNKNOWN_ROUTING = {"scoring": None, "normalized": None, "scale": None, "selection_bias": None}
 
 
@@ -85,6 +89,26 @@ def agreed(option: str, asked: int | None, said: int | None, where: object) -> i
     if said is not None and known != said:
         raise ImportFormatError(f"{where}: says {said}, {option} says {known}")
     return known
+
+
+def check_grid(layers: int, experts: int, where: object) -> None:
+    """Raise ImportFormatError where a model would have more layers and experts than any: ids are told, not counted.
+
+    What holds a number for each expert of each layer takes memory by the highest id that a file says.
+    """
+    if not 1 <= experts <= MOST_EXPERTS:
+        raise ImportFormatError(f"{where}: a layer of {quoted(experts)} experts; 1 to {MOST_EXPERTS:,} are possible")
+    if layers * experts > MOST_CELLS:
+        raise ImportFormatError(
+            f"{where}: {layers:,} layers of {experts:,} experts are more than {MOST_CELLS:,} experts of one model"
+        )
+
+
+def checked_name(value: object, where: object) -> str | None:
+    """Return a name that a file says, or None; raise ImportFormatError where it is not a short text of one line."""
+    if value is None or (isinstance(value, str) and value.isprintable() and len(value) <= LONGEST_NAME):
+        return value
+    raise ImportFormatError(f"{where}: {quoted(value)} is no name of at most {LONGEST_NAME} printable characters")
 
 
 def _pivot(languages: Sequence[str]) -> str | None:

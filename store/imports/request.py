@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from moetrace.store.errors import StoreError
+from moetrace.store.errors import ImportFormatError, StoreError
 from moetrace.store.format.layout import SHARD_TOKENS, checked_language, checked_run
+from moetrace.store.format.regular_file import regular_size
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class ImportRequest:
             if languages.count(lang) > 1:
                 raise StoreError(f"{lang}: two sources for one language; name each language once")
         for source in self.sources:
-            if not source.path.exists():
+            if not _is_there(source.path):
                 raise StoreError(f"{source.path}: no such file or folder")
 
     def by_language(self) -> dict[str, Path]:
@@ -61,10 +66,44 @@ class ImportRequest:
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What an import did: shards and tokens written now, and shards that the store had or another process is doing."""
+    """What an import did: shards and tokens written now, shards that were there before, and which are `missing`.
+
+    missing: keys of the shards that are not in the store: another living process has them in hand
+    """
 
     run: str
     languages: int
     written_shards: int
     written_tokens: int
     skipped_shards: int
+    missing: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, run: str, languages: int, planned: Sequence[str], written: Sequence[int], committed: Collection[str]
+    ) -> ImportResult:
+        """Return what came of the shards that were planned.
+
+        planned: keys of all shards of the run; written: tokens of each shard that was written now; committed: keys of
+        the shards that the store has after it
+        """
+        missing = tuple(key for key in planned if key not in committed)
+        return cls(run, languages, len(written), sum(written), len(planned) - len(written) - len(missing), missing)
+
+
+def total_size(paths: Iterable[Path]) -> int:
+    """Return the bytes of some files; raise ImportFormatError where one is no file that can be read."""
+    total = 0
+    for path in paths:
+        try:
+            total += regular_size(path)
+        except OSError as error:
+            raise ImportFormatError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return total
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # a name that is too long, a folder that must not be looked into
+        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -11,31 +11,47 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from moetrace.store.errors import ImportFormatError, StoreError, UnknownNameError
 from moetrace.store.format.layout import checked_language
+from moetrace.store.imports.json_parts import open_json
 from moetrace.store.imports.published_counts import (
+    MOST_LANGUAGES,
     TABLES,
+    LanguageCounts,
+    SparseGrid,
+    item_number,
     json_object,
-    member,
     number,
     numbered,
-    read_json,
     same_layers,
     write_languages,
 )
-from moetrace.store.imports.record import UNKNOWN_MODEL, ImportedCorpus, ImportedModel, agreed, imported_record
+from moetrace.store.imports.quoting import quoted
+from moetrace.store.imports.record import (
+    LONGEST_NAME,
+    MOST_EXPERTS,
+    UNKNOWN_MODEL,
+    ImportedCorpus,
+    ImportedModel,
+    agreed,
+    check_grid,
+    checked_name,
+    imported_record,
+)
+from moetrace.store.imports.request import total_size
 from moetrace.store.shard.counts import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from moetrace.store.imports.json_parts import JsonPart
     from moetrace.store.imports.request import ImportRequest, ImportResult
     from moetrace.store.progress import Progress
     from moetrace.store.storage.base import Storage
@@ -51,21 +67,19 @@ def import_rise_stats(place: str | Path | Storage, request: ImportRequest, progr
     UnknownNameError for a language that a file does not have; StoreError as StoreWriter does.
     """
     paths = dict.fromkeys(source.path for source in request.sources)
-    progress.stage("importing", sum(path.stat().st_size for path in paths))
+    progress.stage("importing", total_size(paths))
     files = {path: _read(path, request, progress) for path in paths}
     first = next(iter(files.values()))
     for path, file in files.items():
         if file.model != first.model:
             raise ImportFormatError(f"{path}: its model_config is not that of {first.path}; a run is of one model")
     chosen = _chosen(request, files)
-    frequencies = {
-        lang: numbered(member(file.languages, lang, file.path), "layer", f"{file.path}, {lang}")
-        for lang, file in chosen.items()
-    }
-    layers = same_layers([(f"{chosen[lang].path}, {lang}", list(found)) for lang, found in frequencies.items()])
+    grids = {lang: _frequencies(file, lang) for lang, file in chosen.items()}
+    layers = same_layers([(f"{chosen[lang].path}, {lang}", sorted(found.layers)) for lang, found in grids.items()])
     model = first.model
     if model.num_layers is not None and max(layers) >= model.num_layers:
         raise ImportFormatError(f"{first.path}: has layer {max(layers)}, model_config says {model.num_layers} layers")
+    check_grid(len(layers), model.num_experts, first.path)
     digests = "".join(f"{lang} {file.sha256}\n" for lang, file in chosen.items())
     record = imported_record(
         request,
@@ -73,11 +87,11 @@ def import_rise_stats(place: str | Path | Storage, request: ImportRequest, progr
         ImportedCorpus(hashlib.sha256(digests.encode()).hexdigest(), shards=dict.fromkeys(chosen, 1)),
         {"imported": "rise-stats", "tokens": "nominal", "tables": list(TABLES)},
     )
-    counts = []
-    for lang, found in frequencies.items():
+    languages = []
+    for lang, found in grids.items():
         where = f"{chosen[lang].path}, {lang}"
-        counts.append((where, Counts(lang, 0, NOMINAL_TOKENS, 0, _nominal_counts(found, model, where))))
-    return write_languages(place, request, record, counts, progress)
+        languages.append(LanguageCounts(lang, where, partial(_nominal_counts, lang, found, model, where)))
+    return write_languages(place, request, record, languages, progress)
 
 
 @dataclass(frozen=True)
@@ -87,34 +101,50 @@ class _StatsFile:
     path: Path
     sha256: str
     model: ImportedModel
-    languages: dict[str, Any]
+    languages: dict[str, JsonPart]
 
 
 def _read(path: Path, request: ImportRequest, progress: Progress) -> _StatsFile:
-    value, sha256 = read_json(path, progress)
-    where = f"{path}, model_config"
-    config = json_object(member(value, "model_config", path), where)
+    whole, sha256 = open_json(path, progress)
+    parts = dict(whole.members(path))
+    for name in ("model_config", "languages"):
+        if name not in parts:
+            raise ImportFormatError(f"{path}: lacks {name!r}")
+    model = _model(parts["model_config"].value(), request, f"{path}, model_config")
+    languages: dict[str, JsonPart] = {}
+    for lang, part in parts["languages"].members(f"{path}, languages"):
+        try:
+            languages[checked_language(lang)] = part
+        except StoreError as error:
+            raise ImportFormatError(f"{path}, languages: {quoted(lang)} is no language code ({error})") from error
+        if len(languages) > MOST_LANGUAGES:
+            raise ImportFormatError(f"{path}, languages: more than {MOST_LANGUAGES:,} languages")
+    return _StatsFile(path, sha256, model, languages)
+
+
+def _model(value: Any, request: ImportRequest, where: str) -> ImportedModel:
+    config = json_object(value, where)
     sizes = {
-        name: number(config[name], f"{where}, {name}", whole=True)
+        name: number(config[name], f"{where}, {name}", whole=True, most=MOST_EXPERTS)
         for name in ("num_layers", "num_experts_per_layer", "num_experts_per_tok")
         if config.get(name) is not None
     }
-    model = ImportedModel(
+    return ImportedModel(
         (),
         agreed("--experts", request.experts, sizes.get("num_experts_per_layer"), f"{where}, num_experts_per_layer"),
         agreed("--top-k", request.top_k, sizes.get("num_experts_per_tok"), f"{where}, num_experts_per_tok"),
-        _model_id(config.get("model_path")),
-        config.get("model_type"),
+        _model_id(config.get("model_path"), f"{where}, model_path"),
+        checked_name(config.get("model_type"), f"{where}, model_type"),
         sizes.get("num_layers"),
     )
-    return _StatsFile(path, sha256, model, json_object(member(value, "languages", path), f"{path}, languages"))
 
 
-def _model_id(path: object) -> str:
+def _model_id(path: object, where: str) -> str:
     """Return the hub id, or the name of a local folder: where the folder lay is not what the model is."""
     if not isinstance(path, str) or not path:
         return UNKNOWN_MODEL
-    return PurePath(path).name if PurePath(path).is_absolute() else path
+    name = PurePath(path).name if PurePath(path).is_absolute() else path
+    return checked_name(name[: LONGEST_NAME + 1], where) or UNKNOWN_MODEL
 
 
 def _chosen(request: ImportRequest, files: Mapping[Path, _StatsFile]) -> dict[str, _StatsFile]:
@@ -129,23 +159,34 @@ def _chosen(request: ImportRequest, files: Mapping[Path, _StatsFile]) -> dict[st
                 raise StoreError(
                     f"{lang}: stands in {chosen[lang].path} and in {file.path}; say which with {lang}=PATH"
                 )
-            chosen[checked_language(lang)] = file
+            chosen[lang] = file
     return dict(sorted(chosen.items()))
 
 
-def _nominal_counts(layers: Mapping[int, Any], model: ImportedModel, where: str) -> npt.NDArray[np.int64]:
-    """Return int64 [L, E]: what the frequencies are of NOMINAL_TOKENS tokens."""
-    found = np.zeros((len(layers), model.num_experts))
-    for index, (layer, entry) in enumerate(layers.items()):
+def _frequencies(file: _StatsFile, lang: str) -> SparseGrid:
+    """Return a language's frequencies, the one column of its grid."""
+    where, experts, grid = f"{file.path}, {lang}", file.model.num_experts, SparseGrid(1)
+    for layer, part in numbered(file.languages[lang], "layer", where):
         place = f"{where}, layer {layer}"
-        for expert, value in numbered(entry, "expert id", place).items():
+        grid.layers.append(int(layer or 0))
+        for name, value in json_object(part.value(), place).items():
+            expert = item_number(name, "expert id", place)
             frequency = number(value, f"{place}, expert {expert}")
-            if expert >= model.num_experts or frequency > 1:
+            if expert >= experts or frequency > 1:
                 raise ImportFormatError(
-                    f"{place}, expert {expert}: {frequency} is no frequency of one of {model.num_experts} experts"
+                    f"{place}, expert {expert}: {frequency} is no frequency of one of {experts} experts"
                 )
-            found[index, expert] = frequency
-        total = float(found[index].sum())
+            grid.add(expert, frequency)
+    return grid
+
+
+def _nominal_counts(lang: str, grid: SparseGrid, model: ImportedModel, where: str) -> Counts:
+    """Return what the frequencies are of NOMINAL_TOKENS tokens."""
+    (found,) = grid.dense(model.num_experts)
+    for layer, total in zip(sorted(grid.layers), found.sum(axis=1), strict=True):
         if abs(total - model.top_k) > TOLERANCE:
-            raise ImportFormatError(f"{place}: frequencies sum to {total:.6g}, not to top-k, which is {model.top_k}")
-    return np.rint(found * NOMINAL_TOKENS).astype(np.int64)
+            raise ImportFormatError(
+                f"{where}, layer {layer}: frequencies sum to {total:.6g}, not to top-k, which is {model.top_k}"
+            )
+    found *= NOMINAL_TOKENS
+    return Counts(lang, 0, NOMINAL_TOKENS, 0, np.rint(found, out=found).astype(np.int64))

@@ -9,28 +9,31 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from moetrace.store.errors import ImportFormatError
+from moetrace.store.imports.json_parts import open_json
 from moetrace.store.imports.published_counts import (
     TABLES,
-    json_object,
+    LanguageCounts,
+    SparseGrid,
     member,
     number,
     numbered,
-    read_json,
     same_layers,
     write_languages,
 )
-from moetrace.store.imports.record import ImportedCorpus, ImportedModel, agreed, imported_record
+from moetrace.store.imports.record import ImportedCorpus, ImportedModel, agreed, check_grid, imported_record
+from moetrace.store.imports.request import total_size
 from moetrace.store.shard.counts import Counts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from moetrace.store.imports.json_parts import JsonPart
     from moetrace.store.imports.request import ImportRequest, ImportResult
     from moetrace.store.progress import Progress
     from moetrace.store.storage.base import Storage
@@ -46,7 +49,7 @@ def import_usage_json(place: str | Path | Storage, request: ImportRequest, progr
     StoreWriter does.
     """
     sources = request.by_language()
-    progress.stage("importing", sum(path.stat().st_size for path in sources.values()))
+    progress.stage("importing", total_size(sources.values()))
     read = [_read(lang, path, progress) for lang, path in sources.items()]
     first, layers = read[0], same_layers([(found.path, found.layers) for found in read])
     top_k = agreed("--top-k", request.top_k, first.top_k, first.path)
@@ -56,6 +59,7 @@ def import_usage_json(place: str | Path | Storage, request: ImportRequest, progr
             raise ImportFormatError(f"{found.path}: top-{found.top_k}, {first.path} top-{top_k}; a run is of one model")
         if found.experts > experts:
             raise ImportFormatError(f"{found.path}: has expert {found.experts - 1}, --experts is {experts}")
+    check_grid(len(layers), experts, first.path)
     digests = "".join(f"{found.lang} {found.sha256}\n" for found in read)
     record = imported_record(
         request,
@@ -67,61 +71,67 @@ def import_usage_json(place: str | Path | Storage, request: ImportRequest, progr
         ),
         {"imported": "usage-json", "tables": list(TABLES)},
     )
-    counts = [(found.path, found.counts(experts)) for found in read]
-    return write_languages(place, request, record, counts, progress)
+    languages = [LanguageCounts(found.lang, found.path, partial(found.counts, experts)) for found in read]
+    return write_languages(place, request, record, languages, progress)
 
 
 @dataclass(frozen=True)
 class _LanguageUsage:
-    """One file: int64 and float64 [L, E], E the file's own highest expert id + 1."""
+    """One file; `grid` has the columns count and sum of gate weights."""
 
     lang: str
     path: str
     sha256: str
-    layers: list[int]
     tokens: int
-    count: npt.NDArray[np.int64]
-    weight_sum: npt.NDArray[np.float64]
+    grid: SparseGrid
+
+    @property
+    def layers(self) -> list[int]:
+        return sorted(self.grid.layers)
 
     @property
     def experts(self) -> int:
-        return int(self.count.shape[1])
+        return self.grid.experts
 
     @property
     def top_k(self) -> int:
         """Return the nearest whole number of experts a token: published counts miss it a little."""
-        return max(1, round(int(self.count.sum()) / (self.tokens * len(self.layers))))
+        return max(1, round(self.grid.total() / (self.tokens * len(self.grid.layers))))
 
     def counts(self, experts: int) -> Counts:
-        room = ((0, 0), (0, experts - self.experts))
-        return Counts(self.lang, 0, self.tokens, 0, np.pad(self.count, room), np.pad(self.weight_sum, room))
+        count, weight_sum = self.grid.dense(experts)
+        return Counts(self.lang, 0, self.tokens, 0, count.astype(np.int64), weight_sum)
 
 
 def _read(lang: str, path: Path, progress: Progress) -> _LanguageUsage:
-    value, sha256 = read_json(path, progress)
-    layers = numbered(value, "layer", path)
-    totals = {layer: _total(entry, f"{path}, layer {layer}") for layer, entry in layers.items()}
-    first = next(iter(totals))
-    for layer, total in totals.items():
-        if total != totals[first]:
-            raise ImportFormatError(f"{path}, layer {layer}: {total} tokens, layer {first} has {totals[first]}")
-    used = {layer: _experts(entry, f"{path}, layer {layer}") for layer, entry in layers.items()}
-    shape = (len(layers), 1 + max(expert for entry in used.values() for expert in entry))
-    count, weight_sum = np.zeros(shape, dtype=np.int64), np.zeros(shape)
-    for index, (layer, entry) in enumerate(used.items()):
-        for expert, numbers in entry.items():
-            where = f"{path}, layer {layer}, expert {expert}"
-            count[index, expert] = number(member(numbers, "activation_tokens", where), where, whole=True)
-            weight_sum[index, expert] = number(member(numbers, "gate_values_sum", where), where)
-    return _LanguageUsage(lang, str(path), sha256, list(layers), totals[first], count, weight_sum)
+    whole, sha256 = open_json(path, progress)
+    grid, totals, empty = SparseGrid(2), dict[int, int](), list[int]()
+    for layer, part in numbered(whole, "layer", path):
+        grid.layers.append(int(layer or 0))
+        if not _read_layer(part, grid, totals, f"{path}, layer {layer}"):
+            empty.append(int(layer or 0))
+    first = grid.layers[0]
+    for layer in sorted(totals):
+        if totals[layer] != totals[first]:
+            raise ImportFormatError(f"{path}, layer {layer}: {totals[layer]} tokens, layer {first} has {totals[first]}")
+    if empty:
+        raise ImportFormatError(f"{path}, layer {empty[0]}: no expert was used")
+    return _LanguageUsage(lang, str(path), sha256, totals[first], grid)
 
 
-def _total(entry: Any, where: str) -> int:
-    total: int = number(member(entry, TOTAL, where), f"{where}, {TOTAL}", whole=True)
-    if not total:
+def _read_layer(part: JsonPart, grid: SparseGrid, totals: dict[int, int], where: str) -> int:
+    """Add a layer's experts and its total; return how many experts it names."""
+    layer, experts = grid.layers[-1], 0
+    for expert, item in numbered(part, "expert id", where, but=TOTAL):
+        if expert is None:
+            totals[layer] = number(item.value(), f"{where}, {TOTAL}", whole=True)
+            continue
+        place, numbers = f"{where}, expert {expert}", item.value()
+        count = number(member(numbers, "activation_tokens", place), place, whole=True)
+        grid.add(expert, count, number(member(numbers, "gate_values_sum", place), place))
+        experts += 1
+    if layer not in totals:
+        raise ImportFormatError(f"{where}: lacks {TOTAL!r}")
+    if not totals[layer]:
         raise ImportFormatError(f"{where}: no tokens were counted")
-    return total
-
-
-def _experts(entry: Any, where: str) -> dict[int, Any]:
-    return numbered({key: item for key, item in json_object(entry, where).items() if key != TOTAL}, "expert id", where)
+    return experts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from moetrace.analytics.masks.mask import build_mask
 from moetrace.store.mask import SCHEMA_FILE, MaskError, check_mask_fits, mask_text, read_mask
+from tests.support.masks import mask_of
 from tests.support.selections import CREATED, six_experts
 from tests.support.stores import make_record
 
@@ -93,8 +95,14 @@ def test_an_expert_that_stands_twice_is_refused(selection: Selection, tmp_path: 
         (b'{"format": "moetrace-mask",\n "version": }', "mask.json, line 2, column 13: not valid JSON"),
         (b"", "mask.json, line 1, column 1: not valid JSON"),
         (b'{"score": NaN}', "mask.json: not valid JSON .NaN is not a number"),
+        (b'{"score": 1e999}', "mask.json: 1e999 is no number that a float can hold"),
+        (b'{"score": 1, "score": 2}', "mask.json: 'score' stands twice in an object"),
+        (b"9" * 5000, "mask.json: not valid JSON .Exceeds the limit"),
+        (b"[" * 70 + b"]" * 70, "mask.json: objects and lists are nested deeper than 64"),
+        (b"[" * 100_000, "mask.json: objects and lists are nested deeper than 64"),
+        (b"[" * 6_000_000, "mask.json: cannot be read as a mask .it has more than the 5,242,880 bytes that are read"),
         (b"[1, 2]", r"mask.json, \$: \[1, 2\] is not of type 'object'"),
-        (b"\xff\xfe", "mask.json: cannot be read as a mask"),
+        (b"\xff\xfe", "mask.json: not UTF-8 text"),
         (None, "mask.json: cannot be read as a mask .No such file"),
     ],
 )
@@ -103,6 +111,49 @@ def test_what_is_not_json_is_refused_with_the_place(content: bytes | None, messa
         (tmp_path / "mask.json").write_bytes(content)
     with pytest.raises(MaskError, match=message):
         read_mask(tmp_path / "mask.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["model", "id"], "a\nb", r"\$.model.id: 'a\\nb' is no text of at most 4,096 printable characters"),
+        (["model", "id"], "x" * (1 << 20), r"\$.model.id: 'xxx.* is no text of at most"),
+        (["model", "id"], "\ud800", r"\$.model.id: '\\ud800' is no text"),
+        (["model", "id"], "\u202egpj", r"\$.model.id: '\\u202egpj' is no text"),
+        (["model", "revision"], "x" * 300, r"\$.model.revision: .* is too long"),
+        (["model", "num_experts"], 10**4000, r"\$.model.num_experts: a number above"),
+        (["model", "num_experts"], 10**9, r"\$.model.num_experts: 1000000000 is greater than the maximum of 65536"),
+        (["model", "moe_layers"], [1, "a"] * 50_000, r"\$.model.moe_layers: 100,000 items, more than 4,096"),
+        (["strategy", "parameters", "a\x1b[2J"], 1, r"\$.strategy.parameters: 'a\\x1b\[2J' is no text"),
+        (
+            ["strategy", "parameters"],
+            {str(n): n for n in range(300)},
+            r"\$.strategy.parameters: .* too many properties",
+        ),
+        (["strategy", "target"], ["a", "b\n"], r"\$.strategy.target\[1\]: 'b\\n' is no text"),
+        (["experts", 0, "layer"], 1.0, r"\$.experts\[0\].layer: 1.0 is not of type 'integer'"),
+        (["experts", 0, "layer"], -1, r"\$.experts\[0\].layer: -1 is less than the minimum of 0"),
+        (["experts", 0, "layer"], True, r"\$.experts\[0\].layer: True is not of type 'integer'"),
+        (["experts", 0, "expert"], 2**70, r"\$.experts\[0\].expert: a number above"),
+        (["experts", 0, "score"], 10**400, r"\$.experts\[0\].score: a number above"),
+        (["experts"], [1] * 1_000_000, r"\$.experts\[\d+\]: 1 is not of type 'object'"),
+        (["provenance", "tokens"], 10**30, r"\$.provenance.tokens: a number above"),
+        (["provenance", "created"], "2025-01-01T00:00" + "x" * 99, r"\$.provenance.created: .* is too long"),
+    ],
+)
+def test_a_mask_of_a_stranger_is_refused_in_one_line_within_memory(
+    path: list[Any], value: object, message: str, selection: Selection, tmp_path: Path
+) -> None:
+    mask = json.loads(mask_text(build_mask(selection, RECORD, CREATED)))
+    part = mask
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    (tmp_path / "mask.json").write_text(json.dumps(mask))
+    with pytest.raises(MaskError, match=message) as raised:
+        read_mask(tmp_path / "mask.json")
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 600
 
 
 def test_a_mask_that_breaks_the_schema_is_not_written(selection: Selection) -> None:
@@ -136,3 +187,26 @@ def test_a_mask_of_another_model_is_refused_with_the_difference(
     with pytest.raises(MaskError, match=f"^mask.json: the mask is of .*{message}") as raised:
         check_mask_fits(build_mask(selection, RECORD, CREATED), **{**FITTING, **changed}, where="mask.json")
     assert "\n" not in str(raised.value)
+
+
+def test_what_is_no_file_is_no_mask(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place, why in ((tmp_path / "pipe", "not a regular file"), (tmp_path, "Is a directory")):
+        with pytest.raises(MaskError, match=rf"cannot be read as a mask \({why}\)"):
+            read_mask(place)
+
+
+def test_a_mask_in_memory_is_checked_like_one_in_a_file(selection: Selection) -> None:
+    mask = build_mask(selection, RECORD, CREATED)
+    mask["experts"][0]["score"] = float("nan")
+    with pytest.raises(MaskError, match=r"this mask, \$.experts\[0\].score: nan is not a number"):
+        mask_text(mask)
+
+
+def test_all_experts_of_the_largest_models_fit_in_a_mask(tmp_path: Path) -> None:
+    chosen = [(layer, expert) for layer in range(60) for expert in range(384)]
+    mask = mask_of(chosen, moe_layers=range(60), num_experts=384, top_k=8)
+    for number, item in enumerate(mask["experts"]):
+        item |= {"score": number / 7, "zone": "middle", "specificity": number / 3}
+    (tmp_path / "mask.json").write_text(mask_text(mask))
+    assert len(read_mask(tmp_path / "mask.json")["experts"]) == 23040

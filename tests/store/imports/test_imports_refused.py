@@ -109,14 +109,14 @@ def test_a_folder_or_archive_that_is_no_task_is_refused(tmp_path: Path) -> None:
     ("file_format", "content", "message"),
     [
         ("usage-json", '{"1": {\n"0": {"activation_tokens": 1\n', "line 3: not valid JSON"),
-        ("usage-json", '{"1": NaN}', "cannot be read as JSON (NaN is not a number)"),
+        ("usage-json", '{"1": NaN}', "line 1: not valid JSON (NaN is not a number)"),
         ("usage-json", '{"1": {"total_tokens": 1, "total_tokens": 2}}', "'total_tokens' stands twice in an object"),
         ("usage-json", "[]", "should be a JSON object, and not an empty one"),
         ("usage-json", '{"one": {}}', "'one' is no layer"),
         ("usage-json", '{"01": {}}', "'01' is no layer"),
-        ("usage-json", '{"1": {"0": {}}}', "layer 1: lacks 'total_tokens'"),
+        ("usage-json", '{"1": {"0": {"activation_tokens": 1, "gate_values_sum": 1}}}', "layer 1: lacks 'total_tokens'"),
         ("usage-json", '{"1": {"total_tokens": 0}}', "layer 1: no tokens were counted"),
-        ("usage-json", '{"1": {"total_tokens": 3}}', "layer 1: should be a JSON object, and not an empty one"),
+        ("usage-json", '{"1": {"total_tokens": 3}}', "layer 1: no expert was used"),
         ("usage-json", '{"1": {"total_tokens": 3, "-1": {}}}', "layer 1: '-1' is no expert id"),
         ("usage-json", '{"1": {"total_tokens": 3, "0": {}}}', "layer 1, expert 0: should be a JSON object"),
         ("usage-json", '{"1": {"total_tokens": 3, "0": 3}}', "layer 1, expert 0: should be a JSON object"),
@@ -129,7 +129,7 @@ def test_a_folder_or_archive_that_is_no_task_is_refused(tmp_path: Path) -> None:
         (
             "usage-json",
             '{"1": {"total_tokens": 3, "0": {"activation_tokens": 1e999, "gate_values_sum": 1}}}',
-            "layer 1, expert 0: inf is no non-negative whole number",
+            "line 1: 1e999 is no number that a float can hold",
         ),
         (
             "usage-json",
@@ -150,7 +150,7 @@ def test_a_folder_or_archive_that_is_no_task_is_refused(tmp_path: Path) -> None:
         ("rise-stats", '{"languages": {}}', "lacks 'model_config'"),
         (
             "rise-stats",
-            '{"model_config": {"model_type": "x"}}',
+            '{"model_config": {"model_type": "x"}, "languages": {"a": {}}}',
             "num_experts_per_layer: does not say it; pass --experts",
         ),
         ("rise-stats", {"0": {"0": 1.5, "1": 0.5}}, "a, layer 0, expert 0: 1.5 is no frequency of one of 5 experts"),
@@ -233,7 +233,7 @@ def test_the_command_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureF
     assert "a: two sources for one language" in failure(capsys, "esft", f"a={task}", f"a={task}", *into)
     assert "run name 'a/b'" in failure(capsys, "esft", f"a={task}", *into, "--run", "a/b")
     assert "expert_weights_1.txt, line 1: " in failure(capsys, "esft", f"a={task}", *into, "--experts", 2)
-    assert "cannot be read as JSON" in failure(capsys, "usage-json", f"a={task}", *into)
+    assert "cannot be read (Is a directory)" in failure(capsys, "usage-json", f"a={task}", *into)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("x")
     into = ("--store", tmp_path / "folder", "--run", "made", "--top-k", 2)
