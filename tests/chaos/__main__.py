@@ -20,7 +20,9 @@ S3_SHARE = 0.16  # of the kills: a round there takes several times as long
 @click.option("--kills", default=1000, show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--place", type=click.Choice(["local", "s3", "both"]), default="both", show_default=True)
-@click.option("--folder", type=click.Path(path_type=Path), help="Where stores are made; new. [default: a temporary one]")
+@click.option(
+    "--folder", type=click.Path(path_type=Path), help="Where stores are made; new. [default: a temporary one]"
+)
 def main(kills: int, seed: int, place: str, folder: Path | None) -> None:
     remote = {"local": 0, "s3": kills, "both": round(S3_SHARE * kills)}[place]
     wanted = {where: count for where, count in (("local", kills - remote), ("s3", remote)) if count}

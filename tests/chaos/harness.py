@@ -15,13 +15,13 @@ import shutil
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moetrace.analytics.database.connection import connect
 from moetrace.store.format import layout
+from moetrace.store.format.schema import TABLE_NAMES
 from moetrace.store.read.reader import Store
 from moetrace.store.storage.open import open_storage
 from moetrace.store.verify.verify import verify
@@ -33,10 +33,12 @@ from tests.support.writer_server import ForkedProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.chaos.tally import Tally
 
 KILLS = 12  # of a round, at most
+NEVER = float("inf")
 LONGEST = 90.0  # seconds that a process may take
 BESIDE = {"verify_quick": 0.3, "verify_all": 0.2, "read": 0.3, "compact_run": 0.2}
 NAMES = {"verify_quick": "verifies, quick", "verify_all": "verifies, full", "read": "reads", "compact_run": "compacts"}
@@ -70,43 +72,46 @@ def contents(place: str) -> Contents:
     opened = Store(place)
     return {
         (file.table, file.lang, file.shard): hashlib.sha256(opened.storage.read(file.path)).hexdigest()
-        for table in layout_tables()
+        for table in TABLE_NAMES
         for file in opened.files(table)
     }
 
 
-def layout_tables() -> tuple[str, ...]:
-    return ("sequences", "tokens", "routes", "profiles", "usage")
+@dataclass
+class Kinds:
+    """The kinds of runs, each written undisturbed in a place when it is first asked for, to know what it must be."""
 
+    folder: Path
+    _made: dict[str, Kind] = field(default_factory=dict)
 
-def make_kinds(folder: Path, places: dict[str, str]) -> dict[str, list[Kind]]:
-    """Write each kind of run undisturbed, twice in each of the places, to know its contents and its times."""
-    folder.mkdir()
-    jobs_of = {
-        "trace": ("trace", (0,)),
-        "esft": ("import_esft", (jobs.esft_sources(folder / "esft"),)),
-        "usage-json": ("import_usage_json", (jobs.usage_sources(folder / "usage"),)),
-    }
-    return {
-        name: [_make_kind(folder, f"{place}/{kind}", kind, job, arguments) for kind, (job, arguments) in jobs_of.items()]
-        for name, place in places.items()
-    }
+    def get(self, number: int, base: str) -> Kind:
+        name = ("trace", "esft", "usage-json")[number % 3]
+        place = f"{base}/undisturbed/{name}"
+        if place not in self._made:
+            self._made[place] = self._make(name, place)
+        return self._made[place]
 
-
-def _make_kind(folder: Path, place: str, name: str, job: str, arguments: tuple[object, ...]) -> Kind:
-    seconds = []
-    for _ in range(2):
-        began = time.monotonic()
-        process = ForkedProcess(f"tests.chaos.jobs:{job}", place, *arguments)
-        assert process.wait(LONGEST) == 0, process.said
-        seconds.append(time.monotonic() - began)
-    with connect(place) as db:
-        numbers = jobs.numbers(db)
-    expected = folder / f"{name}.json"
-    expected.write_text(json.dumps(numbers))
-    whole, start = seconds
-    shard = max(whole - start, 0.0) / len(numbers)
-    return Kind(name, job, arguments, contents(place), numbers, expected, start, shard)
+    def _make(self, name: str, place: str) -> Kind:
+        folder = self.folder / str(len(self._made))
+        folder.mkdir(parents=True)
+        job, arguments = {
+            "trace": lambda: ("trace", (0,)),
+            "esft": lambda: ("import_esft", (jobs.esft_sources(folder / "esft"),)),
+            "usage-json": lambda: ("import_usage_json", (jobs.usage_sources(folder / "usage"),)),
+        }[name]()
+        seconds = []
+        for _ in range(2):  # the second finds nothing to do
+            began = time.monotonic()
+            process = ForkedProcess(f"tests.chaos.jobs:{job}", place, *arguments)
+            assert process.wait(LONGEST) == 0, process.said
+            seconds.append(time.monotonic() - began)
+        with connect(place) as db:
+            numbers = jobs.numbers(db)
+        expected = folder / "expected.json"
+        expected.write_text(json.dumps(numbers))
+        whole, start = seconds
+        shard = max(whole - start, 0.001) / len(numbers)
+        return Kind(name, job, arguments, contents(place), numbers, expected, start, shard)
 
 
 @dataclass(eq=False)
@@ -117,8 +122,23 @@ class Running:
     process: ForkedProcess
     scratch: Path
     began: float
-    kill_at: float = float("inf")
+    kill_at: float = NEVER
+    kill_after: tuple[int, float] | None = None  # so many seconds after its so-manieth commit
     killed: bool = False
+
+    @property
+    def dies(self) -> bool:
+        """Tell whether it is to be killed."""
+        return self.kill_at < NEVER or self.kill_after is not None
+
+    def aim(self) -> None:
+        """Set the time to die once the commit after which it is has been told of."""
+        if self.kill_after and self.commits() >= self.kill_after[0]:
+            self.kill_at = time.monotonic() + self.kill_after[1]
+            self.kill_after = None
+
+    def commits(self) -> int:
+        return self.process.said.count(f"{jobs.COMMITTED} ")
 
 
 @dataclass
@@ -136,6 +156,9 @@ class Round:
     events: list[str] = field(default_factory=list)
     _running: list[Running] = field(default_factory=list)
     _failures: int = 0
+    _look: bool = True
+    _whole: bool = False
+    _is_store: bool = False
     _kills: int = 0
     _started: int = 0
 
@@ -160,7 +183,7 @@ class Round:
         together, beside = (int(self.rng.integers(1, 3)) for _ in range(2))
         self._log(f"{self.kind.name}, {together} writers, {beside} beside")
         while self._kills < self.most_kills and not self._is_whole():
-            planned = self._kills + sum(running.kill_at < float("inf") for running in self._running)
+            planned = self._kills + sum(running.dies for running in self._writers())
             for _ in range(together - len(self._writers())):
                 dies = planned < self.most_kills
                 self._start_writer(dies=dies)
@@ -172,7 +195,7 @@ class Round:
     def _let_end(self) -> None:
         """Let the writers that live end, then another, which must find or make a whole run."""
         for running in self._writers():
-            running.kill_at = running.began + LONGEST
+            running.kill_at, running.kill_after = NEVER, None
         while self._writers():
             self._start_beside(self._beside_at_end)
             self._wait()
@@ -227,29 +250,35 @@ class Round:
         return [running for running in self._running if running.job == self.kind.job]
 
     def _is_whole(self) -> bool:
-        storage = open_storage(self.place)
-        if not storage.has(layout.FORMAT):
-            return False
-        return len(storage.listing(layout.COMMITS)) >= len(self.kind.keys)
+        """Tell whether all shards are committed; it is looked at where a writer has ended, for looking takes time."""
+        if self._look:
+            listed = open_storage(self.place).listing(layout.COMMITS) if self._has_format() else []
+            self._whole = len(listed) >= len(self.kind.keys)
+            self._look = False
+        return self._whole
+
+    def _has_format(self) -> bool:
+        self._is_store = self._is_store or open_storage(self.place).has(layout.FORMAT)
+        return self._is_store
 
     def _start_writer(self, *, dies: bool) -> None:
         self._started += 1
         arguments = (int(self.rng.integers(1 << 30)),) if self.kind.job == "trace" else self.kind.arguments
         running = self._start(self.kind.job, self.place, *arguments)
-        if dies:
-            # A fifth die before they do anything, the others within the first shards that they do.
-            early = self.rng.random() < 0.2
-            after = self.rng.uniform(0, self.kind.start)
-            if not early:
-                after = self.kind.start + self.rng.uniform(0, 4 * self.kind.shard)
-            running.kill_at = running.began + after
+        commits = int(self.rng.choice(4, p=(0.25, 0.25, 0.35, 0.15)))
+        if dies and commits:
+            running.kill_after = commits, self.rng.uniform(0, 1.3 * self.kind.shard)
+        elif dies:
+            running.kill_at = running.began + self.rng.uniform(0, self.kind.start + 2 * self.kind.shard)
 
     def _start_beside(self, most: int) -> None:
         beside = len(self._running) - len(self._writers())
-        if beside < most and open_storage(self.place).has(layout.FORMAT):
+        if beside < most and self._has_format():
             job = str(self.rng.choice(list(BESIDE), p=list(BESIDE.values())))
             arguments = (str(self.kind.expected),) if job == "read" else ()
-            self._start(job, self.place, *arguments)
+            running = self._start(job, self.place, *arguments)
+            if job == "compact_run" and self.rng.random() < 0.25:
+                running.kill_at = running.began + self.rng.uniform(0, 0.1 if self.where == "local" else 1.5)
 
     def _start(self, job: str, *arguments: object) -> Running:
         scratch = self.folder / f"tmp-{len(self.events)}"
@@ -268,6 +297,7 @@ class Round:
         readable, _, _ = select.select([r.process for r in self._running], [], [], max(0, min(next_kill - now, 0.05)))
         ended = [running for running in self._running if running.process in readable and not running.process.take_in()]
         for running in [*self._running]:
+            running.aim()
             now = time.monotonic()
             if running in ended:
                 self._end(running)
@@ -279,11 +309,14 @@ class Round:
     def _end(self, running: Running) -> None:
         status = running.process.wait(LONGEST)
         self._running.remove(running)
+        self._look = True
         now = time.monotonic()
         if running.killed and now >= running.began + LONGEST:
             self._wrong("failures", f"{running.job} did not end in {LONGEST:.0f} s")
+        elif running.killed and status == -9 and running.job in BESIDE:
+            self.tally.work["compacts, killed"] += 1
         elif running.killed and status == -9:
-            had_begun = now - running.began > self.kind.start
+            had_begun = running.commits() > 0
             phase = self._leftovers.phase(running.process.pid, running.scratch, had_begun=had_begun)
             self._kills += 1
             self.tally.kills[self.where, phase] += 1
@@ -328,7 +361,8 @@ class Round:
 def _alike(one: list[tuple[object, ...]], other: list[tuple[object, ...]]) -> bool:
     """Tell whether two answers are the same, but for the last bits of sums of another order."""
     return len(one) == len(other) and all(
-        left == right or (isinstance(left, float) and isinstance(right, float) and bool(np.isclose(left, right, 1e-12, 0)))
+        left == right
+        or (isinstance(left, float) and isinstance(right, float) and bool(np.isclose(left, right, 1e-12, 0)))
         for rows in zip(one, other, strict=True)
         for left, right in zip(*rows, strict=True)
     )
@@ -337,15 +371,15 @@ def _alike(one: list[tuple[object, ...]], other: list[tuple[object, ...]]) -> bo
 def storm(kills: dict[str, int], seed: int, folder: Path, bucket: str, tally: Tally) -> Iterator[Tally]:
     """Kill so many writers in each kind of place, `local` and `s3`; yield the tally after each round."""
     began = time.monotonic()
-    bases = {"local": str(folder / "undisturbed"), "s3": f"{bucket}/undisturbed"}
-    kinds = make_kinds(folder / "made", {where: bases[where] for where in kills})
+    kinds = Kinds(folder / "made")
     number = 0
     for where, wanted in kills.items():
         done = 0
         while done < wanted:
-            kind = kinds[where][number % 3]
+            base = str(folder) if where == "local" else bucket
             name = f"round-{number}"
-            place = str(folder / name / "store") if where == "local" else f"{bucket}/{name}/store"
+            place = f"{base}/{name}/store"
+            kind = kinds.get(number, base)
             rng = np.random.default_rng([seed, number])
             most = min(KILLS, wanted - done)
             before = tally.killed

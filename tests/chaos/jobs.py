@@ -34,10 +34,12 @@ from tests.support.stores import make_shard, make_world
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from moetrace.store.format.records import CommitRecord
     from moetrace.store.shard.shard import Shard
 
 RUN = "run"
-WORLD = make_world(seed=7, texts=16)  # of the traced run
+COMMITTED = "committed"  # how a line begins that a writer says of a shard
+WORLD = make_world(seed=7, texts=22)  # of the traced run
 TEXTS = 3  # of a shard
 AHEAD = 2  # shards that the engine has under way
 STEP = 0.002  # seconds that the engine takes for a shard, on average
@@ -49,12 +51,12 @@ def trace(place: str, seed: int) -> None:
     tracing.WAIT = WAIT
     engine = StandInEngine(seed)
     with StoreWriter(place, WORLD.record) as writer:
-        mine = tracing._trace_all(engine, writer, planned_shards(), None, DEFAULT_MEMORY, TraceProgress())
+        mine = tracing._trace_all(engine, writer, planned_shards(), None, DEFAULT_MEMORY, TracingAloud())
     say(shards=len(mine))
 
 
 def import_esft(place: str, sources: dict[str, str]) -> None:
-    _import("esft", place, sources, top_k=TOP_K, experts=EXPERTS, shard_tokens=8)
+    _import("esft", place, sources, top_k=TOP_K, experts=EXPERTS, shard_tokens=7)
 
 
 def import_usage_json(place: str, sources: dict[str, str]) -> None:
@@ -63,7 +65,7 @@ def import_usage_json(place: str, sources: dict[str, str]) -> None:
 
 def _import(file_format: str, place: str, sources: dict[str, str], **options: Any) -> None:
     request = ImportRequest(tuple(Source(Path(path), lang) for lang, path in sources.items()), RUN, **options)
-    say(shards=FORMATS[file_format](place, request, Progress()).written_shards)
+    say(shards=FORMATS[file_format](place, request, Aloud()).written_shards)
 
 
 def verify_quick(place: str) -> None:
@@ -137,6 +139,18 @@ def say(**fields: object) -> None:
     sys.stdout.write(json.dumps(fields) + "\n")
 
 
+class Aloud(Progress):
+    """Says at once which shards are committed, so that a kill can be aimed at what comes then."""
+
+    def committed(self, commit: CommitRecord) -> None:
+        sys.stdout.write(f"{COMMITTED} {commit.key}\n")
+        sys.stdout.flush()
+
+
+class TracingAloud(Aloud, TraceProgress):
+    """Of a trace."""
+
+
 @cache
 def made_shards() -> dict[str, Shard]:
     made = [
@@ -169,7 +183,7 @@ class StandInEngine:
     """What `_trace_all` asks of a TracedEngine: shards in the order of their plan, a few under way at a time."""
 
     def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311
         self.on_cpu = self._random.random() < 0.5
 
     def trace(
@@ -196,17 +210,18 @@ class StandInEngine:
 
 def esft_sources(folder: Path) -> dict[str, str]:
     """Write a task a language; return their paths."""
-    lengths = {"deu_Latn": (3, 5, 7, 2, 6, 4, 8, 1), "eng_Latn": (6, 6, 3, 4, 5, 9, 2, 7)}
+    lengths = {"deu_Latn": (3, 5, 7, 2, 6, 4, 8, 1, 7), "eng_Latn": (6, 6, 3, 4, 5, 9, 2, 7, 5)}
     return {
-        lang: str(write_task(folder / lang, random_task(seed, lengths[lang]))) for seed, lang in enumerate(sorted(lengths))
+        lang: str(write_task(folder / lang, random_task(seed, lengths[lang])))
+        for seed, lang in enumerate(sorted(lengths))
     }
 
 
 def usage_sources(folder: Path) -> dict[str, str]:
-    """Write counts of a dozen languages; return their paths."""
+    """Write counts of many languages; return their paths."""
     folder.mkdir()
     rng, sources = np.random.default_rng(5), {}
-    for number in range(12):
+    for number in range(16):
         tokens = int(rng.integers(20, 90))
         chosen = np.argsort(rng.random((2, tokens, EXPERTS)), axis=-1)[..., :TOP_K]
         count = np.stack([np.bincount(layer.ravel(), minlength=EXPERTS) for layer in chosen])

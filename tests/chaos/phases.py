@@ -40,7 +40,9 @@ class Leftovers:
         """Return where the process was; `scratch` is the folder for temporary files that only it had."""
         paths = set(self._paths())
         new, self.known = paths - self.known, paths
-        staged = [path for folder in self._staging(pid, scratch) for path in folder.glob("*") if path.name in TABLE_NAMES]
+        staged = [
+            path for folder in self._staging(pid, scratch) for path in folder.glob("*") if path.name in TABLE_NAMES
+        ]
         phases = [self._phase_of_shard(shard, paths, new) for shard in self._claimed_by(pid, paths)]
         found = max(phases, key=PHASES.index, default="between shards" if had_begun else "starting")
         if found == "claimed" and staged:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from tests.chaos.phases import PHASES
 
-VARYING = re.compile(r"[0-9a-f]{8,}|\d+|(?<=lang=)\w+|\b[a-z]\w+_Latn\b|(?<=: )(sequences|tokens|routes|profiles|usage)(?=/)")
+VARYING = re.compile(
+    r"[0-9a-f]{8,}|\d+|(?<=lang=)\w+|\b[a-z]\w+_Latn\b|(?<=: )(sequences|tokens|routes|profiles|usage)(?=/)"
+)
 
 
 @dataclass
