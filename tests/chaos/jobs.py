@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 RUN = "run"
 COMMITTED = "committed"  # how a line begins that a writer says of a shard
-WORLD = make_world(seed=7, texts=22)  # of the traced run
+WORLD = make_world(seed=7, texts=14)  # of the traced run
 TEXTS = 3  # of a shard
 AHEAD = 2  # shards that the engine has under way
 STEP = 0.002  # seconds that the engine takes for a shard, on average
@@ -218,10 +218,10 @@ def esft_sources(folder: Path) -> dict[str, str]:
 
 
 def usage_sources(folder: Path) -> dict[str, str]:
-    """Write counts of many languages; return their paths."""
+    """Write counts of a dozen languages; return their paths."""
     folder.mkdir()
     rng, sources = np.random.default_rng(5), {}
-    for number in range(16):
+    for number in range(12):
         tokens = int(rng.integers(20, 90))
         chosen = np.argsort(rng.random((2, tokens, EXPERTS)), axis=-1)[..., :TOP_K]
         count = np.stack([np.bincount(layer.ravel(), minlength=EXPERTS) for layer in chosen])
