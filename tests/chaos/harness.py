@@ -17,9 +17,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import duckdb
 import numpy as np
 
 from moetrace.analytics.database.connection import connect
+from moetrace.store.errors import MoetraceError
 from moetrace.store.format import layout
 from moetrace.store.format.schema import TABLE_NAMES
 from moetrace.store.read.reader import Store
@@ -40,8 +42,14 @@ if TYPE_CHECKING:
 KILLS = 16  # of a round, at most
 NEVER = float("inf")
 LONGEST = 90.0  # seconds that a process may take
-BESIDE = {"verify_quick": 0.3, "verify_all": 0.2, "read": 0.3, "compact_run": 0.2}
-NAMES = {"verify_quick": "verifies, quick", "verify_all": "verifies, full", "read": "reads", "compact_run": "compacts"}
+BESIDE = {"verify_quick": 0.25, "verify_all": 0.2, "repair": 0.1, "read": 0.25, "compact_run": 0.2}
+NAMES = {
+    "verify_quick": "verifies, quick",
+    "verify_all": "verifies, full",
+    "repair": "repairs",
+    "read": "reads",
+    "compact_run": "compacts",
+}
 
 Contents = dict[tuple[str, str, int], str]  # the SHA-256 of each table of each shard
 
@@ -123,7 +131,7 @@ class Running:
     scratch: Path
     began: float
     kill_at: float = NEVER
-    kill_after: tuple[int, float] | None = None  # so many seconds after its so-manieth commit
+    kill_after: tuple[int, float] | None = None  # how many commits before it dies, and how many seconds after the last
     killed: bool = False
 
     @property
@@ -171,6 +179,8 @@ class Round:
             self._disturb()
             self._let_end()
             self._judge()
+        except (MoetraceError, OSError, duckdb.Error) as error:  # the store is not whole, or cannot be read
+            self._wrong("failures", f"the round was not judged: {type(error).__name__}: {error}".splitlines()[0])
         finally:
             for running in self._running:
                 running.process.kill()
@@ -178,6 +188,11 @@ class Round:
             self._keep()
         else:
             shutil.rmtree(self.folder)
+
+    @property
+    def resumes(self) -> int:
+        """Return how many writers were started after the first."""
+        return max(self._started - 1, 0)
 
     def _disturb(self) -> None:
         together, beside = (int(self.rng.integers(1, 3)) for _ in range(2))
@@ -215,7 +230,8 @@ class Round:
         for path in verdict.claims:
             self._wrong("failures", f"a claim is alive at the end: {path}")
         self.tally.work["orphans at the end"] += len(verdict.orphans)
-        self.tally.work["staging at the end"] += len(verdict.unfinished)
+        staged = [*verdict.unfinished, *self.folder.glob("tmp-*/moetrace-*")]
+        self.tally.work["staging at the end"] += len(staged)
         keys = Counter(
             layout.shard_key(*layout.shard_of(entry.path)[1:])
             for entry in open_storage(self.place).listing(layout.COMMITS)
@@ -386,9 +402,9 @@ def storm(kills: dict[str, int], seed: int, folder: Path, bucket: str, tally: Ta
             before = tally.killed
             one = Round(f"seed {seed}, round {number}", place, where, kind, folder / name, rng, most, tally)
             one.run()
+            tally.work["rounds"] += 1
+            tally.work["resumes"] += one.resumes
+            tally.work["seconds"] = round(time.monotonic() - began)
             done += tally.killed - before
             number += 1
-            tally.work["rounds"] = number
-            tally.work["resumes"] += one._started - 1
-            tally.work["seconds"] = round(time.monotonic() - began)
             yield tally

@@ -76,8 +76,13 @@ def verify_all(place: str) -> None:
     _verify(place, quick=False)
 
 
-def _verify(place: str, *, quick: bool) -> None:
-    verdict = verify(place, quick=quick)
+def repair(place: str) -> None:
+    """Repair a store in which there is nothing to repair: what it took out would be missed."""
+    _verify(place, quick=False, repair=True)
+
+
+def _verify(place: str, *, quick: bool, repair: bool = False) -> None:
+    verdict = verify(place, quick=quick, repair=repair)
     say(wrong=[f"{problem.path}: {problem.what}" for problem in verdict.problems], shards=verdict.shards)
 
 
