@@ -164,23 +164,24 @@ class Round:
     events: list[str] = field(default_factory=list)
     _running: list[Running] = field(default_factory=list)
     _failures: int = 0
+    _wrong_shards: set[tuple[str, str]] = field(default_factory=set)
     _look: bool = True
     _whole: bool = False
     _is_store: bool = False
     _kills: int = 0
     _started: int = 0
 
+    def __post_init__(self) -> None:
+        self._began = time.monotonic()
+        self._leftovers = Leftovers(self.place, self.kind.tables)
+
     def run(self) -> None:
         """Kill, resume, judge. What goes wrong is counted, and the round's folder says what happened."""
         self.folder.mkdir(parents=True)
-        self._began = time.monotonic()
-        self._leftovers = Leftovers(self.place, self.kind.tables)
         try:
             self._disturb()
             self._let_end()
-            self._judge()
-        except (MoetraceError, OSError, duckdb.Error) as error:  # the store is not whole, or cannot be read
-            self._wrong("failures", f"the round was not judged: {type(error).__name__}: {error}".splitlines()[0])
+            self.judge()
         finally:
             for running in self._running:
                 running.process.kill()
@@ -222,8 +223,14 @@ class Round:
                 self._start_beside(self._beside_at_end)
             self._wait()
 
-    def _judge(self) -> None:
+    def judge(self) -> None:
         """Compare the store with one that nobody disturbed."""
+        try:
+            self._judge()
+        except (MoetraceError, OSError, duckdb.Error) as error:  # files are missing or damaged
+            self._wrong("failures", f"cannot be judged: {type(error).__name__}: {error}".splitlines()[0])
+
+    def _judge(self) -> None:
         verdict = verify(self.place)
         for problem in verdict.problems:
             self._wrong("false alarms", f"verify at the end: {problem.path}: {problem.what}")
@@ -237,14 +244,16 @@ class Round:
             for entry in open_storage(self.place).listing(layout.COMMITS)
         )
         for key in sorted(self.kind.keys - keys.keys()):
-            self._wrong("lost", f"{key} has no commit record")
+            self._wrong_shard("lost", key, "no commit record")
         for key, count in keys.items():
             if count > 1 or key not in self.kind.keys:
-                self._wrong("doubled", f"{key} has {count} commit records")
+                self._wrong_shard("doubled", key, f"{count} commit records")
         found = contents(self.place)
-        for file in sorted(found.keys() | self.kind.contents.keys()):
+        for table, lang, number in sorted(found.keys() | self.kind.contents.keys()):
+            file = table, lang, number
             if found.get(file) != self.kind.contents.get(file):
-                self._wrong("lost", f"{file} is not what an undisturbed writer writes")
+                what = f"{table} is not what an undisturbed writer writes"
+                self._wrong_shard("lost", layout.shard_key(lang, number), what)
         before = self._ask("before compact")
         compact(Store(self.place), jobs.RUN)
         after = self._ask("after compact")
@@ -260,7 +269,7 @@ class Round:
                     got = found.get(key, {}).get(name, 0)
                     if not np.isclose(got, value, rtol=1e-12, atol=0):
                         kind = "doubled" if got > value else "lost"
-                        self._wrong(kind, f"{when}, {key}: {name} is {got}, should be {value}")
+                        self._wrong_shard(kind, key, f"{when}, {name} is {got}, should be {value}")
             return {name: db.sql(query).fetchall() for name, query in QUERIES.items()}
 
     def _writers(self) -> list[Running]:
@@ -354,6 +363,12 @@ class Round:
         elif beside:
             for what in json.loads(result[0])["wrong"]:
                 self._wrong("false alarms", f"{running.job}: {what}")
+
+    def _wrong_shard(self, kind: str, key: str, what: str) -> None:
+        """Count a shard that is lost or doubled, once however it shows."""
+        if (kind, key) not in self._wrong_shards:
+            self._wrong_shards.add((kind, key))
+            self._wrong(kind, f"{key}: {what}")
 
     def _wrong(self, kind: str, what: str) -> None:
         self._failures += 1
