@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -35,6 +36,8 @@ def main(kills: int, seed: int, place: str, folder: Path | None) -> None:
         for _ in storm(wanted, seed, place_of_work, f"s3://{BUCKET}", tally):
             click.echo(f"\r{tally.killed} of {kills} kills, {tally.failures} failures", nl=False, err=True)
     click.echo(f"\n{tally.table()}")
+    if folder is None and not tally.failures:
+        shutil.rmtree(place_of_work)
     sys.exit(1 if tally.failures else 0)
 
 

@@ -291,7 +291,7 @@ class Round:
         self._started += 1
         arguments = (int(self.rng.integers(1 << 30)),) if self.kind.job == "trace" else self.kind.arguments
         running = self._start(self.kind.job, self.place, *arguments)
-        commits = int(self.rng.choice(3, p=(0.45, 0.4, 0.15)))
+        commits = int(self.rng.choice(3, p=(0.55, 0.35, 0.1)))
         if dies and commits:
             running.kill_after = commits, self.rng.uniform(0, 1.3 * self.kind.shard)
         elif dies:
