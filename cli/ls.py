@@ -46,16 +46,12 @@ def ls(store: str, as_json: bool) -> None:
 
 
 def _document(opened: Store) -> dict[str, Any]:
-    from moetrace.store.format.schema import FORMAT_VERSION
-    from moetrace.store.read.catalog import read_format
-
     runs = []
     for record in opened.runs.values():
         commits = [commit for commit in opened.commits if commit.run == record.run]
         found = [_facts(record, commits, lang) for lang in _languages(record, commits)]
         runs.append({"run": record.run, "model": record.model["id"], "languages": found})
-    version = read_format(opened.storage).get("version", FORMAT_VERSION)
-    return {"store": opened.url, "format_version": version, "runs": runs}
+    return {"store": opened.url, "format_version": opened.format.version, "runs": runs}
 
 
 def _table(record: RunRecord, commits: Sequence[CommitRecord]) -> Any:

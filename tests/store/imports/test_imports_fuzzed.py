@@ -1,4 +1,4 @@
-"""Files at random: each is read, or refused in one line, in ten times its memory; `make fuzz-imports` goes on for an hour."""
+"""Files at random: each is read, or refused in one line, in ten times its memory; an hour of it: `make fuzz-imports`."""
 
 from __future__ import annotations
 
