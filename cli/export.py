@@ -75,7 +75,8 @@ def strategy(name: str, short_help: str, *options: Callable[..., Any]) -> Callab
             connection = connect(opened)
             selection = select(connection, record.run, **options)
             # The trace's own time, not the clock's: the same call gives the same bytes.
-            _write(build_mask(selection, record, opened.traced_at(record.run)), file_format, output)
+            mask = build_mask(selection, record, opened.traced_at(record.run), opened.format.version)
+            _write(mask, file_format, output)
             if explain:
                 click.echo(_explanation(selection), err=output is None)
 

@@ -69,6 +69,14 @@ def place_of(path: str) -> Place | None:
     return Place(parts["kind"], run, lang, None if shard is None else int(shard))
 
 
+def shard_of(path: str) -> tuple[str, str, int] | None:
+    """Return run, language and number of the shard that a file belongs to; None where it is of none."""
+    place = place_of(path)
+    if place is None or place.run is None or place.lang is None or place.shard is None:
+        return None
+    return place.run, place.lang, place.shard
+
+
 def checked_path(path: str) -> str:
     """Return `path`, or raise StoreError where no store has such a path."""
     if place_of(path) is None:

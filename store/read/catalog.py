@@ -15,7 +15,6 @@ from moetrace.store.storage.base import MOST_OF_A_RECORD, Storage
 from moetrace.store.storage.open import open_storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from moetrace.store.read.store_format import StoreFormat
@@ -168,14 +167,9 @@ class Catalog:
 
     def file_record(self, path: str) -> FileRecord:
         """Return what is known of a committed file, path relative to the store; raise StoreError where it is none."""
-        place = layout.place_of(path)
-        known: Iterable[FileRecord] = ()
-        if place is not None and place.run is not None and place.lang is not None and place.shard is not None:
-            commit = self._commits.get((place.run, place.lang, place.shard))
-            known = commit.files if commit else ()
-        elif place is not None:
-            known = [index.data for index in self.indexes.values()]
-        for file in known:
+        shard = layout.shard_of(path)
+        commit = self._commits.get(shard) if shard else None
+        for file in commit.files if commit else [index.data for index in self.indexes.values()]:
             if file.path == path:
                 return file
         raise StoreError(f"{self.url}: {path} is not a file of a finished shard")
@@ -184,10 +178,10 @@ class Catalog:
         """Return the CRC-32 of every block of a file; None where it was written in a format version before 3."""
         if file.crc32 is None and file.path not in self._checksums:
             # A compact index leaves checksums out: they would make most of it, and few files are read.
-            place = layout.place_of(file.path)
-            if place is None or place.run is None or place.lang is None or place.shard is None:
+            shard = layout.shard_of(file.path)
+            if shard is None:
                 raise StoreError(f"{self.url}: {file.path} is not a file of a finished shard")
-            path = layout.commit_path(place.run, place.lang, place.shard)
+            path = layout.commit_path(*shard)
             with as_store_errors(self.url, "read"):
                 commit = self.commit_record(path, self.storage.read(path))
             commit.check_under(self.runs[commit.run], f"{self.url}: {path}")

@@ -156,15 +156,12 @@ class _Check:
 
     def _taken_out(self, path: str, problems: list[Problem]) -> Repair:
         """Return the repair that moves a shard to quarantine/, its commit record first."""
-        place = layout.place_of(path)
+        shard = layout.shard_of(path)
         reason = "; ".join(f"{problem.path}: {problem.what}" for problem in problems)
         of_shard = [
             other
             for other in self.listed
-            if (found := layout.place_of(other))
-            and found.kind in layout.TABLE_NAMES
-            and place is not None
-            and (found.run, found.lang, found.shard) == (place.run, place.lang, place.shard)
+            if other.split("/")[0] in layout.TABLE_NAMES and layout.shard_of(other) == shard
         ]
         moves = dict.fromkeys([path, *of_shard], reason)
         claim = path.replace(layout.COMMITS, layout.CLAIMS, 1)

@@ -83,12 +83,7 @@ class StoreWriter:
         """Return the keys of all shards of the run that are in the store, as one listing shows them."""
         with self._as_store_errors():
             listed = self.storage.listing(f"{layout.COMMITS}/run={self.record.run}")
-        found = (layout.place_of(entry.path) for entry in listed)
-        return {
-            layout.shard_key(place.lang, place.shard)
-            for place in found
-            if place and place.lang is not None and place.shard is not None
-        }
+        return {layout.shard_key(*shard[1:]) for entry in listed if (shard := layout.shard_of(entry.path))}
 
     def claim(self, lang: str, shard: int) -> bool:
         """Take a shard on; return False where it is in the store or another living process is doing it."""
@@ -238,8 +233,8 @@ class StoreWriter:
         mine = {file.path for file in commit.files}
         for file in commit.files:
             for entry in self.storage.listing(layout.shard_folder(file.table, commit.run, commit.lang)):
-                place = layout.place_of(entry.path)
-                if place and place.shard == commit.shard and entry.path not in mine:
+                shard = layout.shard_of(entry.path)
+                if shard and shard[2] == commit.shard and entry.path not in mine:
                     self.storage.delete(entry.path)
 
     def _as_store_errors(self) -> AbstractContextManager[None]:

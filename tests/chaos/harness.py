@@ -240,8 +240,9 @@ class Round:
         staged = [*verdict.unfinished, *self.folder.glob("tmp-*/moetrace-*")]
         self.tally.work["staging at the end"] += len(staged)
         keys = Counter(
-            layout.shard_key(*layout.shard_of(entry.path)[1:])
+            layout.shard_key(*shard[1:])
             for entry in open_storage(self.place).listing(layout.COMMITS)
+            if (shard := layout.shard_of(entry.path))
         )
         for key in sorted(self.kind.keys - keys.keys()):
             self._wrong_shard("lost", key, "no commit record")

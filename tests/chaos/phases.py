@@ -68,8 +68,9 @@ class Leftovers:
                     owner = json.loads(open_storage(self.place).read(path)).get("process")
                 except (OSError, ValueError, StoreError):
                     continue  # given back meanwhile
-                if owner == pid:
-                    yield layout.shard_of(path)
+                shard = layout.shard_of(path)
+                if owner == pid and shard:
+                    yield shard
 
     def _paths(self) -> Iterator[str]:
         """Yield the files that are there; a listing of a storage would not bear those that vanish meanwhile."""

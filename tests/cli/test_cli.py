@@ -70,7 +70,7 @@ def test_ls_tells_the_same_as_json(capsys: pytest.CaptureFixture[str], store: Pa
     assert run(["ls", str(store), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert list(document) == ["store", "format_version", "runs"]
-    assert document["format_version"] == 3
+    assert document["format_version"] == Store(store).format.version
     ((found),) = document["runs"]
     assert (found["run"], found["model"]) == ("one", "synthetic")
     commits = Store(store).commits

@@ -28,7 +28,6 @@ def commands() -> Iterator[tuple[str, click.Command]]:
 
 
 ALL = dict(commands())
-WITHOUT_EXAMPLE = {"compact", "upgrade", "verify"}  # yet
 FLOATS = [
     (name, option.opts[-1])
     for name, command in ALL.items()
@@ -53,7 +52,7 @@ def test_an_unknown_command_gets_a_hint(words: list[str], hint: str, capsys: pyt
     assert f"No such command '{words[-1]}'; {hint}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", sorted(ALL.keys() - WITHOUT_EXAMPLE))
+@pytest.mark.parametrize("name", sorted(ALL))
 def test_every_command_has_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*name.split(), "--help"]) == 0
     examples = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"  moetrace {name}")]

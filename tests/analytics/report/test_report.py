@@ -183,7 +183,7 @@ def test_the_sql_of_a_mask_runs_where_files_may_be_read(
 def test_the_command_of_a_mask_is_one_command_for_any_shell(folder: Path, tmp_path: Path) -> None:
     """A mask is a file from somebody: what it says is pasted into a terminal."""
     mask = json.loads((folder / "mask.json").read_text())
-    run, target, parent = "$(touch run)", "swh_Latn; touch target #", "'`touch parent`\n"
+    run, target, parent = "$(touch run)", "swh_Latn; touch target #", "'`touch parent`"
     mask["provenance"]["run"] = run
     mask["strategy"] = {"name": "gap", "target": target, "parameters": {"parent": parent, "alpha": 0.5}}
     (command,) = Page(write_report(folder / "store", tmp_path / "report.html", mask=mask)).queries["mask"][:1]

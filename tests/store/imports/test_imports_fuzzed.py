@@ -1,4 +1,4 @@
-"""Files at random: each is read, or refused in one line, in ten times its memory; an hour of it: `make fuzz-imports`."""
+"""Files at random: each is read, or refused in one line, in ten times its memory; an hour is `make fuzz-imports`."""
 
 from __future__ import annotations
 
