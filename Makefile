@@ -94,6 +94,10 @@ EXPERIMENT_ARGS ?=
 experiment-rise: install
 	$(BIN)/python -m tests.benchmarks.experiment_rise --ui-strings $(SHARED)/data/ui-strings -o $(EXPERIMENT) $(EXPERIMENT_ARGS)
 
+# Every bit of every record of a small store, flipped: an error, or the same answer as before.
+fuzz-store: install
+	$(BIN)/python -m tests.fuzz.records
+
 # Files of strangers at random, an hour of them: each is read, or refused in one line, within memory.
 FUZZ_MINUTES ?= 60
 fuzz-imports: install
