@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def test_no_flipped_bit_of_a_record_changes_an_answer(tmp_path: Path) -> None:
-    flips = run(tmp_path, sample=600)
+    flips = run(tmp_path, sample=300)
     assert flips.wrong == []
     outcomes = {path: set(counts) for path, counts in flips.counts.items()}
     assert all(found <= {"refused", "same"} for found in outcomes.values())
