@@ -30,12 +30,14 @@ def main(kills: int, seed: int, place: str, folder: Path | None) -> None:
     place_of_work = Path(tempfile.mkdtemp(prefix="chaos-")) if folder is None else folder
     place_of_work.mkdir(exist_ok=True)
     tally = Tally()
-    with ExitStack() as opened:
-        if remote:
-            opened.enter_context(s3_bucket(opened.enter_context(s3_server())))
-        for _ in storm(wanted, seed, place_of_work, f"s3://{BUCKET}", tally):
-            click.echo(f"\r{tally.killed} of {kills} kills, {tally.failures} failures", nl=False, err=True)
-    click.echo(f"\n{tally.table()}")
+    try:
+        with ExitStack() as opened:
+            if remote:
+                opened.enter_context(s3_bucket(opened.enter_context(s3_server())))
+            for _ in storm(wanted, seed, place_of_work, f"s3://{BUCKET}", tally):
+                click.echo(f"\r{tally.killed} of {kills} kills, {tally.failures} failures", nl=False, err=True)
+    finally:  # also where somebody has seen enough
+        click.echo(f"\n{tally.table()}")
     if folder is None and not tally.failures:
         shutil.rmtree(place_of_work)
     sys.exit(1 if tally.failures else 0)

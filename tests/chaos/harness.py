@@ -401,11 +401,15 @@ def _alike(one: list[tuple[object, ...]], other: list[tuple[object, ...]]) -> bo
     )
 
 
-def storm(kills: dict[str, int], seed: int, folder: Path, bucket: str, tally: Tally) -> Iterator[Tally]:
-    """Kill so many writers in each kind of place, `local` and `s3`; yield the tally after each round."""
+def storm(
+    kills: dict[str, int], seed: int, folder: Path, bucket: str, tally: Tally, number: int = 0
+) -> Iterator[Tally]:
+    """Kill so many writers in each kind of place, `local` and `s3`; yield the tally after each round.
+
+    `number` is the first round's, which says of what kind its writers are.
+    """
     began = time.monotonic()
     kinds = Kinds(folder / "made")
-    number = 0
     for where, wanted in kills.items():
         done = 0
         while done < wanted:
