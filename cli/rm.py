@@ -14,7 +14,7 @@ from moetrace.cli.terminal import printable
 @STORE
 @click.option("--run", metavar="NAME", help="The run to take out.")
 @click.option("--lang", metavar="L", help="Only this language of it.")
-@click.option("--staging", is_flag=True, help="Remove what processes that are gone have left unfinished.")
+@click.option("--staging", is_flag=True, help="Remove unfinished files and claims of processes that are gone.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Delete the files instead of moving them.")
 def rm(store: str, run: str | None, lang: str | None, staging: bool, yes: bool, force: bool) -> None:
@@ -30,6 +30,7 @@ def rm(store: str, run: str | None, lang: str | None, staging: bool, yes: bool, 
     from moetrace.store.errors import as_store_errors
     from moetrace.store.read.store_format import read_format
     from moetrace.store.remove import plan_removal, remove
+    from moetrace.store.storage.claims import living_claims, sweep_claims
     from moetrace.store.storage.open import open_storage
 
     if run is None and not staging:
@@ -40,11 +41,11 @@ def rm(store: str, run: str | None, lang: str | None, staging: bool, yes: bool, 
     if staging:
         read_format(storage)
         with as_store_errors(storage, "written"):
-            gone = storage.sweep()
-        for folder in gone:
-            click.echo(printable(f"{folder}: removed"))
-        kept = len(storage.unfinished())
-        click.echo(f"{len(gone)} unfinished folders removed, {kept} may still be somebody's", err=True)
+            gone = [*storage.sweep(), *sweep_claims(storage)]
+            kept = len(storage.unfinished()) + len(living_claims(storage))
+        for path in gone:
+            click.echo(printable(f"{path}: removed"))
+        click.echo(f"{len(gone)} unfinished folders and claims removed, {kept} may still be somebody's", err=True)
     if run is None:
         return
     removal = plan_removal(storage, run, lang)

@@ -18,6 +18,7 @@ from moetrace.store.format.blocks import BLOCK
 MOST = 2**53  # that float64 still counts
 MOST_EXPERTS = 1 << 16  # of a layer
 MOST_LAYERS = 1 << 12
+FIRST_YEAR, LAST_YEAR = 1970, 9998  # of which every zone's time is one of DuckDB's and Python's
 
 
 def _language(name: str) -> str:
@@ -37,7 +38,9 @@ def _as_value_error(check: Any, name: str) -> str:
 
 
 def _time(text: str) -> str:
-    datetime.fromisoformat(text)
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None or not FIRST_YEAR <= found.year <= LAST_YEAR:
+        raise ValueError(f"{text!r} is no time with a zone, from {FIRST_YEAR} to {LAST_YEAR}")
     return text
 
 
@@ -85,7 +88,7 @@ class Model(_Open):
     config_sha256: Text | None = None
     family: Text | None = None
     moe_layers: Layers
-    num_layers: Count | None = None
+    num_layers: Annotated[int, Field(ge=1, le=MOST_EXPERTS)] | None = None
     num_experts: Annotated[int, Field(ge=1, le=MOST_EXPERTS)]
     top_k: Positive
     parameters_per_expert: Count | None = None

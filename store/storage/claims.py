@@ -167,6 +167,16 @@ class LivingClaims:
         return self._storage.now() - time.time()
 
 
+def sweep_claims(storage: Storage) -> list[str]:
+    """Remove the claims whose process is gone; return their paths."""
+    living = LivingClaims(storage)
+    listed = [entry.path for entry in storage.listing(layout.CLAIMS) if layout.place_of(entry.path)]
+    gone = [path for path in listed if living.at(path) is None]
+    for path in gone:
+        storage.delete(path)
+    return gone
+
+
 def living_claims(storage: Storage) -> list[str]:
     """Return the paths of the claims whose process may still be at work."""
     return [claim.path for claim in LivingClaims(storage).of_run()]

@@ -175,11 +175,8 @@ class _Check:
         for path in self.listed:
             if path.startswith(f"{layout.FAILED}/"):
                 self._failed(path)
-        tables = {*layout.TABLE_NAMES, layout.COMPACT}
         self._verdict.orphans = [
-            path
-            for path in self.listed
-            if path.split("/")[0] in tables and path.endswith(".parquet") and path not in self._named
+            path for path in self.listed if path.split("/")[0] in layout.TABLE_NAMES and path not in self._named
         ]
         self._verdict.unfinished = self._storage.unfinished()
         self._verdict.claims = living_claims(self._storage)
@@ -192,14 +189,12 @@ class _Check:
             index = read_index(self._storage, record)
             if index is None:
                 return
-            self._named.add(index.data.path)
             at = index.data.path
             moves[at] = "cannot be used"
             read_verified(self._catalog, index.data, 0, index.data.bytes)
         except (StoreError, OSError) as error:
             if not self._catalog.format.sealed:
                 self._verdict.notes.append(f"{at}: is of an older format, not used; `moetrace upgrade` takes it out")
-                self._named |= {path for path in self.listed if path.startswith(f"{layout.COMPACT}/run={record.run}/")}
                 return
             what = first_line(error).removeprefix(f"{self._storage}: {at}: ")
             what, passing = f"{what}; make it again with `moetrace compact`", is_passing(error)

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from moetrace.store.format.records import FileRecord
     from moetrace.store.read.catalog import Catalog
 
+KEPT = 3600.0  # seconds that replaced roll-ups stay
+
 
 def compact(catalog: Catalog, run: str) -> CompactIndex:
     """Add up the roll-ups of a run, shard after shard, and put them beside the commit records.
 
-    Raises StoreError where a file of a shard is damaged, or the store cannot be written. Readers that are at work keep
-    what they have opened; a run that grows later needs another `compact` only to be as fast again.
+    Raises StoreError where a file of a shard is damaged, or the store cannot be written. What was compacted before
+    stays for an hour: readers, and another `compact` at the same time, may be about to use it. A run that grows later
+    needs another `compact` only to be as fast again.
     """
     record = catalog.run(run)
     commits = [commit for commit in catalog.commits if commit.run == run]
@@ -50,7 +53,9 @@ def compact(catalog: Catalog, run: str) -> CompactIndex:
         entries = {path: IndexEntry(listed[path].bytes, listed[path].stamp, commit) for path, commit in paths.items()}
         index = CompactIndex(run, record.sha256(), data, entries)
         storage.replace(layout.compact_index_path(run), index.to_json().encode())
-        for entry in storage.listing(data.path.rpartition("/")[0]):
-            if layout.place_of(entry.path) and entry.path != data.path:
+        others = [entry for entry in storage.listing(data.path.rpartition("/")[0]) if entry.path != data.path]
+        now = storage.now() if others else 0.0
+        for entry in others:
+            if layout.place_of(entry.path) and now - entry.modified > KEPT:
                 storage.delete(entry.path)
     return index

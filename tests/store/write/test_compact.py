@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -11,6 +12,7 @@ from moetrace.analytics.database.connection import connect
 from moetrace.cli.main import run as moetrace
 from moetrace.store.read.reader import Store
 from moetrace.store.shard.counts import Counts
+from moetrace.store.storage.local import LocalStorage
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.compact import compact
 from moetrace.store.write.writer import StoreWriter
@@ -145,8 +147,38 @@ def test_compacting_again_leaves_one_file(store: Path, world: World) -> None:
     StoreWriter(store, world.record).write(
         make_shard(world.record, "eng_Latn", 50, 500, make_world(seed=6, texts=2).texts["eng_Latn"])
     )
+    reader = Store(store)
+    before = reader.rollups()[0][0].path
     index = compact(Store(store), "run")
-    assert [str(path.relative_to(store)) for path in store.glob("compact/run=run/*")] == [index.data.path]
+    assert compacted(store) == {before, index.data.path}
+    assert reader.rollup_table().num_rows > 0  # who has read the index before still finds what it names
+    for path in compacted(store):
+        os.utime(store / path, (0, 0))
+    index = compact(Store(store), "run")
+    assert compacted(store) == {index.data.path}
+
+
+def test_two_at_once_leave_an_index_whose_file_is_there(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second begins when the first has published its file, and ends before it has written its index."""
+    replace = LocalStorage.replace
+    second = []
+
+    def overtaken(self: LocalStorage, path: str, content: bytes) -> None:
+        if not second:
+            second.append(None)
+            second.append(compact(Store(store), "run"))
+        replace(self, path, content)
+
+    monkeypatch.setattr(LocalStorage, "replace", overtaken)
+    first = compact(Store(store), "run")
+    assert compacted(store) == {first.data.path, second[1].data.path}
+    assert verify(store).problems == []
+    assert len(Store(store).rollups()[0]) == 1
+    connect(store)
+
+
+def compacted(store: Path) -> set[str]:
+    return {str(path.relative_to(store)) for path in store.glob("compact/run=run/*")}
 
 
 def test_runs_of_counts_alone_keep_their_nulls(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import resource
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +19,11 @@ from hypothesis import strategies as st
 
 from moetrace.analytics.database.connection import connect
 from moetrace.store.errors import CaptureError, StoreError
+from moetrace.store.format import layout
+from moetrace.store.format.plan_record import PlanRecord
 from moetrace.store.read.reader import Store
 from moetrace.store.verify.verify import verify
+from moetrace.store.write.compact import compact
 from moetrace.store.write.files import PAGE_ROWS
 from moetrace.store.write.writer import StoreWriter
 from tests.support.examples import examples
@@ -192,3 +197,63 @@ def test_generated_tokens_are_marked_and_the_text_is_kept(tmp_path: Path) -> Non
     )
     first = [int(n - g) if g else None for n, g in zip(shard.lengths, generated, strict=True)]
     assert db.sql(counted).fetchall() == [*zip(shard.seqs.tolist(), generated.tolist(), first, strict=True)]
+
+
+def test_a_first_attempt_that_fails_blocks_nothing(tmp_path: Path) -> None:
+    wrong = record_with(weight_precision="f16", weight_precision_exact=True)
+    with StoreWriter(tmp_path, wrong) as writer:
+        assert writer.claim("eng_Latn", 0)
+        with pytest.raises(CaptureError, match="do not lie on the f16 grid"):
+            writer.write(random_shard())
+    assert not (tmp_path / "runs").exists()
+    with StoreWriter(tmp_path, record_with()) as writer:
+        writer.write(random_shard())
+    assert verify(tmp_path).problems == []
+
+
+def test_a_record_that_could_not_be_read_again_is_refused(tmp_path: Path) -> None:
+    for settings in ({"temperature": float("nan")}, {"tables": ["usage", "usage"]}, {"weight_precision": "f8"}):
+        with pytest.raises(StoreError, match="the record of run 'run'"):
+            StoreWriter(tmp_path, record_with(**settings))
+    record = record_with()
+    with pytest.raises(StoreError, match="top_k is 9, a layer has 8 experts"):
+        StoreWriter(tmp_path, replace(record, model={**record.model, "top_k": 9}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_run_record_has_a_copy_and_the_plan_stands_beside_it(tmp_path: Path) -> None:
+    StoreWriter(tmp_path, record_with(), {"eng_Latn": [(5, 50), (1, 2)]}).write(random_shard())
+    copy = tmp_path / layout.run_copy_path("run")
+    assert copy.read_bytes() == (tmp_path / layout.run_path("run")).read_bytes()
+    plan = PlanRecord.from_json((tmp_path / layout.plan_path("run")).read_bytes(), "plan")
+    assert plan.sizes == {"eng_Latn/00000": (5, 50), "eng_Latn/00001": (1, 2)}
+    assert plan.run_sha256 == Store(tmp_path).run().sha256()
+    copy.unlink()
+    StoreWriter(tmp_path, record_with()).write(replace(random_shard(1), number=1, seqs=random_shard().seqs + 100))
+    assert copy.exists()
+
+
+def test_strange_files_of_other_programs_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / ".DS_Store").write_bytes(b"\0strange")
+    StoreWriter(tmp_path, record_with()).write(random_shard())
+    for name in ("commits/run=run/lang=eng_Latn/.DS_Store", "runs/._run.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0strange")
+    with StoreWriter(tmp_path, record_with()) as writer:
+        assert writer.committed() == {"eng_Latn/00000"}
+    assert list(Store(tmp_path).runs) == ["run"]
+    verdict = verify(tmp_path)
+    assert (verdict.problems, len(verdict.ignored)) == ([], 3)
+
+
+def test_a_copy_with_its_times_still_uses_what_was_compacted(tmp_path: Path) -> None:
+    StoreWriter(tmp_path / "store", record_with()).write(random_shard())
+    compact(Store(tmp_path / "store"), "run")
+    shutil.copytree(tmp_path / "store", tmp_path / "copy")  # with times, as cp -a
+    assert len(Store(tmp_path / "copy").rollups()[0]) == 1
+    assert verify(tmp_path / "copy").notes == []
+    os.utime(tmp_path / "copy" / layout.commit_path("run", "eng_Latn", 0))
+    assert Store(tmp_path / "copy").rollups()[0] == []
+    assert verify(tmp_path / "copy").notes == [
+        "compact/run=run.json: is of other shards than there are; `moetrace compact` renews it"
+    ]
