@@ -81,4 +81,4 @@ class Leftovers:
             yield from (str(Path(folder, name).relative_to(self.place)) for name in names)
 
     def _staging(self, pid: int, scratch: Path) -> list[Path]:
-        return [*Path(self.place, "staging").glob(f"{pid}-*"), *scratch.glob("moetrace-*")]
+        return [*Path(self.place, "staging").glob(f"*-{pid}-*"), *scratch.glob("moetrace-*")]
