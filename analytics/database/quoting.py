@@ -5,7 +5,11 @@ A parameter is better wherever SQL takes one; a view's definition does not.
 
 from __future__ import annotations
 
+import re
+
 from moetrace.store.errors import MoetraceError
+
+_NOT_IN_SQL = re.compile("[\0\ud800-\udfff]")
 
 
 def literal(text: str) -> str:
@@ -22,6 +26,6 @@ def identifier(name: str) -> str:
 
 def _quoted(text: str, quote: str) -> str:
     # Neither kind of quotes knows a backslash: the quote itself, written twice, is all there is to escape.
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+    if _NOT_IN_SQL.search(text):
         raise MoetraceError(f"{text!r} holds a character that cannot stand in SQL")
     return f"{quote}{text.replace(quote, quote * 2)}{quote}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from moetrace.store.errors import StoreError
 
@@ -30,16 +31,19 @@ LANGUAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}(?<![.]json)")  # runs/a.json is of run a
 
 _SHARD = r"run=(?P<run>[^/]+)/lang=(?P<lang>[^/]+)/(?P<shard>[0-9]{5,9})"
-_SHAPES = (
-    re.compile(r"(?P<kind>store)[.]json"),
-    re.compile(r"(?P<kind>runs)/(?P<run>[^/]+)[.]json"),
-    re.compile(rf"(?P<kind>commits|claims|failed)/{_SHARD}[.]json"),
-    re.compile(rf"(?P<kind>{'|'.join(TABLE_NAMES)})/{_SHARD}(?:-[0-9a-f]{{8}})?[.]parquet"),
-    re.compile(r"(?P<kind>commits)/run=(?P<run>[^/]+)/run[.]json"),
-    re.compile(r"(?P<kind>plan|compact)/run=(?P<run>[^/]+)[.]json"),
-    re.compile(r"(?P<kind>compact)/run=(?P<run>[^/]+)/[0-9a-f]{32}[.]parquet"),
-    re.compile(rf"(?P<kind>quarantine)/[0-9]{{8}}T[0-9]{{6}}Z-[0-9a-f]{{8}}/(?:{REASONS}|(?P<of>(?!quarantine/).+))"),
-)
+_RUN = r"run=(?P<run>[^/]+)"
+_SHAPES = {  # by top folder
+    FORMAT: re.compile(r"(?P<kind>store)[.]json"),
+    RUNS: re.compile(r"(?P<kind>runs)/(?P<run>[^/]+)[.]json"),
+    COMMITS: re.compile(rf"(?P<kind>commits)/(?:{_SHARD}|run=(?P<of_run>[^/]+)/run)[.]json"),
+    PLAN: re.compile(rf"(?P<kind>plan)/{_RUN}[.]json"),
+    COMPACT: re.compile(rf"(?P<kind>compact)/(?:{_RUN}[.]json|run=(?P<of_run>[^/]+)/[0-9a-f]{{32}}[.]parquet)"),
+    QUARANTINE: re.compile(
+        rf"(?P<kind>quarantine)/[0-9]{{8}}T[0-9]{{6}}Z-[0-9a-f]{{8}}/(?:{REASONS}|(?P<of>(?!quarantine/).+))"
+    ),
+    **{name: re.compile(rf"(?P<kind>{name})/{_SHARD}[.]json") for name in (CLAIMS, FAILED)},
+    **{name: re.compile(rf"(?P<kind>{name})/{_SHARD}(?:-[0-9a-f]{{8}})?[.]parquet") for name in TABLE_NAMES},
+}
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,15 @@ class Place:
     shard: int | None = None
 
 
+@lru_cache(maxsize=1 << 16)
 def place_of(path: str) -> Place | None:
     """Return what a path, relative to a store, is of it; None where no store has it."""
-    match = next((found for shape in _SHAPES if (found := shape.fullmatch(path))), None)
+    shape = _SHAPES.get(path.partition("/")[0])
+    match = shape.fullmatch(path) if shape else None
     if match is None:
         return None
     parts = match.groupdict()
+    parts["run"] = parts.get("run") or parts.get("of_run")
     run, lang, shard = parts.get("run"), parts.get("lang"), parts.get("shard")
     if (
         (run is not None and not RUN_NAME.fullmatch(run))

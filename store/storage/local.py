@@ -216,15 +216,15 @@ class LocalStorage(Storage):
 
     def _refuse_links(self, folder: str) -> None:
         """Raise StoreError where a folder, or one that it is in, is a link or anything else that is no folder."""
-        at = self.root
+        at = str(self.root)
         for part in folder.split("/") if folder else ():
-            at = at / part
+            at = f"{at}/{part}"
             try:
-                mode = at.lstat().st_mode
+                mode = os.lstat(at).st_mode
             except (FileNotFoundError, NotADirectoryError):
                 return
             if not stat.S_ISDIR(mode):
-                raise not_a_file(str(at), _kind(mode))
+                raise not_a_file(at, _kind(mode))
 
 
 def sync_folder(folder: Path) -> None:

@@ -33,8 +33,6 @@ def compact(catalog: Catalog, run: str) -> CompactIndex:
     commits = [commit for commit in catalog.commits if commit.run == run]
     if "usage" not in record.tables:
         raise StoreError(f"{catalog.url}: run '{run}' has no roll-ups that could be added up")
-    if not commits:
-        raise StoreError(f"{catalog.url}: run '{run}' has no finished shard yet; trace it first")
     by_language: dict[str, list[FileRecord]] = {}
     for commit in commits:
         by_language.setdefault(commit.lang, []).extend(file for file in commit.files if file.table == "usage")
