@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ import pytest
 from moetrace.analytics.database.connection import connect
 from moetrace.cli.main import run as moetrace
 from moetrace.store.errors import StoreError
+from moetrace.store.format.layout import claim_path
+from moetrace.store.format.sealed import sealed_text
 from moetrace.store.read.reader import Store
 from moetrace.store.storage.claims import Claims
 from moetrace.store.storage.faults import FaultPoint
@@ -191,24 +194,67 @@ def test_a_damaged_object_is_named_and_never_read(url: str, local: Path) -> None
     assert [problem.path for problem in verify(url).problems] == [path]
     with pytest.raises(Exception, match="damaged near byte 0"):
         connect(url).sql(QUERIES["profiles"]).fetchall()
-    assert verify(url, repair=True).dropped == ["commits/run=run/lang=eng_Latn/00001.json"]
+    before = {entry.path: storage.read(entry.path) for entry in storage.listing()}
+    verdict = verify(url, repair=True)
+    assert len(verdict.done) == 1
+    moved = "eng_Latn/00001"
+    for path, content in before.items():
+        assert storage.read(f"{verdict.quarantine}/{path}" if moved in path else path) == content
     assert write_all(url, SHARDS) == 1
     require_same(url, local)
+
+
+def test_damaged_records_are_mended_and_runs_taken_out_there_as_well(url: str, local: Path) -> None:
+    write_all(url, SHARDS)
+    storage = open_storage(url)
+    for path in ("store.json", "runs/run.json"):
+        content = storage.read(path)
+        for broken in (b"", content[:-20], content.replace(b"r", b"x", 1)):
+            storage.replace(path, broken)
+            with pytest.raises(StoreError, match=r"store.json|runs/run.json"):
+                _ = Store(url).runs
+            assert len(verify(url, repair=True).done) == 1
+            assert storage.read(path) == content
+    require_same(url, local)
+    assert moetrace(["rm", url, "--run", "run", "--yes"]) == 0
+    assert Store(url).runs == {}
+    assert verify(url).problems == []
+    assert write_all(url, SHARDS) == len(all_shards(SHARDS))
+    require_same(url, local)
+
+
+def test_a_claim_is_void_by_the_clock_of_the_bucket(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_storage(url)
+    claim = {"machine": "another", "process": 1, "started": "1", "id": "x", "run_sha256": "a" * 64, "renewed": 1e12}
+    storage.create(claim_path("run", "eng_Latn", 0), sealed_text(claim).encode())
+    assert abs(storage.now() - time.time()) < 5
+    with Claims(storage, "run", "a" * 64) as claims:
+        assert not claims.take("eng_Latn", 0)
+    monkeypatch.setattr(RemoteStorage, "now", lambda _: time.time() + 3600)  # the bucket's clock, an hour later
+    with Claims(storage, "run", "a" * 64) as claims:
+        assert claims.take("eng_Latn", 0)
+    assert storage.listing("claims") == []
 
 
 def test_a_name_that_is_taken_is_not_written_over(url: str, tmp_path: Path) -> None:
     storage = open_storage(url)
     assert isinstance(storage, RemoteStorage)
-    assert storage.create("a", b"1")
-    assert not storage.create("a", b"2")
+    one, other = "runs/a.json", "runs/b.json"
+    assert storage.create(one, b"1")
+    assert not storage.create(one, b"2")
     (tmp_path / "file").write_bytes(b"3")
-    assert not storage.publish(tmp_path / "file", "a")
-    assert storage.read("a") == b"1"
-    assert storage.publish(tmp_path / "file", "b")
-    assert storage.read_range("b", 0, 99) == b"3"
-    storage.delete("b")
-    storage.delete("b")
-    assert [entry.path for entry in storage.listing()] == ["a"]
+    assert not storage.publish(tmp_path / "file", one)
+    assert storage.read(one) == b"1"
+    assert storage.publish(tmp_path / "file", other)
+    assert storage.read_range(other, 0, 99) == b"3"
+    storage.delete(other)
+    storage.delete(other)
+    assert [entry.path for entry in storage.listing()] == [one]
+    assert storage.stat(other) is None
+    with pytest.raises(StoreError, match="is no path of a store"):
+        storage.read("a")
+    with pytest.raises(StoreError, match="has more than 0 bytes"):
+        storage.read(one, 0)
     with Claims(storage, "run", "a" * 64) as mine, Claims(storage, "run", "a" * 64) as theirs:
         assert mine.take("eng_Latn", 0)
         assert not theirs.take("eng_Latn", 0)
