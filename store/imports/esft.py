@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 TOP_K, EXPERTS = 6, 64  # of DeepSeek-V2-Lite, which ESFT traced
 ROUTING = {"scoring": "softmax", "normalized": False, "scale": 1.0, "selection_bias": False}
-MOST_TOKENS = 1 << 20  # of one sequence
+MOST_TOKENS = 1 << 19  # of one sequence
 MOST_BINS = 1 << 21  # experts x different lengths of a shard's sequences, by which decisions are counted
 MOST_TOP_K = 255  # ranks that a store has
 MOST_WEIGHT = 2.0**16  # sums of greater ones are no longer exact
