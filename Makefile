@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 
 .PHONY: install demo test test-quick test-oldest test-gpu lint format bench-trace bench-store bench-plan bench-analytics \
-	bench-training experiment-rise fuzz-imports model clean
+	bench-training chaos fuzz-imports fuzz-store experiment-rise model clean
 
 install: $(INSTALLED)
 
@@ -85,10 +85,19 @@ bench-analytics: install
 bench-training: install
 	$(BIN)/python -m tests.benchmarks.bench_training
 
+# 1,000 SIGKILLs; CHAOS_ARGS="--seed 1" for others.
+CHAOS_ARGS ?=
+chaos: install
+	$(BIN)/python -m tests.chaos --kills 1000 $(CHAOS_ARGS)
+
 EXPERIMENT ?= moetrace-experiment
 EXPERIMENT_ARGS ?=
 experiment-rise: install
 	$(BIN)/python -m tests.benchmarks.experiment_rise --ui-strings $(SHARED)/data/ui-strings -o $(EXPERIMENT) $(EXPERIMENT_ARGS)
+
+# Every bit of every record of a small store, flipped: an error, or the same answer as before.
+fuzz-store: install
+	$(BIN)/python -m tests.fuzz.records
 
 # Files of strangers at random, an hour of them: each is read, or refused in one line, within memory.
 FUZZ_MINUTES ?= 60

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from moetrace.cli.options import RUN, STORE
+from moetrace.cli.terminal import printable
 
 
 @click.command(short_help="Make a store of many shards open faster.")
@@ -15,11 +16,14 @@ def compact(store: str, run: str | None) -> None:
 
     What is made is used as long as the shards it was made from are as they were, can be made again at any time, and
     changes no result. Without --run, every run.
-    """
+
+    \b
+    moetrace compact my-store
+    """  # noqa: D301  click wants the escape itself
     from moetrace.store.read.reader import Store
     from moetrace.store.write.compact import compact as add_up
 
     opened = Store(store)
     for name in [opened.run(run).run] if run else list(opened.runs):
         index = add_up(opened, name)
-        click.echo(f"{name}: {len(index.entries):,} shards, {index.data.bytes / 1e6:.2f} MB")
+        click.echo(f"{printable(name)}: {len(index.entries):,} shards, {index.data.bytes / 1e6:.2f} MB")

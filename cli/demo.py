@@ -19,7 +19,12 @@ TARGET, BUDGET = "swh_Latn", 24
     help="Folder for the store, the report and the mask.",
 )
 def demo(output: Path) -> None:
-    """Trace the bundled corpus through the bundled model, draw the report and export a mask for Swahili."""
+    """Trace the bundled corpus through the bundled model, draw the report and export a mask for Swahili.
+
+    \b
+    moetrace demo
+    moetrace demo -o somewhere-else
+    """  # noqa: D301  click wants the escape itself
     from moetrace.analytics.database.connection import connect
     from moetrace.analytics.masks.mask import build_mask
     from moetrace.analytics.metrics import jaccard_by_layer
@@ -27,6 +32,7 @@ def demo(output: Path) -> None:
     from moetrace.analytics.selection import rise
     from moetrace.cli.progress import TraceBar
     from moetrace.store.mask import mask_text
+    from moetrace.store.output import write_text
     from moetrace.store.read.reader import Store
     from moetrace.tracer.bundled import CORPUS, MODEL
     from moetrace.tracer.engine.settings import EngineSettings
@@ -42,7 +48,7 @@ def demo(output: Path) -> None:
         record = opened.run("demo")
         connection = connect(opened)
         selection = rise(connection, "demo", [TARGET], budget=BUDGET)
-        mask.write_text(mask_text(build_mask(selection, record, opened.traced_at("demo"))), encoding="utf-8")
+        write_text(mask, mask_text(build_mask(selection, record, opened.traced_at("demo"))))
         write_report(store, report, run="demo", mask=mask)
     layers, experts = len(record.moe_layers), record.num_experts
     click.echo(

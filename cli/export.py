@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moetrace.cli.options import RUN, STORE, output
+from moetrace.cli.groups import InOrder
+from moetrace.cli.options import FINITE, RUN, STORE, output
 from moetrace.cli.table import aligned
+from moetrace.cli.terminal import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,14 +45,6 @@ def _target(help_text: str, *, required: bool = False) -> Callable[..., Any]:
     )
 
 
-class InOrder(click.Group):
-    """A group that lists its commands in the order in which they are defined."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's interface
-        """Return the commands' names."""
-        return list(self.commands)
-
-
 @click.group(cls=InOrder, short_help="Export the experts to train for a language.")
 def export() -> None:
     """Select experts from a run of a store and write them as a mask, by one of these strategies.
@@ -64,11 +58,8 @@ def export() -> None:
     """  # noqa: D301  click wants the escape itself
 
 
-def strategy(name: str, short_help: str, *options: Callable[..., Any], safely: bool = False) -> Callable[..., Any]:
-    """Make `moetrace export NAME` of a function (connection, run, **options) -> Selection.
-
-    `safely`: the connection reaches the store's files and nothing else.
-    """
+def strategy(name: str, short_help: str, *options: Callable[..., Any]) -> Callable[..., Any]:
+    """Make `moetrace export NAME` of a function (connection, run, **options) -> Selection."""
 
     def command_of(select: Callable[..., Selection]) -> click.Command:
         @wraps(select)
@@ -76,16 +67,16 @@ def strategy(name: str, short_help: str, *options: Callable[..., Any], safely: b
             store: str, run: str | None, file_format: str, output: Path | None, explain: bool, **options: Any
         ) -> None:
             from moetrace.analytics.database.connection import connect
-            from moetrace.analytics.database.query import connect_safely
             from moetrace.analytics.masks.mask import build_mask
             from moetrace.store.read.reader import Store
 
             opened = Store(store)
             record = opened.run(run)
-            connection = connect_safely(opened) if safely else connect(opened)
+            connection = connect(opened)
             selection = select(connection, record.run, **options)
             # The trace's own time, not the clock's: the same call gives the same bytes.
-            _write(build_mask(selection, record, opened.traced_at(record.run)), file_format, output)
+            mask = build_mask(selection, record, opened.traced_at(record.run), opened.format.version)
+            _write(mask, file_format, output)
             if explain:
                 click.echo(_explanation(selection), err=output is None)
 
@@ -105,10 +96,10 @@ def strategy(name: str, short_help: str, *options: Callable[..., Any], safely: b
     click.option(
         "--budget", type=int, default=128, show_default=True, metavar="K", help="Experts over the whole model."
     ),
-    click.option("--alpha", type=float, default=10.0, show_default=True, help="Weight of the activation in a score."),
-    click.option("--shallow", type=float, default=0.35, show_default=True, help="The shallow zone's share of K."),
+    click.option("--alpha", type=FINITE, default=10.0, show_default=True, help="Weight of the activation in a score."),
+    click.option("--shallow", type=FINITE, default=0.35, show_default=True, help="The shallow zone's share of K."),
     click.option(
-        "--middle", type=float, default=0.25, show_default=True, help="The middle zone's share; the rest is deep."
+        "--middle", type=FINITE, default=0.25, show_default=True, help="The middle zone's share; the rest is deep."
     ),
 )
 def rise(connection: duckdb.DuckDBPyConnection, run: str, references: tuple[str, ...], **options: Any) -> Selection:
@@ -118,7 +109,10 @@ def rise(connection: duckdb.DuckDBPyConnection, run: str, references: tuple[str,
     S (1 + alpha a), S = a of the target / mean a of the languages; the middle zone those with the highest
     O (1 + alpha mean a), O = 1 / (1 + standard deviation of a / mean a). The zones are the first 37.5%, the next 25%
     and the last 37.5% of the MoE layers. What a zone cannot hold goes to the zone with most room.
-    """
+
+    \b
+    moetrace export rise my-store --target swh_Latn --budget 32 -o mask.json
+    """  # noqa: D301  click wants the escape itself
     from moetrace.analytics.selection import rise as select
 
     return select(connection, run, reference=references, **options)
@@ -130,7 +124,7 @@ def rise(connection: duckdb.DuckDBPyConnection, run: str, references: tuple[str,
     _target("Language to select for", required=True),
     REFERENCE,
     click.option("--layers", type=int, default=2, show_default=True, metavar="N", help="How many final MoE layers."),
-    click.option("--alpha", type=float, default=0.01, show_default=True, help="The least gap."),
+    click.option("--alpha", type=FINITE, default=0.01, show_default=True, help="The least gap."),
     click.option("--shared", type=int, metavar="K", help="Shared experts of each layer.  [default: the run's top-k]"),
     click.option("--parent", metavar="LANG", help="Borrow this language's set: for a low-resource target."),
 )
@@ -140,7 +134,10 @@ def gap(connection: duckdb.DuckDBPyConnection, run: str, references: tuple[str, 
     With p = an expert's share of the layer's routing decisions: the experts that the target uses most, with
     gap = largest p - second largest p over the languages >= alpha; and in each layer K shared ones beside them, those
     with the highest mean p over the languages.
-    """
+
+    \b
+    moetrace export gap my-store --target swh_Latn --layers 2 -o mask.json
+    """  # noqa: D301  click wants the escape itself
     from moetrace.analytics.selection import gap as select
 
     return select(connection, run, reference=references, **options)
@@ -151,14 +148,17 @@ def gap(connection: duckdb.DuckDBPyConnection, run: str, references: tuple[str, 
     "Of each layer, the experts that do a share p of its work (ESFT).",
     _target("Language to select for, several pooled; none: all of the run"),
     click.option("--score", type=click.Choice(["token", "gate"]), default="token", show_default=True, help="Of what."),
-    click.option("--p", type=float, default=0.2, show_default=True, help="The share, above 0 and at most 1."),
+    click.option("--p", type=FINITE, default=0.2, show_default=True, help="The share, above 0 and at most 1."),
 )
 def top_p(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Selection:
     """Select, in each MoE layer, experts until their scores sum to p (ESFT, arXiv 2407.01906).
 
     Experts are taken by descending score, normalised over the layer and rounded to 4 decimals: the expert's share of
     the routing decisions (token), or of the applied gate weights (gate).
-    """
+
+    \b
+    moetrace export top-p my-store --target swh_Latn --p 0.2 --format esft -o expert_config.json
+    """  # noqa: D301  click wants the escape itself
     from moetrace.analytics.selection import top_p as select
 
     return select(connection, run, **options)
@@ -172,7 +172,11 @@ def top_p(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Se
     click.option("--per-layer", type=int, metavar="K", help="Experts of each layer, instead of a budget."),
 )
 def top_k(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Selection:
-    """Select the K experts with the highest activation frequency a = count / T (a of RISE, arXiv 2604.03592)."""
+    """Select the K experts with the highest activation frequency a = count / T (a of RISE, arXiv 2604.03592).
+
+    \b
+    moetrace export top-k my-store --target swh_Latn --per-layer 4 -o mask.json
+    """  # noqa: D301  click wants the escape itself
     from moetrace.analytics.selection import top_k as select
 
     return select(connection, run, **options)
@@ -183,7 +187,7 @@ def top_k(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Se
     "Middle-layer experts that a task uses more than general text.",
     click.option("--target", "targets", multiple=True, metavar="LANG", help="Only this language.  [default: all]"),
     click.option("--against", required=True, metavar="RUN", help="Run of general texts, in the same store."),
-    click.option("--tau", type=float, default=0.0, show_default=True, help="What a score must be above."),
+    click.option("--tau", type=FINITE, default=0.0, show_default=True, help="What a score must be above."),
 )
 def task(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Selection:
     """Select the middle-layer task experts of --run, the run of a task's texts (arXiv 2510.04694, eq. 3).
@@ -191,7 +195,10 @@ def task(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Sel
     score = mean over the task's texts of (tokens routed to the expert / tokens) - the same over the general texts;
     selected where it is above tau, in the middle zone: the MoE layers from 37.5% to 62.5% of the depth. The default of
     tau is ours.
-    """
+
+    \b
+    moetrace export task my-store --run maths --against flores -o mask.json
+    """  # noqa: D301  click wants the escape itself
     from moetrace.analytics.selection import task as select
 
     return select(connection, run, **options)
@@ -208,7 +215,10 @@ def random(connection: duckdb.DuckDBPyConnection, run: str, like: Path, seed: in
 
     Every expert of a layer is as likely as any other. The draw is the experts with the least SHA-256 of
     "seed:layer:expert", the same on every machine.
-    """
+
+    \b
+    moetrace export random my-store --like mask.json --seed 1 -o control.json
+    """  # noqa: D301  click wants the escape itself
     from moetrace.analytics.selection import random as select
     from moetrace.store.mask import read_mask
 
@@ -221,7 +231,6 @@ def random(connection: duckdb.DuckDBPyConnection, run: str, like: Path, seed: in
     _target("Language the experts are for, to be written down"),
     click.option("--query", metavar="SQL", help="Returns layer, expert[, score]."),
     click.option("--query-file", type=MASK, metavar="FILE", help="The query, in a file."),
-    safely=True,
 )
 def sql(
     connection: duckdb.DuckDBPyConnection,
@@ -270,20 +279,17 @@ def convert(mask: Path, file_format: str, output: Path | None) -> None:
 
 def _write(mask: Mapping[str, Any], file_format: str, output: Path | None) -> None:
     from moetrace.analytics.masks.formats import FORMATS as WRITERS
-    from moetrace.store.mask import MaskError
+    from moetrace.store.output import write_text
 
     text = WRITERS[file_format](mask)
     if output is None:
         click.echo(text, nl=False)
         return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise MaskError(f"{output}: cannot be written ({error.strerror})") from error
+    write_text(output, text)
     target = mask["strategy"]["target"]
     languages = [target] if isinstance(target, str) else target or []
     words = f" for {', '.join(languages)}" if languages else ""
-    click.echo(f"{output}: {len(mask['experts'])} experts{words}", err=True)
+    click.echo(printable(f"{output}: {len(mask['experts'])} experts{words}"), err=True)
 
 
 def _explanation(selection: Selection) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from moetrace.cli.options import SHARD_TOKENS, corpus_selection
+from moetrace.cli.terminal import json_document, printable
 
 if TYPE_CHECKING:
     from moetrace.tracer.corpus.corpus import Corpus
@@ -46,6 +46,7 @@ def inspect(
 
     \b
     moetrace inspect bundled
+    moetrace inspect bundled --corpus bundled --json
     moetrace inspect Qwen/Qwen3-30B-A3B --corpus hf:openlanguagedata/flores_plus::devtest --lang eng_Latn
     """  # noqa: D301  click wants the escape itself
     from moetrace.tracer.bundled import named_corpus, named_model
@@ -63,10 +64,10 @@ def inspect(
             flops = None if no_time or found.active_parameters is None else matmul_rate()
             record["corpus"] = {"source": corpus, **found.corpus_record(plan, flops)}
     if as_json:
-        click.echo(json.dumps(record, indent=1, ensure_ascii=False))
+        click.echo(json_document(record))
         return
     for line in _lines(found, record):
-        click.echo(line)
+        click.echo(printable(line))
 
 
 def _plan(found: Inspection, corpus: Corpus, shard_tokens: int, limit: int | None) -> Plan:

@@ -9,6 +9,10 @@ from typing import Any
 
 import click
 
+from moetrace.cli.failures import show_failure, show_usage
+from moetrace.cli.groups import SuggestingGroup
+from moetrace.cli.terminal import PrintableFormatter
+
 COMMANDS = {
     "demo": "moetrace.cli.demo:demo",
     "inspect": "moetrace.cli.inspection:inspect",
@@ -16,6 +20,7 @@ COMMANDS = {
     "import": "moetrace.cli.importing:import_traces",
     "ls": "moetrace.cli.ls:ls",
     "verify": "moetrace.cli.verify:verify",
+    "rm": "moetrace.cli.rm:rm",
     "compact": "moetrace.cli.compact:compact",
     "upgrade": "moetrace.cli.upgrade:upgrade",
     "sql": "moetrace.cli.sql:sql",
@@ -29,7 +34,7 @@ COMMANDS = {
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
-class LazyGroup(click.Group):
+class LazyGroup(SuggestingGroup):
     """A group whose commands are modules, imported when they are needed: `moetrace export` must not wait for vLLM."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's interface
@@ -49,7 +54,12 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="moetrace")
-@click.option("-v", "--verbose", is_flag=True, help="Log what is being done; tracebacks in full.")
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Log what is being done; an error with its traceback, as MOETRACE_DEBUG=1 does.",
+)
 def moetrace(verbose: bool) -> None:
     """Trace, query and export the experts that a Mixture-of-Experts language model uses for each language.
 
@@ -58,7 +68,9 @@ def moetrace(verbose: bool) -> None:
 
     Start with `moetrace demo`: the whole pipeline on a bundled model and corpus, without a network.
     """
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("%(name)s: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, handlers=[handler])
 
 
 def main(args: list[str] | None = None) -> None:
@@ -67,11 +79,11 @@ def main(args: list[str] | None = None) -> None:
 
 
 def run(args: list[str] | None = None) -> int:
-    """Run the program and return its exit code; an error that is the user's to solve is one line on stderr."""
+    """Run the program and return its exit code; whatever is raised, it is one line on stderr."""
     try:
         result: Any = moetrace.main(args=args, prog_name="moetrace", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        show_usage(error)
         return error.exit_code if isinstance(error, click.UsageError) else FAILED
     except (KeyboardInterrupt, click.Abort):
         click.echo("moetrace: interrupted; shards that were finished are in the store", err=True)
@@ -80,13 +92,10 @@ def run(args: list[str] | None = None) -> int:
         # The reader of our output (head, less) has gone: not an error of ours.
         sys.stderr.close()
         return 0
-    except Exception as error:
-        from moetrace.store.errors import MoetraceError  # here, so that --help need not wait for Arrow
-
-        if not isinstance(error, MoetraceError):
-            raise
-        logging.getLogger("moetrace").debug("what led to it", exc_info=error)
-        click.echo(f"moetrace: {error}", err=True)
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001  a panic of a library in Rust is no Exception
+        show_failure(error)
         return FAILED
     return result if isinstance(result, int) else 0
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from moetrace.cli.terminal import printable
+
 
 @click.command(short_help="Write a model with trained experts in it, as an ordinary checkpoint.")
 @click.argument("experts", type=click.Path(dir_okay=False, path_type=Path))
@@ -27,4 +29,4 @@ def merge(experts: Path, model: str, revision: str | None, output: Path) -> None
     from moetrace.tracer.training.merging import merge as write_merged  # torch is slow to import
 
     write_merged(named_model(model), experts, output, revision=revision)
-    click.echo(str(output))
+    click.echo(printable(output))

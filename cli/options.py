@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,24 @@ if TYPE_CHECKING:
 
 STORE = click.argument("store")  # a folder or a URL
 RUN = click.option("--run", metavar="NAME", help="Which run of the store; needed only where it has several.")
+
+
+class _Finite(click.types.FloatParamType):
+    """A number that is neither infinite nor NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number; a usage error for what is none."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+class FiniteRange(_Finite, click.FloatRange):
+    """A finite number within bounds."""
+
+
+FINITE = _Finite()
 
 
 def output(help_text: str, *, required: bool = False) -> Callable[..., Any]:

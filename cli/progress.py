@@ -17,6 +17,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from moetrace.cli.terminal import printable
 from moetrace.store.progress import Progress
 from moetrace.tracer.runs.progress import TraceProgress
 from moetrace.tracer.training.progress import TrainingProgress
@@ -47,7 +48,7 @@ class OneBar(Progress):
     def __init__(self, description: str, *columns: ProgressColumn, **fields: Any) -> None:
         self.console = Console(stderr=True)
         self._bar = Bars(
-            TextColumn("[progress.description]{task.description}"),
+            TextColumn("{task.description}", style="progress.description", markup=False),
             BarColumn(),
             *columns,
             TimeRemainingColumn(),
@@ -76,7 +77,7 @@ class TraceBar(OneBar, TraceProgress):
 
     def stage(self, message: str, total: int | None = None) -> None:  # noqa: ARG002  the bar begins with the plan
         """Say what is being done now."""
-        self._bar.console.print(message, style="dim", highlight=False)
+        self._bar.console.print(Text(printable(message), style="dim"))
 
     def planned(self, plan: Plan, skipped_tokens: int) -> None:
         """Say what there is to do, what is missing or cut, and how much the store has already."""
@@ -96,10 +97,10 @@ class TraceBar(OneBar, TraceProgress):
 
     def committed(self, commit: CommitRecord) -> None:
         """Name the language under way next to the bar."""
-        self._bar.update(self._task, description=f"tracing {commit.lang}")
+        self._bar.update(self._task, description=f"tracing {printable(commit.lang)}")
 
     def _say(self, message: str, style: str = "") -> None:
-        self._bar.console.print(message, style=style, highlight=False)
+        self._bar.console.print(Text(printable(message), style=style))
 
 
 class ImportBar(OneBar):
@@ -114,7 +115,7 @@ class ImportBar(OneBar):
 
     def committed(self, commit: CommitRecord) -> None:
         """Name the language under way next to the bar."""
-        self._bar.update(self._task, description=f"importing {commit.lang}")
+        self._bar.update(self._task, description=f"importing {printable(commit.lang)}")
 
 
 class TrainingBar(OneBar, TrainingProgress):
@@ -127,7 +128,7 @@ class TrainingBar(OneBar, TrainingProgress):
     def stage(self, message: str, total: int | None = None) -> None:
         """Say what is being done now; begin a bar where it has steps."""
         if total is None or self._bar.disable:
-            self._bar.console.print(message, style="dim", highlight=False)
+            self._bar.console.print(Text(printable(message), style="dim"))
         self._bar.reset(self._task, description=message, total=total, visible=total is not None, loss="")
 
     def loss(self, value: float) -> None:

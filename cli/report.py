@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from moetrace.cli.options import RUN, STORE
+from moetrace.cli.terminal import printable
 
 
 @click.command(short_help="Draw a run as one HTML page.")
@@ -17,7 +18,12 @@ from moetrace.cli.options import RUN, STORE
 @RUN
 @click.option("--mask", type=click.Path(dir_okay=False, path_type=Path), help="Show this mask in the page too.")
 def report(store: str, output: Path, run: str | None, mask: Path | None) -> None:
-    """Write one self-contained HTML page about a run: isolation, similarity to the pivot, specificity, the mask."""
+    """Write one self-contained HTML page about a run: isolation, similarity to the pivot, specificity, the mask.
+
+    \b
+    moetrace report my-store -o report.html
+    moetrace report my-store --run flores --mask mask.json -o report.html
+    """  # noqa: D301  click wants the escape itself
     from moetrace.analytics.report import write_report
 
-    click.echo(write_report(store, output, run=run, mask=mask))
+    click.echo(printable(write_report(store, output, run=run, mask=mask)))

@@ -10,6 +10,7 @@ import click
 
 from moetrace.cli.options import STORE, output
 from moetrace.cli.table import aligned
+from moetrace.cli.terminal import one_line, printable
 
 if TYPE_CHECKING:
     import duckdb
@@ -26,7 +27,7 @@ MOST_ROWS = 10_000  # of a table on the terminal; files get every row
 @click.option(
     "--database",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write every view into this DuckDB file, for other clients.",
+    help="Write every view into this DuckDB file, for other clients: those read the store unchecked.",
 )
 @click.option(
     "--scores",
@@ -44,7 +45,7 @@ def sql(
     """Run QUERY over the views of STORE and print the rows; without QUERY, open a prompt.
 
     `moetrace views` lists what can be asked. Queries read the store's committed shards; they can change neither the
-    store nor any other file.
+    store nor any other file. What a file format cannot hold is text in it: intervals, unions, in CSV also lists.
 
     \b
     moetrace sql my-store "select * from jaccard_by_layer"
@@ -52,16 +53,17 @@ def sql(
     moetrace sql my-store --scores belebele.csv "from score_correlation"
     moetrace sql my-store --database my-store.duckdb
     """  # noqa: D301  click wants the escape itself
-    from moetrace.analytics.database.query import connect_safely, missing_inputs, run_query
+    from moetrace.analytics.database.connection import connect
+    from moetrace.analytics.database.query import missing_inputs, run_query
 
     if database is not None:
         from moetrace.analytics.database.file import write_database
 
         if query is not None or output is not None:
             raise click.UsageError("--database takes neither a query nor -o")
-        click.echo(write_database(store, database))
+        click.echo(printable(write_database(store, database)))
         return
-    connection = connect_safely(store)
+    connection = connect(store)
     if scores is not None:
         from moetrace.analytics.metrics.scores import read_scores, use_scores
 
@@ -75,7 +77,7 @@ def sql(
     query = query if query is not None else sys.stdin.read()
     results = list(run_query(connection, query))
     for sentence in missing_inputs(connection, query):
-        click.echo(f"note: {sentence}", err=True)
+        click.echo(f"note: {printable(sentence)}", err=True)
     if output is not None and len(results) != 1:
         raise click.UsageError(f"-o takes one result, the query has {len(results)}")
     for relation in results:
@@ -88,43 +90,28 @@ def _format_of(output: Path | None) -> str:
 
 
 def _write(relation: duckdb.DuckDBPyRelation, file_format: str, output: Path | None) -> None:
-    import polars as pl
-
-    from moetrace.analytics.database.errors import translate_duckdb_errors
+    from moetrace.analytics.database.results import file_content, frame_of
+    from moetrace.store.output import write_bytes
 
     if file_format == "table":
-        text = _as_table(relation)
-        if output:
-            output.write_text(text + "\n", encoding="utf-8")
-        else:
-            click.echo(text)
+        content = f"{_as_table(relation)}\n".encode()
+    else:
+        frame, renamed = frame_of(relation, file_format)
+        for position, name in renamed.items():
+            click.echo(f"note: column {position + 1} is '{printable(name)}': another has its name", err=True)
+        content = file_content(frame, file_format)
+    if output is None:
+        click.echo(content, nl=False)
         return
-    with translate_duckdb_errors():
-        frame = pl.from_arrow(relation.to_arrow_table())
-    if not isinstance(frame, pl.DataFrame):
-        raise TypeError(f"a result is a table, not {type(frame).__name__}")
-    if file_format == "parquet" and output:
-        frame.write_parquet(output)
-    elif file_format == "csv":
-        _put(frame.write_csv(), output)
-    else:
-        _put(frame.write_json() + "\n", output)
-
-
-def _put(text: str, output: Path | None) -> None:
-    if output:
-        output.write_text(text, encoding="utf-8")
-    else:
-        click.echo(text, nl=False)
+    write_bytes(output, content)
 
 
 def _as_table(relation: duckdb.DuckDBPyRelation) -> str:
     """Return the first rows as aligned text."""
-    from moetrace.analytics.database.errors import translate_duckdb_errors
+    from moetrace.analytics.database.results import table_rows
 
-    with translate_duckdb_errors():
-        names, rows = relation.columns, relation.limit(MOST_ROWS + 1).fetchall()
-    text = aligned(names, rows[:MOST_ROWS])
+    rows = table_rows(relation, MOST_ROWS + 1)
+    text = aligned(relation.columns, rows[:MOST_ROWS])
     return text if len(rows) <= MOST_ROWS else f"{text}\n(the first {MOST_ROWS:,} rows; -o FILE writes all of them)"
 
 
@@ -168,6 +155,6 @@ def _prompt(connection: duckdb.DuckDBPyConnection) -> None:
             for relation in run_query(connection, statement):
                 click.echo(_as_table(relation))
             for sentence in missing_inputs(connection, statement):
-                click.echo(f"note: {sentence}", err=True)
+                click.echo(f"note: {printable(sentence)}", err=True)
         except MoetraceError as error:
-            click.echo(str(error), err=True)
+            click.echo(one_line(error), err=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from moetrace.cli.options import SHARD_TOKENS, corpus_selection
+from moetrace.cli.options import SHARD_TOKENS, FiniteRange, corpus_selection
+from moetrace.cli.terminal import printable
 
 
 @click.command(short_help="Trace a corpus through a model into a store.")
@@ -55,8 +56,8 @@ from moetrace.cli.options import SHARD_TOKENS, corpus_selection
     metavar="N",
     help="Let the model go on after each text for at most N tokens, and trace those too.",
 )
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
+@click.option("--temperature", type=FiniteRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--top-p", type=FiniteRange(0, 1, min_open=True), default=1.0, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of sampling; a text's draws depend on it alone.")
 @click.option("--chat", is_flag=True, help="Give each text as a user's message in the model's chat template.")
 @click.option("--system", metavar="TEXT", help="System prompt before each text (with --chat).")
@@ -68,7 +69,7 @@ from moetrace.cli.options import SHARD_TOKENS, corpus_selection
 )
 @click.option(
     "--max-memory",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=2.0,
     show_default=True,
     metavar="GIB",
@@ -78,7 +79,7 @@ from moetrace.cli.options import SHARD_TOKENS, corpus_selection
 @click.option("--pipeline-parallel-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
 @click.option("--expert-parallel", is_flag=True, help="Spread whole experts, not slices of them, over the devices.")
 @click.option("--no-self-check", is_flag=True, help="Do not replay a probe's routing at start-up; recorded in the run.")
-@click.option("--kv-cache-gib", type=click.FloatRange(min=0, min_open=True), help="KV cache.  [default: 1 on a CPU]")
+@click.option("--kv-cache-gib", type=FiniteRange(min=0, min_open=True), help="KV cache.  [default: 1 on a CPU]")
 @click.option("--prefix-caching", is_flag=True, help="Leave vLLM's prefix cache on (traced texts never read it).")
 @click.option("--compile", "compiled", is_flag=True, help="Let vLLM compile the model: slow to start, faster on a GPU.")
 @click.option("--revision", metavar="R", help="Revision of the model on its hub.")
@@ -181,7 +182,7 @@ def trace(
         )
     skipped = f", {result.skipped_shards} were there before" if result.skipped_shards else ""
     click.echo(
-        f"run {result.run} in {store}: {result.written_shards} shards, {result.written_tokens:,} tokens "
+        f"run {result.run} in {printable(store)}: {result.written_shards} shards, {result.written_tokens:,} tokens "
         f"in {result.seconds:.0f} s{skipped}",
         err=True,
     )

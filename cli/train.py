@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moetrace.cli.options import FiniteRange
+from moetrace.cli.terminal import printable
+
 if TYPE_CHECKING:
     from moetrace.tracer.training.training import TrainingResult
 
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 @click.option("--eval-corpus", metavar="SPEC", help="Measure on these texts.  [default: a share of --corpus]")
 @click.option(
     "--eval-share",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteRange(0, 1, min_open=True, max_open=True),
     default=0.1,
     show_default=True,
     help="Share of the text ids that is held out to measure on, in every language.",
@@ -47,14 +50,12 @@ if TYPE_CHECKING:
 @click.option("--text-template", metavar="T", help="Columns that make a text, as in '{flores_passage} {question}'.")
 @click.option("--id-template", metavar="T", help="Columns that make a text's id, as in '{link}#{question_number}'.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Train on the first N texts of each language.")
-@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True)
+@click.option("--epochs", type=FiniteRange(min=0, min_open=True), default=1.0, show_default=True)
 @click.option("--max-steps", type=click.IntRange(min=1), metavar="N", help="Steps of the optimizer, whatever --epochs.")
+@click.option("--learning-rate", type=FiniteRange(min=0, min_open=True), default=1e-4, show_default=True, metavar="F")
+@click.option("--weight-decay", type=FiniteRange(min=0), default=0.0, show_default=True, help="Of AdamW.")
 @click.option(
-    "--learning-rate", type=click.FloatRange(min=0, min_open=True), default=1e-4, show_default=True, metavar="F"
-)
-@click.option("--weight-decay", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Of AdamW.")
-@click.option(
-    "--warmup", type=click.FloatRange(0, 1, max_open=True), default=0.05, show_default=True, help="Share of the steps."
+    "--warmup", type=FiniteRange(0, 1, max_open=True), default=0.05, show_default=True, help="Share of the steps."
 )
 @click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True, help="Blocks of a batch.")
 @click.option(
@@ -162,8 +163,8 @@ def train(
             merge(path, output / EXPERTS_FILE, output / "merged", revision=revision)
     click.echo(loss_table(result))
     click.echo(
-        f"{output}: {result.trained_parameters:,} of {result.parameters:,} parameters trained, {result.steps} steps, "
-        f"{result.tokens:,} tokens in {result.seconds:.0f} s",
+        f"{printable(output)}: {result.trained_parameters:,} of {result.parameters:,} parameters trained, "
+        f"{result.steps} steps, {result.tokens:,} tokens in {result.seconds:.0f} s",
         err=True,
     )
 
@@ -173,8 +174,8 @@ def loss_table(result: TrainingResult) -> str:
     rows = sorted(result.losses, key=lambda row: (not row.trained, row.after - row.before, row.lang))
     lines = [f"{'lang':<12}  {'tokens':>8}  {'before':>7}  {'after':>7}  {'change':>7}"]
     lines += [
-        f"{row.lang:<12}  {row.tokens:>8,}  {row.before:>7.4f}  {row.after:>7.4f}  {row.after - row.before:>+7.4f}"
-        + ("  trained" if row.trained else "")
+        f"{printable(row.lang):<12}  {row.tokens:>8,}  {row.before:>7.4f}  {row.after:>7.4f}"
+        f"  {row.after - row.before:>+7.4f}" + ("  trained" if row.trained else "")
         for row in rows
     ]
     return "\n".join(lines)

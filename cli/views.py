@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 @click.command(short_help="What each view is: columns, formula, range, source.")
 @click.argument("name", required=False)
 def views(name: str | None) -> None:
-    """List the SQL views and macros, or describe the one called NAME; the text comes from the SQL files themselves."""
+    """List the SQL views and macros, or describe the one called NAME; the text comes from the SQL files themselves.
+
+    \b
+    moetrace views
+    moetrace views jaccard
+    """  # noqa: D301  click wants the escape itself
     from moetrace.analytics.database.documentation import view
     from moetrace.analytics.database.documentation import views as all_views
 

@@ -20,6 +20,10 @@ class StoreError(MoetraceError):
     """A store, or a file of one, cannot be read or written as it should."""
 
 
+class UnreadableError(StoreError):
+    """A file of a store could not be read now: a disk, a network or a permission said no, which tells nothing of it."""
+
+
 class RunMismatchError(StoreError):
     """A run of this name exists in the store with a different record; the message names the field."""
 
@@ -52,12 +56,13 @@ class UnknownNameError(MoetraceError):
 def as_store_errors(place: object, done: Literal["read", "written"], then: str = "") -> Iterator[None]:
     """Make a StoreError of one line of what the operating system refuses: what is not done at `place`, why, and `then`.
 
-    Where many files are read, only the error knows which of them it was.
+    Where many files are read, only the error knows which of them it was; what cannot be read is an UnreadableError.
     """
     try:
         yield
     except OSError as error:
         why = error.strerror or str(error)
         if done == "read":
-            why = f"{error.filename or ''}: {why}"
+            where = f"{error.filename}: " if error.filename else ""
+            raise UnreadableError(f"{place}: cannot be read ({where}{why}){then}") from error
         raise StoreError(f"{place}: cannot be {done} ({why}){then}") from error

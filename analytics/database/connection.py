@@ -10,12 +10,13 @@ import pyarrow as pa
 
 from moetrace.analytics.database.documentation import in_dependency_order, sql_files
 from moetrace.analytics.database.errors import translate_duckdb_errors
+from moetrace.analytics.database.quoting import identifier, literal
 from moetrace.store.format.schema import ADDED_COLUMNS, TABLE_NAMES, tables
 from moetrace.store.read.reader import Store
 from moetrace.store.read.verified import VerifiedFiles, verified_url
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from moetrace.store.format.records import RunRecord
@@ -35,7 +36,9 @@ SQL_TYPES = {  # the types that tables of a store have: Arrow's name -> DuckDB's
 }
 
 
-def connect(place: str | Path | Store) -> duckdb.DuckDBPyConnection:
+def connect(
+    place: str | Path | Store, *, locked: bool = True, settings: Mapping[str, str | float] | None = None
+) -> duckdb.DuckDBPyConnection:
     """Open a store in DuckDB, in memory, with every view and macro over it.
 
         con = moetrace.connect("my-store")
@@ -46,25 +49,51 @@ def connect(place: str | Path | Store) -> duckdb.DuckDBPyConnection:
     lists what can be asked, `moetrace views NAME` gives columns, units and formula. Rows carry `run`, because a store
     holds several.
 
+    The connection is `locked`: whatever a query says, it reads the committed files of the store and no other file or
+    URL, writes none, loads no extension, and changes no setting of DuckDB. A frame of yours is a table once it has a
+    name: `con.register("mine", frame)`. `settings` are DuckDB's own, such as {"memory_limit": "4GB", "threads": 4}.
+    With `locked=False`, for queries that are your own, DuckDB reads and writes whatever you may.
+
     What is seen are the shards that are committed at this moment; connect again to see later ones. Roll-ups are read
     and added up now, everything else when it is asked for. Every block that DuckDB reads is held against its checksum
     first, so that a damaged file is an error and never a wrong number.
 
-    Raises StoreError where the store, or a roll-up of it, cannot be read. Queries raise what DuckDB raises, a
-    duckdb.Error that names the file where one is damaged.
+    Raises StoreError where the store, or a roll-up of it, cannot be read, QueryError for settings that DuckDB does not
+    have. Queries raise what DuckDB raises, a duckdb.Error that names the file where one is damaged.
     """
     opened = place if isinstance(place, Store) else Store(place)
-    connection = duckdb.connect()
-    create_views(connection, opened)
-    # Metrics are sums over unordered rows; keeping insertion order would only cost memory.
-    connection.execute("set preserve_insertion_order = false")
+    with translate_duckdb_errors():
+        connection = duckdb.connect(config=dict(settings or {}))
+    try:
+        prepare(connection, opened, locked=locked)
+        create_views(connection, opened)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
+def prepare(
+    connection: duckdb.DuckDBPyConnection, opened: Store, *, locked: bool = True, readable: Iterable[str] = ()
+) -> None:
+    """Give a database the store's files, and lock it before anything that the store says becomes a part of it.
+
+    readable: paths of files that it may read besides the committed files as they are checked
+    """
+    with translate_duckdb_errors():
+        connection.register_filesystem(VerifiedFiles(opened))
+        connection.execute("set enable_progress_bar = false")
+        # Metrics are sums over unordered rows; keeping insertion order would only cost memory.
+        connection.execute("set preserve_insertion_order = false")
+        if locked:
+            checked = [verified_url(path) for path in _committed_paths(opened)]
+            connection.execute("set allowed_paths = $paths", {"paths": [*checked, *readable]})
+            connection.execute("set enable_external_access = false")
+            connection.execute("set lock_configuration = true")
+
+
 def create_views(connection: duckdb.DuckDBPyConnection, opened: Store) -> None:
-    """Put the tables of a store and every view over them into an empty database."""
-    connection.register_filesystem(VerifiedFiles(opened))
-    connection.execute("set enable_progress_bar = false")
+    """Put the tables of a store and every view over them into an empty database that was prepared for it."""
     with translate_duckdb_errors():
         connection.execute("begin")
         connection.execute("create schema files")
@@ -74,7 +103,8 @@ def create_views(connection: duckdb.DuckDBPyConnection, opened: Store) -> None:
         for item in in_dependency_order(sql_files().values()):
             connection.execute(item.sql)
             if item.kind == "macro":
-                connection.execute(f"create or replace view {item.name} as from {item.name}()")
+                name = identifier(item.name)
+                connection.execute(f"create or replace view {name} as from {name}()")
             elif item.name in _ROWS_OF_RECORDS:
                 _insert(connection, item.name, _ROWS_OF_RECORDS[item.name](opened))
         connection.execute("commit")
@@ -105,7 +135,14 @@ def create_files_view(
         for version, found in sorted(by_version.items())
         for ordered in (_widest_first(store, found),)
     )
-    connection.execute(f"create or replace view files.{name} as\n" + "\nunion all by name\n".join(parts))
+    view = f"files.{identifier(name)}"
+    connection.execute(f"create or replace view {view} as\n" + "\nunion all by name\n".join(parts))
+
+
+def _committed_paths(store: Store) -> list[str]:
+    """Return the path, in the store, of every file that a view reads."""
+    shards = [file.path for table in TABLE_NAMES for file in store.files(table)]
+    return shards + [compacted.path for compacted in store.rollups()[0]]
 
 
 def _select(urls: Sequence[str], table: str, version: int) -> str:
@@ -121,7 +158,7 @@ def _select(urls: Sequence[str], table: str, version: int) -> str:
 
 
 def _read_parquet(urls: Sequence[str]) -> str:
-    names = ",\n".join("'{}'".format(url.replace("'", "''")) for url in urls)
+    names = ",\n".join(literal(url) for url in urls)
     return f"read_parquet([{names}], filename = true, hive_partitioning = false)"
 
 
@@ -131,10 +168,10 @@ def _create_rollups_view(connection: duckdb.DuckDBPyConnection, store: Store) ->
     create_files_view(connection, store, "usage_not_compacted", rest, "usage")
     parts = ["from files.usage_not_compacted select * exclude (shard)"]
     for found in sorted(compacted, key=lambda found: -store.runs[found.run].num_experts):
-        languages = ", ".join(f"'{lang}'" for lang in found.languages)
+        languages = ", ".join(literal(lang) for lang in found.languages)
+        rows = _read_parquet([verified_url(found.path)])
         parts.append(
-            f"select '{found.run}' as run, * exclude (filename) from {_read_parquet([verified_url(found.path)])} "
-            f"where lang in ({languages})"
+            f"select {literal(found.run)} as run, * exclude (filename) from {rows} where lang in ({languages})"
         )
     connection.execute("create view files.rollups as\n" + "\nunion all by name\n".join(parts))
 
@@ -144,14 +181,14 @@ def _create_empty(
 ) -> None:
     # Types in words: an Arrow table makes DuckDB import pandas.
     fields = pa.schema([*pa.schema(keys), *tables(MOST_EXPERTS)[table].schema])
-    columns = ", ".join(f'"{field.name}" {SQL_TYPES[str(field.type)]}' for field in fields)
-    connection.execute(f"create table files.{name} ({columns})")
+    columns = ", ".join(f"{identifier(field.name)} {SQL_TYPES[str(field.type)]}" for field in fields)
+    connection.execute(f"create table files.{identifier(name)} ({columns})")
 
 
 def _missing_columns(table: str, version: int) -> str:
     """Return, as SQL, the columns that files of an older format version lack."""
     missing = [
-        f", {value} as {name}"
+        f", {value} as {identifier(name)}"
         for added, columns in ADDED_COLUMNS.items()
         for name, value in columns.get(table, {}).items()
         if added > version
@@ -168,7 +205,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Se
     if rows:
         # A list a column: a statement or a parameter a value takes long, and an Arrow table makes DuckDB import pandas.
         columns = [list(column) for column in zip(*rows, strict=True)]
-        connection.execute(f"insert into {table} select {', '.join(['unnest(?)'] * len(columns))}", columns)
+        connection.execute(f"insert into {identifier(table)} select {', '.join(['unnest(?)'] * len(columns))}", columns)
 
 
 def _run_rows(store: Store) -> list[tuple[object, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ from moetrace.store.errors import MoetraceError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+_OF_THE_STORE = re.compile(r"\b(?:StoreError|UnreadableError): ")
 
 
 class QueryError(MoetraceError):
@@ -27,7 +31,7 @@ def translate_duckdb_errors() -> Iterator[None]:
         yield
     except duckdb.Error as error:
         text = str(error).strip()
-        if (at := text.find("StoreError: ")) >= 0:
-            raise StoreError(text[at:].removeprefix("StoreError: ").splitlines()[0]) from error
+        if of_the_store := _OF_THE_STORE.search(text):
+            raise StoreError(text[of_the_store.end() :].splitlines()[0]) from error
         kind, _, rest = text.partition(": ")
         raise QueryError(f"{kind.removesuffix(' Error').lower()}: {rest}" if rest else text) from error

@@ -7,30 +7,14 @@ from typing import TYPE_CHECKING
 
 import duckdb
 
-from moetrace.analytics.database.connection import connect
 from moetrace.analytics.database.documentation import views
 from moetrace.analytics.database.errors import QueryError, translate_duckdb_errors
 from moetrace.store.format.schema import TABLE_NAMES
-from moetrace.store.read.reader import Store
-from moetrace.store.read.verified import verified_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 WRITES_FILES = {duckdb.StatementType.COPY, duckdb.StatementType.EXPORT}
-
-
-def connect_safely(store: str | Path | Store) -> duckdb.DuckDBPyConnection:
-    """Open a store so that queries reach its committed files and nothing else of the machine or the network."""
-    opened = store if isinstance(store, Store) else Store(store)
-    connection = connect(opened)
-    readable = [file.path for table in TABLE_NAMES for file in opened.files(table)]
-    readable += [compacted.path for compacted in opened.rollups()[0]]
-    connection.execute("set allowed_paths = $paths", {"paths": [verified_url(path) for path in readable]})
-    connection.execute("set enable_external_access = false")
-    connection.execute("set lock_configuration = true")
-    return connection
 
 
 def run_query(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[duckdb.DuckDBPyRelation]:

@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from moetrace.store.format.records import RunRecord
 
 
-def build_mask(selection: Selection, record: RunRecord, created: str) -> dict[str, Any]:
-    """Return the mask of a selection as JSON values; `created` is an ISO 8601 time.
+def build_mask(
+    selection: Selection, record: RunRecord, created: str, store_format: int = FORMAT_VERSION
+) -> dict[str, Any]:
+    """Return the mask of a selection as JSON values.
+
+    - created: an ISO 8601 time
+    - store_format: the format version of the store that the run is in
 
     Parameter counts are None where the run record does not know the size of an expert or of the model.
     """
@@ -43,7 +48,7 @@ def build_mask(selection: Selection, record: RunRecord, created: str) -> dict[st
             "share_of_model": parameters / whole if parameters is not None and whole else None,
         },
         "provenance": {
-            "store_format": FORMAT_VERSION,
+            "store_format": store_format,
             "run": record.run,
             "run_sha256": record.sha256(),
             "languages": list(selection.languages),

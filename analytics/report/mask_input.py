@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,7 +84,7 @@ def mask_command(mask: Mapping[str, Any]) -> str | None:
         value = strategy["parameters"].get(name)
         for item in value if isinstance(value, list) else [] if value is None else [value]:
             words += [f"--{name.replace('_', '-')}", str(item)]
-    return " ".join([*words, "-o", "mask.json"])
+    return shlex.join([*words, "-o", "mask.json"])
 
 
 def _plain(value: Any) -> str:

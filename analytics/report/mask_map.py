@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import polars as pl
 
+from moetrace.analytics.database.quoting import literal
 from moetrace.analytics.report.expert_charts import expert_axis, layer_rows, on_grid
 from moetrace.analytics.report.layer_charts import row_step
 from moetrace.analytics.report.mask_input import mask_command, mask_facts, mask_frame, mask_targets
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 TOP = 20
 DARKEST = 4  # specificity at which the grey behind a mask ends
 MOST_STEP = 20
+MASK_TABLE = """-- In a database that may read files: connect(store, locked=False).
+create table mask as
+select unnest(experts, recursive := true)
+from 'mask.json';
+
+"""
 
 
 def mask_section(source: Source, mask: Mapping[str, Any]) -> Section:
@@ -29,7 +36,6 @@ def mask_section(source: Source, mask: Mapping[str, Any]) -> Section:
     known = next((lang for lang in targets if lang in source.languages), None)
     background = f"specificity for {known}" if known else "overlap of the languages"
     queries = {"mask_grid": _background_query(source, known), "mask_coverage": _coverage_query(source)}
-    made = "create table mask as\nselect unnest(experts, recursive := true)\nfrom 'mask.json';\n\n"
     section = Section(
         name="mask",
         title="The mask",
@@ -39,7 +45,7 @@ def mask_section(source: Source, mask: Mapping[str, Any]) -> Section:
             "that is the target's own takes much of the target's and little of the others'."
         ),
         formula="coverage = mean over MoE layers of the sum of the activation share p over the mask's experts",
-        queries={**queries, "mask_coverage": made + queries["mask_coverage"]},
+        queries={**queries, "mask_coverage": MASK_TABLE + queries["mask_coverage"]},
         facts=mask_facts(mask),
         command=mask_command(mask),
     )
@@ -82,7 +88,7 @@ order by layer, expert"""
     return f"""select layer, expert, frequency, specificity as background
 from specificity
 inner join activation using (run, lang, layer, expert)
-where {source.this_run} and lang = '{target}'
+where {source.this_run} and lang = {literal(target)}
 order by layer, expert"""
 
 

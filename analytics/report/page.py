@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -29,6 +28,7 @@ from moetrace.analytics.report.specificity import specificity
 from moetrace.analytics.report.style import configuration
 from moetrace.store.errors import StoreError
 from moetrace.store.format.schema import FORMAT_VERSION
+from moetrace.store.output import write_text
 from moetrace.store.read.reader import Store
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def write_report(
     """Write the report of a run as one self-contained HTML file and return its path.
 
     `run` may be left out where the store has one; `mask` is a mask in the moetrace format, or the file of one. Raises
-    UnknownNameError for an unknown run, StoreError for a store or a run without data, and what reading a mask raises.
+    UnknownNameError for an unknown run, StoreError for a store or a run without data, OutputError where the file cannot
+    be written, and what reading a mask raises.
     """
     store = Store(store_path)
     record = store.run(run)
@@ -62,7 +63,8 @@ def write_report(
     with connect(store) as connection:
         source = Source(connection, record, languages)
         html = _render(header(store, source), sections(source, chosen), source)
-    return _write(output, html)
+    write_text(output, html)
+    return output
 
 
 def sections(source: Source, mask: Mapping[str, Any] | None) -> tuple[Section, ...]:
@@ -129,15 +131,3 @@ def _version() -> str:
         return metadata.version("moetrace")
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _write(output: Path, html: str) -> Path:
-    """Write the file whole or not at all."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    staged = output.with_name(f".{output.name}.{uuid.uuid4().hex}")
-    try:
-        staged.write_text(html, encoding="utf-8")
-        staged.replace(output)
-    finally:
-        staged.unlink(missing_ok=True)
-    return output

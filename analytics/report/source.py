@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from moetrace.analytics.database.errors import translate_duckdb_errors
+from moetrace.analytics.database.quoting import literal
 
 if TYPE_CHECKING:
     import duckdb
@@ -56,7 +57,7 @@ class Source:
     @property
     def this_run(self) -> str:
         """Return the SQL condition that keeps this run's rows."""
-        return f"run = '{self.record.run}'"
+        return f"run = {literal(self.record.run)}"
 
     def frame(self, query: str) -> pl.DataFrame:
         """Return a query's result."""

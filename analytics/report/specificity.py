@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import altair as alt
 import polars as pl
 
+from moetrace.analytics.database.quoting import literal
 from moetrace.analytics.report.expert_charts import expert_axis, fold_colour, folded, layer_rows, on_grid
 from moetrace.analytics.report.section import Section, figure
 
@@ -22,7 +23,7 @@ MOST_LANGUAGES = 12
 def specificity(source: Source, targets: Sequence[str]) -> Section:
     """Return the layer x expert map of one language at a time, for as many languages as a page holds well."""
     shown = _shown(source, targets)
-    listed = ", ".join(f"'{lang}'" for lang in shown)
+    listed = ", ".join(literal(lang) for lang in shown)
     query = f"""select lang, layer, expert, frequency, specificity, score
 from specificity
 inner join activation using (run, lang, layer, expert)

@@ -1,4 +1,4 @@
-"""The records a store is read by: the run record and the commit records, as JSON."""
+"""The records a store is read by: the run record and the commit records, as JSON that proves itself."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from moetrace.store.errors import RunMismatchError, StoreError
 from moetrace.store.format.layout import shard_key
+from moetrace.store.format.record_schemas import CommitSchema, RunSchema, check_record
+from moetrace.store.format.sealed import read_sealed, sealed_text
 
 
 @dataclass(frozen=True)
@@ -68,17 +71,32 @@ class RunRecord:
 
     def sha256(self) -> str:
         """Return the digest of the identity."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
 
+    def check(self, where: str) -> None:
+        """Raise StoreError, naming `where` and the field, where this could not be read as a run record."""
+        try:
+            check_record(RunSchema, json.loads(json.dumps(asdict(self), allow_nan=False)), where)
+        except ValueError as error:
+            raise StoreError(f"{where}: holds a number that is none (NaN or an infinity)") from error
+
     def to_json(self) -> str:
-        """Return the record as JSON text."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        """Return the record, with its checksum, as JSON text."""
+        return sealed_text(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str | bytes, where: str) -> RunRecord:
-        """Read a record; raise StoreError naming `where` when it is not one."""
-        names = ("run", "model", "routing", "corpus", "settings", "provenance")
-        return cls(**_fields(_read(text, where), where, names))
+    def from_json(cls, text: str | bytes, where: str, *, sealed: bool) -> RunRecord:
+        """Read a record; raise StoreError, naming `where` and the field, for what is not one as it was written.
+
+        `sealed`: whether it has to carry a checksum.
+        """
+        found = read_sealed(text, where, required=sealed)
+        check_record(RunSchema, found, where)
+        return cls(**found)
 
     def require_same(self, other: RunRecord) -> None:
         """Raise RunMismatchError naming the first fields in which `other` is another run."""
@@ -131,38 +149,55 @@ class CommitRecord:
         return next((file for file in self.files if file.table == table), None)
 
     def to_json(self) -> str:
-        """Return the record as JSON text."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        """Return the record, with its checksum, as JSON text."""
+        return sealed_text(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str | bytes, where: str) -> CommitRecord:
-        """Read a record; raise StoreError naming `where` when it is not one."""
-        return cls.from_fields(_read(text, where), where)
+    def from_json(cls, text: str | bytes, where: str, *, sealed: bool) -> CommitRecord:
+        """Read a record; raise StoreError, naming `where` and the field, for what is not one as it was written.
+
+        `sealed`: whether it has to carry a checksum.
+        """
+        found = read_sealed(text, where, required=sealed)
+        check_record(CommitSchema, found, where)
+        return cls.from_fields(found)
 
     @classmethod
-    def from_fields(cls, read: Any, where: str) -> CommitRecord:
-        """Make a record of what JSON held; raise StoreError naming `where` when it is not one."""
-        names = ("run", "lang", "shard", "run_sha256", "sequences", "tokens", "files", "created")
-        fields = _fields(read, where, names)
-        try:
-            fields["files"] = tuple(FileRecord(**entry) for entry in fields["files"])
-        except TypeError as error:
-            raise StoreError(f"{where}: its list of files is damaged") from error
-        return cls(**fields, version=read.get("version"))
+    def from_fields(cls, checked: Mapping[str, Any]) -> CommitRecord:
+        """Make a record of what was checked."""
+        return cls(**{**checked, "files": tuple(FileRecord(**entry) for entry in checked["files"])})
 
+    def check_under(self, record: RunRecord, where: str) -> None:
+        """Raise StoreError, naming `where`, where this cannot be a shard of a run as its record says.
 
-def _read(text: str | bytes, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise StoreError(f"{where}: not valid JSON; the record is damaged") from error
-
-
-def _fields(read: Any, where: str, names: tuple[str, ...]) -> dict[str, Any]:
-    missing = [name for name in names if not isinstance(read, dict) or name not in read]
-    if missing:
-        raise StoreError(f"{where}: the record lacks {', '.join(missing)}; it is damaged or of another version")
-    return {name: read[name] for name in names}
+        Holds the digest of the run record, the tables, and how many rows each must have.
+        """
+        if self.run_sha256 != record.sha256():
+            raise StoreError(
+                f"{where}: run_sha256 is {self.run_sha256[:12]}…, the record of run '{record.run}' has digest "
+                f"{record.sha256()[:12]}…; one of the two is damaged, see `moetrace verify`"
+            )
+        named = [file.table for file in self.files]
+        if sorted(named) != sorted(record.tables):
+            raise StoreError(
+                f"{where}: files are of {', '.join(sorted(named))}, run '{record.run}' has "
+                f"{', '.join(sorted(record.tables))}"
+            )
+        decisions = len(record.moe_layers) * record.top_k
+        pool = len(record.moe_layers) * record.num_experts
+        rows = {
+            "sequences": self.sequences,
+            "tokens": self.tokens,
+            "routes": self.tokens * decisions,
+            "profiles": self.sequences * pool,
+            "usage": pool,
+        }
+        for file in self.files:
+            if file.rows != rows[file.table]:
+                raise StoreError(
+                    f"{where}: the file of {file.table} has {file.rows} rows; {self.sequences} texts of {self.tokens} "
+                    f"tokens have {rows[file.table]}"
+                )
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

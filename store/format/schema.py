@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from moetrace.store.format import layout
 from moetrace.store.format.expert_ids import expert_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+TABLE_NAMES = layout.TABLE_NAMES
 
 # Rows of a layer at which a byte of all its weights fills half a block of zstd, which has one Huffman table a block.
 BLOCKS_OF_WEIGHTS = 1 << 16
@@ -211,6 +213,3 @@ def tables(num_experts: int) -> dict[str, Table]:
     """Return every table of a run with `num_experts` experts a layer, by name."""
     made = (sequences(), tokens(), routes(num_experts), profiles(num_experts), usage(num_experts))
     return {table.name: table for table in made}
-
-
-TABLE_NAMES = ("routes", "tokens", "sequences", "profiles", "usage")

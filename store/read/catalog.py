@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moetrace.store.errors import StoreError, UnknownNameError, as_store_errors
 from moetrace.store.format import layout
 from moetrace.store.format.records import CommitRecord, FileRecord, RunRecord
-from moetrace.store.format.schema import FORMAT_VERSION
-from moetrace.store.read.compact_index import CompactIndex, read_index
-from moetrace.store.storage.base import Storage
+from moetrace.store.read.compact_index import CompactIndex, usable_index
+from moetrace.store.read.store_format import read_format
+from moetrace.store.storage.base import MOST_OF_A_RECORD, Storage
 from moetrace.store.storage.open import open_storage
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from moetrace.store.read.store_format import StoreFormat
     from moetrace.store.storage.base import Entry
 
 
@@ -41,31 +41,56 @@ class ShardFile:
 
 
 class Catalog:
-    """The run records and commit records of a store, each listed and read once, when it is first asked for."""
+    """The run records and commit records of a store, each listed and read once, when it is first asked for.
 
-    def __init__(self, place: str | Path | Storage) -> None:
+    Every record is checked before anything of it is used: as written, of its place, and of the run it names. One that
+    is not makes a StoreError that names it and its field, whatever is asked of the store.
+    """
+
+    def __init__(self, place: str | Path | Storage, known: StoreFormat | None = None) -> None:
         """Open a store; raise StoreError if there is none at `place` or its format is newer than this version reads.
 
-        place: a folder, or a URL such as `s3://bucket/prefix`
+        - place: a folder, or a URL such as `s3://bucket/prefix`
+        - known: its format, where store.json is not to be asked
         """
         self.storage = place if isinstance(place, Storage) else open_storage(place)
         self.url = self.storage.url
-        # The format version of shards whose commit record names none.
-        self.oldest_version = int(read_format(self.storage)["upgraded_from"])
+        self.format = known or read_format(self.storage)
         self._checksums: dict[str, str | None] = {}
 
     @cached_property
     def runs(self) -> dict[str, RunRecord]:
         """Return the run records by name, sorted."""
         with as_store_errors(self.url, "read"):
-            paths = [entry.path for entry in self.storage.listing(layout.RUNS) if entry.path.endswith(".json")]
-            found = self.storage.read_all(paths)
-        records = [RunRecord.from_json(found[path], f"{self.url}: {path}") for path in paths]
+            listed = self._records(layout.RUNS)
+            found = self.storage.read_all(listed)
+        records = [self.run_record(path, found[path]) for path in sorted(found)]
         return {record.run: record for record in sorted(records, key=lambda record: record.run)}
+
+    def run_record(self, path: str, content: bytes) -> RunRecord:
+        """Return the run record that a file holds; raise StoreError where it is damaged, or of another run."""
+        where = f"{self.url}: {path}"
+        record = RunRecord.from_json(content, where, sealed=self.format.sealed)
+        if path != layout.run_path(record.run):
+            raise StoreError(f"{where}: run: is the record of '{record.run}'")
+        return record
+
+    def commit_record(self, path: str, content: bytes) -> CommitRecord:
+        """Return the commit record that a file holds; raise StoreError where it is damaged, or of another shard.
+
+        Whether its run has the record that it was made under is `CommitRecord.check_under`.
+        """
+        where = f"{self.url}: {path}"
+        commit = CommitRecord.from_json(content, where, sealed=self.format.sealed)
+        if path != layout.commit_path(commit.run, commit.lang, commit.shard):
+            raise StoreError(f"{where}: shard: is the record of {commit.key} of run '{commit.run}'")
+        return commit
 
     def run(self, name: str | None = None) -> RunRecord:
         """Return a run's record; without a name, the only run's. Raise UnknownNameError otherwise."""
         if name is None:
+            if not self.runs:
+                raise StoreError(f"{self.url}: has no finished shard of any run yet; trace or import one first")
             if len(self.runs) != 1:
                 raise UnknownNameError(
                     f"{self.url} has {len(self.runs)} runs ({', '.join(self.runs)}); say which with --run"
@@ -83,27 +108,43 @@ class Catalog:
     @cached_property
     def _commits(self) -> dict[tuple[str, str, int], CommitRecord]:
         """Commit records by run, language and shard; those that a compact index has unchanged are not read again."""
-        listed = {path: entry for path, entry in self.commit_files.items() if layout.shard_of(path)[0] in self.runs}
+        listed = self.commit_files  # before the runs: a run is recorded before its first shard is committed
+        listed = {path: entry for path, entry in listed.items() if self._is_of_known_run(path)}
         known = {path: record for index in self.indexes.values() for path, record in index.unchanged(listed).items()}
         with as_store_errors(self.url, "read"):
             read = self.storage.read_all(path for path in listed if path not in known)
-        records = (
-            CommitRecord.from_json(read[path], f"{self.url}: {path}") if path in read else known[path]
-            for path in sorted(listed)
+        found = {}
+        for path in sorted(listed):
+            if path in read:
+                commit = self.commit_record(path, read[path])
+                commit.check_under(self.runs[commit.run], f"{self.url}: {path}")
+            else:
+                commit = known[path]
+            found[commit.run, commit.lang, commit.shard] = commit
+        return found
+
+    def _is_of_known_run(self, path: str) -> bool:
+        """Tell whether the run of a commit was there when the run records were read; raise where it has none."""
+        place = layout.place_of(path)
+        if place is None or place.run is None or place.run in self.runs:
+            return place is not None
+        if self.storage.has(layout.run_path(place.run)):
+            return False  # a run that began since
+        raise StoreError(
+            f"{self.url}: {layout.run_path(place.run)}: is missing, and there are shards of the run; "
+            "`moetrace verify` says what can be done"
         )
-        return {(record.run, record.lang, record.shard): record for record in records}
 
     @cached_property
     def commit_files(self) -> dict[str, Entry]:
         """Return what a listing shows of the commit records, by path."""
         with as_store_errors(self.url, "read"):
-            listed = self.storage.listing(layout.COMMITS)
-        return {entry.path: entry for entry in listed if layout.SHARD_FILE.search(entry.path)}
+            return self._records(layout.COMMITS)
 
     @cached_property
     def indexes(self) -> dict[str, CompactIndex]:
-        """Return the compact indexes, by run, of the runs that have one."""
-        found = {run: read_index(self.storage, run) for run in self.runs}
+        """Return the compact indexes, by run, of the runs that have one that can be used."""
+        found = {run: usable_index(self.storage, record) for run, record in self.runs.items()}
         return {run: index for run, index in found.items() if index is not None}
 
     def files(self, table: str) -> list[ShardFile]:
@@ -116,7 +157,7 @@ class Catalog:
                 table,
                 file.path,
                 file.rows,
-                commit.version or self.oldest_version,
+                commit.version or self.format.oldest,
                 self.storage.location,
             )
             for commit in self.commits
@@ -126,10 +167,9 @@ class Catalog:
 
     def file_record(self, path: str) -> FileRecord:
         """Return what is known of a committed file, path relative to the store; raise StoreError where it is none."""
-        match = layout.SHARD_FILE.search(path)
-        commit = self._commits.get((match[1], match[2], int(match[3]))) if match else None
-        known = [index.data for index in self.indexes.values()] if commit is None else commit.files
-        for file in known:
+        shard = layout.shard_of(path)
+        commit = self._commits.get(shard) if shard else None
+        for file in commit.files if commit else [index.data for index in self.indexes.values()]:
             if file.path == path:
                 return file
         raise StoreError(f"{self.url}: {path} is not a file of a finished shard")
@@ -138,34 +178,30 @@ class Catalog:
         """Return the CRC-32 of every block of a file; None where it was written in a format version before 3."""
         if file.crc32 is None and file.path not in self._checksums:
             # A compact index leaves checksums out: they would make most of it, and few files are read.
-            match = layout.SHARD_FILE.search(file.path)
-            path = layout.commit_path(match[1], match[2], int(match[3])) if match else file.path
+            shard = layout.shard_of(file.path)
+            if shard is None:
+                raise StoreError(f"{self.url}: {file.path} is not a file of a finished shard")
+            path = layout.commit_path(*shard)
             with as_store_errors(self.url, "read"):
-                commit = CommitRecord.from_json(self.storage.read(path), f"{self.url}: {path}")
+                commit = self.commit_record(path, self.storage.read(path))
+            commit.check_under(self.runs[commit.run], f"{self.url}: {path}")
             self._checksums.update({found.path: found.crc32 for found in commit.files})
         return file.crc32 or self._checksums[file.path]
 
-
-def read_format(storage: Storage) -> dict[str, Any]:
-    """Return what store.json says: `version`, and `upgraded_from` where that was another.
-
-    Raises StoreError saying why the store cannot be read.
-    """
-    try:
-        content = storage.read(layout.FORMAT)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if storage.exists():
-            raise StoreError(f"{storage}: not a moetrace store (no store.json)") from error
-        raise StoreError(f"{storage}: no such store; make one with `moetrace trace` or `moetrace demo`") from error
-    except OSError as error:
-        raise StoreError(f"{storage}: cannot be read ({error.strerror or error})") from error
-    try:
-        found = json.loads(content)
-        version = found["version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{storage}: store.json is damaged; it should hold the store's format version") from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise StoreError(
-            f"{storage}: format version {version}, this moetrace reads up to {FORMAT_VERSION}; upgrade moetrace"
-        )
-    return {"version": version, "upgraded_from": found.get("upgraded_from", version)}
+    def _records(self, folder: str) -> dict[str, Entry]:
+        """Return the records of a folder by path, copies left out; raise StoreError for what cannot be a record."""
+        found = {}
+        for entry in self.storage.listing(folder):
+            place = layout.place_of(entry.path)
+            if place is None and not layout.is_hidden(entry.path):
+                raise StoreError(
+                    f"{self.url}: {entry.path!r} has no name that a record has; move it out of the store, or give it "
+                    "back the name it had"
+                )
+            if place is not None and entry.bytes > MOST_OF_A_RECORD:
+                raise StoreError(
+                    f"{self.url}: {entry.path}: has {entry.bytes:,} bytes, a record has at most {MOST_OF_A_RECORD:,}"
+                )
+            if place is not None and (place.shard is not None or folder == layout.RUNS):
+                found[entry.path] = entry
+        return found

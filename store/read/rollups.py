@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from moetrace.store.errors import StoreError
 from moetrace.store.format import layout
-from moetrace.store.format.schema import rollups
+from moetrace.store.format.schema import rollups, usage
 from moetrace.store.read.verified import read_verified
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def rollup_table(catalog: Catalog, run: str) -> pa.Table:
     compacted, rest = rollup_files(catalog)
     parts: dict[str, pa.Table] = {}
     for found in (found for found in compacted if found.run == run):
-        rows = _read(catalog, catalog.file_record(found.path))
+        rows = _read(catalog, catalog.file_record(found.path), schema)
         size = len(record.moe_layers) * record.num_experts
         for start in range(0, len(rows), size):
             part = rows.slice(start, size)
@@ -87,9 +88,10 @@ def added_up(
     StoreError where a file is damaged.
     """
     schema = rollups(record.num_experts).schema
+    summed = usage(record.num_experts).schema
     size = len(record.moe_layers) * record.num_experts
     sums: dict[str, npt.NDArray[np.generic]] = {}
-    for rows in (*((before,) if before else ()), *(_read(catalog, file) for file in files)):
+    for rows in (*((before,) if before else ()), *(_read(catalog, file, summed) for file in files)):
         for name in schema.names[3:]:
             column = rows.column(name)
             if column.null_count == 0:
@@ -106,5 +108,17 @@ def added_up(
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _read(catalog: Catalog, file: FileRecord) -> pa.Table:
-    return pq.read_table(io.BytesIO(read_verified(catalog, file, 0, file.bytes)))
+def _read(catalog: Catalog, file: FileRecord, schema: pa.Schema) -> pa.Table:
+    """Return a file's rows; raise StoreError where it is damaged, or has other rows or columns than its record says."""
+    where = f"{catalog.url}: {file.path}"
+    content = read_verified(catalog, file, 0, file.bytes)
+    try:
+        with pq.ParquetFile(io.BytesIO(content)) as parquet:
+            if parquet.metadata.num_rows != file.rows or parquet.schema_arrow.names != schema.names:
+                raise StoreError(
+                    f"{where}: has {parquet.metadata.num_rows} rows of {', '.join(parquet.schema_arrow.names)}; "
+                    f"expected {file.rows} of {', '.join(schema.names)}"
+                )
+            return parquet.read().cast(schema)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{where}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsspec import AbstractFileSystem
 
-from moetrace.store.errors import StoreError
+from moetrace.store.errors import StoreError, UnreadableError
 from moetrace.store.format.blocks import BLOCK, check_blocks
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def read_verified(catalog: Catalog, record: FileRecord, start: int, end: int) ->
     except FileNotFoundError as error:
         raise StoreError(f"{where}: is missing; see `moetrace verify`") from error
     except OSError as error:
-        raise StoreError(f"{where}: cannot be read ({error.strerror or error}); see `moetrace verify`") from error
+        raise UnreadableError(f"{where}: cannot be read ({error.strerror or error}); see `moetrace verify`") from error
     if len(content) != until - first * BLOCK:
         raise StoreError(f"{where}: is cut off; see `moetrace verify`")
     if (crc32 := catalog.checksums(record)) is not None:

@@ -1,7 +1,8 @@
 """Where a store's files are, and what anything that holds them can do.
 
-Every path is relative to the store. A file appears whole under a name that was free, or not at all: that is all that
-committing rests on.
+Every path is relative to the store, and one that the layout has: any other is refused before anything is touched. A
+file appears whole under a name that was free, or not at all: that is all that committing rests on. Nothing follows a
+link: what a store has lies in it.
 """
 
 from __future__ import annotations
@@ -10,23 +11,34 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from moetrace.store.errors import StoreError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+MOST_OF_A_RECORD = 64 << 20  # bytes; a commit record of 100 GB of data has some 13 MB
+
 
 @dataclass(frozen=True)
 class Entry:
-    """A file as a listing shows it; `stamp` changes whenever the file is written anew."""
+    """A file as a listing shows it.
+
+    - stamp: changes whenever the file is written anew, and stays where a store is copied with its times
+    - modified: seconds since 1970 by the clock of whatever holds the store
+    - strange: what it is instead of a file, such as a symbolic link; empty for a file
+    """
 
     path: str
     bytes: int
     stamp: str
+    modified: float = 0.0
+    strange: str = ""
 
 
 class Storage(ABC):
-    """The files of one store. What cannot be done raises OSError."""
+    """The files of one store. What cannot be done raises OSError, what is no path of a store StoreError."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -48,8 +60,15 @@ class Storage(ABC):
         """Tell whether there is a file of that name."""
 
     @abstractmethod
-    def read(self, path: str) -> bytes:
-        """Return a file's content; raise FileNotFoundError where it is not there."""
+    def stat(self, path: str) -> Entry | None:
+        """Return what a listing would show of a file now; None where there is none."""
+
+    @abstractmethod
+    def read(self, path: str, most: int = MOST_OF_A_RECORD) -> bytes:
+        """Return a file's content.
+
+        Raises FileNotFoundError where it is not there, StoreError where it has more than `most` bytes.
+        """
 
     @abstractmethod
     def read_range(self, path: str, start: int, end: int) -> bytes:
@@ -60,8 +79,16 @@ class Storage(ABC):
         return {path: self.read(path) for path in paths}
 
     @abstractmethod
+    def entries(self, folder: str = "") -> list[Entry]:
+        """Return everything under a folder that is not a folder itself, by path; none where it does not exist."""
+
     def listing(self, folder: str = "") -> list[Entry]:
-        """Return all files under a folder, by path; none where it does not exist."""
+        """Return all files under a folder, by path; raise StoreError where anything there is not a file."""
+        found = self.entries(folder)
+        for entry in found:
+            if entry.strange:
+                raise not_a_file(f"{self.url}/{entry.path}", entry.strange)
+        return found
 
     @abstractmethod
     def create(self, path: str, content: bytes, *, durable: bool = True) -> bool:
@@ -79,6 +106,10 @@ class Storage(ABC):
         """Give a finished, synced local file its place; return False where the name is taken."""
 
     @abstractmethod
+    def move(self, path: str, to: str) -> None:
+        """Give a file another, free name; nothing happens where there is no such file."""
+
+    @abstractmethod
     def delete(self, path: str) -> None:
         """Remove a file; nothing happens where there is none."""
 
@@ -89,3 +120,16 @@ class Storage(ABC):
     @abstractmethod
     def unfinished(self) -> list[str]:
         """Return the folders of shards that are, or were when their process died, being written."""
+
+    @abstractmethod
+    def sweep(self) -> list[str]:
+        """Remove the folders of `unfinished` whose process is gone; return them."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """Return the time, in seconds since 1970, by the clock that `Entry.modified` is told by."""
+
+
+def not_a_file(where: str, what: str) -> StoreError:
+    """Return the error for something in a store that no store has."""
+    return StoreError(f"{where}: is {what}, and a store has none; put in its place what belongs there, or remove it")

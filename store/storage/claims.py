@@ -2,24 +2,26 @@
 
 A claim is a small file; it saves work and proves nothing: that a shard is never doubled or lost rests on the commit
 record alone, which only one process can create. A claim is void once its process is gone: at once where it ran on
-this machine, elsewhere when its file has not been renewed for `EXPIRY`.
+this machine, elsewhere, and where its file is damaged, when that has not been renewed for `EXPIRY` by the clock of
+whatever holds the store, which is nobody's own. It names the digest of the run record it is traced under, so that
+processes that disagree learn it before they work.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import threading
 import time
 import uuid
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
-from moetrace.store.errors import StoreError
+from moetrace.store.errors import RunMismatchError, StoreError
 from moetrace.store.format import layout
+from moetrace.store.format.record_schemas import ClaimSchema, check_record
+from moetrace.store.format.sealed import read_sealed, sealed_text
 from moetrace.store.storage.faults import FaultPoint, reach
+from moetrace.store.storage.processes import machine, started, this_process
 
 if TYPE_CHECKING:
     from moetrace.store.storage.base import Storage
@@ -28,12 +30,22 @@ EXPIRY = 600.0  # seconds without renewal after which the claim of another machi
 RENEWAL = 60.0
 
 
+@dataclass(frozen=True)
+class Claim:
+    """A claim that a process may still be at work on; `run_sha256` and `who` are None where it is damaged."""
+
+    path: str
+    run_sha256: str | None
+    who: str | None
+
+
 class Claims:
     """The claims of one process on the shards of one run."""
 
-    def __init__(self, storage: Storage, run: str) -> None:
-        self._storage, self._run = storage, run
-        self._owner = {**_this_process(), "id": uuid.uuid4().hex}
+    def __init__(self, storage: Storage, run: str, run_sha256: str) -> None:
+        self._storage, self._run, self._run_sha256 = storage, run, run_sha256
+        self._owner = {**this_process(), "id": uuid.uuid4().hex, "run_sha256": run_sha256}
+        self._living = LivingClaims(storage)
         self._held: set[str] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -46,12 +58,20 @@ class Claims:
         self.close()
 
     def take(self, lang: str, shard: int) -> bool:
-        """Claim a shard; return False where a living process has it."""
+        """Claim a shard; return False where a living process has it.
+
+        Raises RunMismatchError where a living process traces the run under another record.
+        """
         path = layout.claim_path(self._run, lang, shard)
         if path in self._held:
             return True
+        if self._renewer is None:
+            for claim in self._living.of_run(self._run):
+                self._require_same_run(claim)
         if not self._storage.create(path, self._content(), durable=False):
-            if is_alive(_read(self._storage, path)):
+            holder = self._living.at(path)
+            if holder is not None:
+                self._require_same_run(holder)
                 return False
             self._storage.delete(path)
             if not self._storage.create(path, self._content(), durable=False):
@@ -81,8 +101,15 @@ class Claims:
                 self._storage.delete(path)
             self._held.clear()
 
+    def _require_same_run(self, claim: Claim) -> None:
+        if claim.run_sha256 not in {None, self._run_sha256}:
+            raise RunMismatchError(
+                f"{self._storage}: run '{self._run}' is being traced with another record by {claim.who}; pass --run "
+                "with a new name, or trace as that process does"
+            )
+
     def _content(self) -> bytes:
-        return json.dumps({**self._owner, "renewed": time.time()}).encode()
+        return sealed_text({**self._owner, "renewed": time.time()}, indent=None).encode()
 
     def _renew(self) -> None:
         while not self._closed.wait(RENEWAL):
@@ -94,63 +121,52 @@ class Claims:
                         continue  # the disk is full, the network away: the next renewal may come through
 
 
-def is_alive(claim: dict[str, Any] | None) -> bool:
-    """Tell whether the process that holds a claim may still be at work; None: the claim is gone or unreadable."""
-    if claim is None:
-        return False
-    here = _this_process()
-    if claim.get("machine") == here["machine"]:
-        return claim.get("started") == _started(int(claim.get("process", 0)))
-    return time.time() - float(claim.get("renewed", 0)) < EXPIRY
+class LivingClaims:
+    """Which claims of a store may still be somebody's."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def of_run(self, run: str = "") -> list[Claim]:
+        """Return the living claims on shards of a run, or of all."""
+        folder = f"{layout.CLAIMS}/run={layout.checked_run(run)}" if run else layout.CLAIMS
+        listed = [entry.path for entry in self._storage.listing(folder)]
+        found = (self.at(path) for path in listed if layout.place_of(path))
+        return [claim for claim in found if claim is not None]
+
+    def at(self, path: str) -> Claim | None:
+        """Return the claim of that path; None where it is gone, or its process is."""
+        try:
+            claim = self._read(path)
+        except FileNotFoundError:
+            return None
+        if claim is not None and claim["machine"] == machine():
+            since = started(claim["process"])
+            alive = since is not None and since == claim["started"]
+        else:
+            entry = self._storage.stat(path)
+            alive = entry is not None and abs(time.time() + self._ahead - entry.modified) < EXPIRY
+        if not alive:
+            return None
+        if claim is None:
+            return Claim(path, None, None)
+        return Claim(path, claim["run_sha256"], f"process {claim['process']} of {claim['machine'].split(' ')[0]}")
+
+    def _read(self, path: str) -> dict[str, Any] | None:
+        """Return what a claim says, None where it is damaged, or of a version that did not say it so."""
+        try:
+            claim = read_sealed(self._storage.read(path), path, required=True)
+            check_record(ClaimSchema, claim, path)
+        except StoreError:
+            return None
+        return claim
+
+    @cached_property
+    def _ahead(self) -> float:
+        """Seconds that the store's clock is ahead of this process's."""
+        return self._storage.now() - time.time()
 
 
 def living_claims(storage: Storage) -> list[str]:
     """Return the paths of the claims whose process may still be at work."""
-    return [entry.path for entry in storage.listing(layout.CLAIMS) if is_alive(_read(storage, entry.path))]
-
-
-def _read(storage: Storage, path: str) -> dict[str, Any] | None:
-    try:
-        claim = json.loads(storage.read(path))
-    except (FileNotFoundError, ValueError):
-        return None
-    return claim if isinstance(claim, dict) else None
-
-
-@cache
-def _machine() -> str:
-    """Return a name for what process numbers are unique in: this boot of this machine, in this container."""
-    parts = [platform.node()]
-    for source in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
-        try:
-            path = Path(source)
-            parts.append(str(path.readlink()) if path.is_symlink() else path.read_text(encoding="ascii").strip())
-        except OSError:
-            parts.append("?")
-    return " ".join(parts)
-
-
-def _this_process() -> dict[str, Any]:
-    return {"machine": _machine(), "process": os.getpid(), "started": _started(os.getpid())}
-
-
-def _started(process: int) -> str | None:
-    """Return when a process of this machine started, so that a number used again is not taken for it; None: gone."""
-    try:
-        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return None
-        return _started_without_proc(process)
-    fields = status.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else fields[19]
-
-
-def _started_without_proc(process: int) -> str | None:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass
-    return "running"
+    return [claim.path for claim in LivingClaims(storage).of_run()]

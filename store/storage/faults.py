@@ -14,10 +14,10 @@ class FaultPoint(Enum):
     """A step of making a store or of committing a shard, in their order."""
 
     FORMAT_WRITTEN = "format-written"
-    RUN_WRITTEN = "run-written"
     CLAIMED = "claimed"
     STAGED = "staged"
     SYNCED = "synced"
+    RUN_WRITTEN = "run-written"
     PUBLISHED_FIRST = "published-first"
     PUBLISHED = "published"
     COMMITTED = "committed"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+import uuid
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moetrace.store.errors import StoreError
-from moetrace.store.storage.base import Entry, Storage
+from moetrace.store.errors import StoreError, UnreadableError
+from moetrace.store.format.layout import CLAIMS, checked_path
+from moetrace.store.storage.base import MOST_OF_A_RECORD, Entry, Storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,11 +36,20 @@ class RemoteStorage(Storage):
         with self._client_errors_as_store_errors():
             return bool(self.filesystem.find(self._root, maxdepth=1, withdirs=True))
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most: int = MOST_OF_A_RECORD) -> bytes:
         """Return a file's content."""
         with self._client_errors_as_store_errors():
-            content: bytes = self.filesystem.cat_file(self._full(path))
-            return content
+            try:
+                content: bytes = self.filesystem.cat_file(self._full(path), start=0, end=most + 1)
+            except FileNotFoundError:
+                raise
+            except OSError:  # S3 has no range of an empty file
+                if self.filesystem.info(self._full(path))["size"]:
+                    raise
+                content = b""
+        if len(content) > most:
+            raise StoreError(f"{self.url}: {path}: has more than {most:,} bytes, the most of a record")
+        return content
 
     def read_range(self, path: str, start: int, end: int) -> bytes:
         """Return some of a file's bytes."""
@@ -52,6 +64,8 @@ class RemoteStorage(Storage):
             return {}
         with self._client_errors_as_store_errors():
             found = self.filesystem.cat([self._full(path) for path in wanted])
+        if isinstance(found, bytes):  # of a single path, some filesystems return the content itself
+            found = {self._full(wanted[0]): found}
         return {path: found[self._full(path)] for path in wanted}
 
     def has(self, path: str) -> bool:
@@ -59,13 +73,24 @@ class RemoteStorage(Storage):
         with self._client_errors_as_store_errors():
             return bool(self.filesystem.isfile(self._full(path)))
 
-    def listing(self, folder: str = "") -> list[Entry]:
-        """Return all files under a folder, by path."""
+    def stat(self, path: str) -> Entry | None:
+        """Return what a listing would show of a file now."""
+        try:
+            with self._client_errors_as_store_errors():
+                self.filesystem.invalidate_cache()
+                about = self.filesystem.info(self._full(path))
+        except FileNotFoundError:
+            return None
+        return _entry(path, about) if about["type"] == "file" else None
+
+    def entries(self, folder: str = "") -> list[Entry]:
+        """Return all files under a folder, by path; there are no links."""
+        where = f"{self._root}/{folder}" if folder else self._root
         with self._client_errors_as_store_errors():
             self.filesystem.invalidate_cache()
-            found: dict[str, dict[str, Any]] = self.filesystem.find(self._full(folder), detail=True)
+            found: dict[str, dict[str, Any]] = self.filesystem.find(where, detail=True)
         cut = len(self._root) + 1
-        entries = [Entry(path[cut:], int(about["size"]), _stamp(about)) for path, about in found.items()]
+        entries = [_entry(path[cut:], about) for path, about in found.items()]
         return sorted(entries, key=lambda entry: entry.path)
 
     def create(self, path: str, content: bytes, *, durable: bool = True) -> bool:  # noqa: ARG002  a put is durable
@@ -91,6 +116,15 @@ class RemoteStorage(Storage):
             return False
         return True
 
+    def move(self, path: str, to: str) -> None:
+        """Copy a file, then remove it."""
+        try:
+            with self._client_errors_as_store_errors():
+                self.filesystem.cp_file(self._full(path), self._full(to))
+        except FileNotFoundError:
+            return
+        self.delete(path)
+
     def delete(self, path: str) -> None:
         """Remove a file."""
         try:
@@ -109,19 +143,45 @@ class RemoteStorage(Storage):
         """Return nothing: shards are staged on the machine that writes them."""
         return []
 
+    def sweep(self) -> list[str]:
+        """Return nothing: nothing is unfinished here."""
+        return []
+
+    def now(self) -> float:
+        """Return the time that a file gets which is put now."""
+        path = f"{self._root}/{CLAIMS}/clock-{uuid.uuid4().hex}"
+        with self._client_errors_as_store_errors():
+            self.filesystem.pipe_file(path, b"clock")
+            try:
+                self.filesystem.invalidate_cache()
+                return _entry("", self.filesystem.info(path)).modified
+            finally:
+                self.filesystem.rm_file(path)
+
     def _full(self, path: str) -> str:
-        return f"{self._root}/{path}" if path else self._root
+        return f"{self._root}/{checked_path(path)}"
 
     @contextmanager
     def _client_errors_as_store_errors(self) -> Iterator[None]:
-        """Let OSError through; make a StoreError of whatever else a filesystem's own client raises."""
+        """Let OSError through; make an UnreadableError of whatever else a filesystem's own client raises."""
         try:
             yield
         except (OSError, ImportError, ValueError, StoreError):
             raise
         except Exception as error:
             said = str(error).splitlines() or [type(error).__name__]
-            raise StoreError(f"{self.url}: {said[0]}") from error
+            raise UnreadableError(f"{self.url}: {said[0]}") from error
+
+
+def _entry(path: str, about: dict[str, Any]) -> Entry:
+    return Entry(path, int(about["size"] or 0), _stamp(about), _modified(about))
+
+
+def _modified(about: dict[str, Any]) -> float:
+    found = next((about[name] for name in ("LastModified", "mtime", "updated", "created") if about.get(name)), 0.0)
+    if isinstance(found, datetime):
+        return found.timestamp()
+    return float(found) if isinstance(found, (int, float)) else datetime.fromisoformat(str(found)).timestamp()
 
 
 def _stamp(about: dict[str, Any]) -> str:

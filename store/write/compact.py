@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from moetrace.store.errors import StoreError, as_store_errors
 from moetrace.store.format import layout
 from moetrace.store.format.schema import rollups
-from moetrace.store.read.compact_index import CompactIndex, index_entry
+from moetrace.store.read.compact_index import CompactIndex, IndexEntry
 from moetrace.store.read.rollups import added_up
 from moetrace.store.write.files import HashedFile, write_parquet
 
@@ -28,12 +28,13 @@ def compact(catalog: Catalog, run: str) -> CompactIndex:
     """
     record = catalog.run(run)
     commits = [commit for commit in catalog.commits if commit.run == run]
+    if "usage" not in record.tables:
+        raise StoreError(f"{catalog.url}: run '{run}' has no roll-ups that could be added up")
+    if not commits:
+        raise StoreError(f"{catalog.url}: run '{run}' has no finished shard yet; trace it first")
     by_language: dict[str, list[FileRecord]] = {}
     for commit in commits:
-        file = commit.file("usage")
-        if file is None:
-            raise StoreError(f"{catalog.url}: {commit.key} has no roll-ups")
-        by_language.setdefault(commit.lang, []).append(file)
+        by_language.setdefault(commit.lang, []).extend(file for file in commit.files if file.table == "usage")
     table = rollups(record.num_experts)
     storage = catalog.storage
     with as_store_errors(catalog.url, "written", "; nothing was lost"):
@@ -46,9 +47,10 @@ def compact(catalog: Catalog, run: str) -> CompactIndex:
             storage.publish(staging / table.name, path)
         listed = catalog.commit_files
         paths = {layout.commit_path(commit.run, commit.lang, commit.shard): commit for commit in commits}
-        index = CompactIndex(run, data, {path: index_entry(listed[path], commit) for path, commit in paths.items()})
+        entries = {path: IndexEntry(listed[path].bytes, listed[path].stamp, commit) for path, commit in paths.items()}
+        index = CompactIndex(run, record.sha256(), data, entries)
         storage.replace(layout.compact_index_path(run), index.to_json().encode())
         for entry in storage.listing(data.path.rpartition("/")[0]):
-            if entry.path != data.path:
+            if layout.place_of(entry.path) and entry.path != data.path:
                 storage.delete(entry.path)
     return index

@@ -1,7 +1,8 @@
 """Writing shards: data files first, the commit record last, each staged, synced and given its place whole.
 
 A shard is in the store when its commit record is; whatever happens before that leaves nothing a reader sees. Only one
-process can create a commit record; whoever comes second throws its copy away.
+process can create a commit record; whoever comes second throws its copy away. The run record is written with the first
+shard that is accepted: a first attempt that fails leaves a name free.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING, Self
 
 from moetrace.store.errors import CaptureError, StoreError, as_store_errors
 from moetrace.store.format import layout
+from moetrace.store.format.plan_record import PlanRecord
 from moetrace.store.format.records import CommitRecord, FileRecord, RunRecord
 from moetrace.store.format.schema import FORMAT_VERSION, tables
 from moetrace.store.format.weights import lies_on
-from moetrace.store.read.catalog import read_format
+from moetrace.store.read.store_format import format_text, read_format
 from moetrace.store.shard.counts import Counts, check_counts, count_rows
 from moetrace.store.shard.shard import Shard, check_shard
 from moetrace.store.storage.base import Storage
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from moetrace.store.format.plan_record import PlannedShards
     from moetrace.store.write.encode import TableRows
 
 
@@ -40,25 +43,25 @@ class StoreWriter:
     Used as a context, or closed, it gives back the claims it holds.
     """
 
-    def __init__(self, place: str | Path | Storage, record: RunRecord) -> None:
+    def __init__(self, place: str | Path | Storage, record: RunRecord, plan: PlannedShards | None = None) -> None:
         """Open the run.
 
-        Raises RunMismatchError where the store has it with another record, StoreError where the place is no store.
+        plan: texts and tokens of each shard of each language, where they are known, to be written beside the record
+
+        Raises RunMismatchError where the store has the run with another record, StoreError where the place is no store,
+        or the record none that can be read again.
         """
         self.storage = place if isinstance(place, Storage) else open_storage(place)
+        record.check(f"the record of run '{record.run}'")
         self.record = record
-        for lang in record.corpus["languages"]:
-            layout.checked_language(lang)
-        path = layout.run_path(record.run)
+        self._plan = plan
+        self._recorded = self._swept = False
         with self._as_store_errors():
             open_or_create(self.storage)
-            if not self.storage.has(path) and self.storage.create(path, record.to_json().encode()):
-                reach(FaultPoint.RUN_WRITTEN)
-            else:
-                self.record = RunRecord.from_json(self.storage.read(path), f"{self.storage}: {path}")
-                self.record.require_same(record)
+            if self.storage.has(layout.run_path(record.run)):
+                self.record = self._stored_record(record)
         self._run_sha256 = self.record.sha256()
-        self._claims = Claims(self.storage, record.run)
+        self._claims = Claims(self.storage, record.run, self._run_sha256)
 
     def __enter__(self) -> Self:
         return self
@@ -80,13 +83,16 @@ class StoreWriter:
         """Return the keys of all shards of the run that are in the store, as one listing shows them."""
         with self._as_store_errors():
             listed = self.storage.listing(f"{layout.COMMITS}/run={self.record.run}")
-        return {layout.shard_key(*layout.shard_of(entry.path)[1:]) for entry in listed}
+        return {layout.shard_key(*shard[1:]) for entry in listed if (shard := layout.shard_of(entry.path))}
 
     def claim(self, lang: str, shard: int) -> bool:
         """Take a shard on; return False where it is in the store or another living process is doing it."""
         with self._as_store_errors():
             if self.is_committed(lang, shard) or not self._claims.take(lang, shard):
                 return False
+            if not self._swept:
+                self.storage.sweep()  # what processes left that are gone
+                self._swept = True
             if self.is_committed(lang, shard):  # it was, between the two looks
                 self._claims.release(lang, shard)
                 return False
@@ -121,6 +127,7 @@ class StoreWriter:
     def _commit(self, lang: str, number: int, sequences: int, tokens: int, contents: TableRows) -> CommitRecord:
         with self._as_store_errors(), self.storage.staging() as staging:
             files = self._stage(staging, lang, number, contents)
+            self._write_run_record()
             published = self._publish_all(staging, files)
             commit = CommitRecord(
                 run=self.record.run,
@@ -134,9 +141,10 @@ class StoreWriter:
                 version=FORMAT_VERSION,
             )
             path = layout.commit_path(commit.run, lang, number)
+            commit.check_under(self.record, f"{self.storage}: {path}")
             made = self.storage.create(path, commit.to_json().encode())
             reach(FaultPoint.COMMITTED)
-            stored = commit if made else CommitRecord.from_json(self.storage.read(path), f"{self.storage}: {path}")
+            stored = commit if made else self._stored_commit(path)
             # A put that is tried again after its answer was lost finds its own record: file names are nobody else's.
             if stored.files != commit.files:
                 self._remove(published)
@@ -145,6 +153,39 @@ class StoreWriter:
             self._claims.release(lang, number)
             reach(FaultPoint.RELEASED)
         return stored
+
+    def _write_run_record(self) -> None:
+        """Write the run record, a copy of it beside the commits, and the plan, where nobody has.
+
+        Raises RunMismatchError where another process was faster, with another record.
+        """
+        if self._recorded:
+            return
+        run, content = self.record.run, self.record.to_json().encode()
+        if not self.storage.create(layout.run_path(run), content):
+            self.record = self._stored_record(self.record)
+            content = self.record.to_json().encode()
+        if not self.storage.has(layout.run_copy_path(run)):
+            self.storage.create(layout.run_copy_path(run), content)
+        if self._plan is not None and not self.storage.has(layout.plan_path(run)):
+            plan = PlanRecord(run, self.record.sha256(), self._plan)
+            self.storage.create(layout.plan_path(run), plan.to_json().encode())
+        self._recorded = True
+        reach(FaultPoint.RUN_WRITTEN)
+
+    def _stored_record(self, record: RunRecord) -> RunRecord:
+        """Return the run record that the store has; raise RunMismatchError where it is another than `record`."""
+        path = layout.run_path(record.run)
+        stored = RunRecord.from_json(self.storage.read(path), f"{self.storage}: {path}", sealed=True)
+        if stored.run != record.run:
+            raise StoreError(f"{self.storage}: {path}: run: is the record of '{stored.run}'")
+        stored.require_same(record)
+        return stored
+
+    def _stored_commit(self, path: str) -> CommitRecord:
+        commit = CommitRecord.from_json(self.storage.read(path), f"{self.storage}: {path}", sealed=True)
+        commit.check_under(self.record, f"{self.storage}: {path}")
+        return commit
 
     def _stage(self, staging: Path, lang: str, number: int, contents: TableRows) -> list[FileRecord]:
         """Write every table of the shard, then wait for the disk once for all of them."""
@@ -178,9 +219,9 @@ class StoreWriter:
 
     def _publish(self, staging: Path, file: FileRecord) -> FileRecord:
         """Give a staged file its place; another name where an attempt that died, or is as fast, has left one there."""
-        staged, (run, lang, number) = staging / file.table, layout.shard_of(file.path)
+        staged, plain = staging / file.table, file.path.removesuffix(".parquet")
         while not self.storage.publish(staged, file.path):
-            file = replace(file, path=layout.data_path(file.table, run, lang, number, uuid.uuid4().hex[:8]))
+            file = replace(file, path=f"{plain}-{uuid.uuid4().hex[:8]}.parquet")
         return file
 
     def _remove(self, files: Sequence[FileRecord]) -> None:
@@ -192,7 +233,8 @@ class StoreWriter:
         mine = {file.path for file in commit.files}
         for file in commit.files:
             for entry in self.storage.listing(layout.shard_folder(file.table, commit.run, commit.lang)):
-                if layout.shard_of(entry.path)[2] == commit.shard and entry.path not in mine:
+                shard = layout.shard_of(entry.path)
+                if shard and shard[2] == commit.shard and entry.path not in mine:
                     self.storage.delete(entry.path)
 
     def _as_store_errors(self) -> AbstractContextManager[None]:
@@ -204,7 +246,7 @@ def open_or_create(storage: Storage) -> None:
     with as_store_errors(storage, "written"):
         there = storage.has(layout.FORMAT) or not _create_format(storage)
     if there:
-        version = read_format(storage)["version"]
+        version = read_format(storage).version
         if version < FORMAT_VERSION:
             raise StoreError(
                 f"{storage}: was made in format version {version}, this moetrace writes {FORMAT_VERSION}; "
@@ -216,7 +258,6 @@ def _create_format(storage: Storage) -> bool:
     """Make a store of an empty place; return False where another process was faster."""
     if storage.exists() and not storage.has(layout.FORMAT):
         raise StoreError(f"{storage}: is not empty and not a moetrace store; choose an empty or a new folder")
-    content = f'{{"format": "moetrace-store", "version": {FORMAT_VERSION}}}\n'
-    made = storage.create(layout.FORMAT, content.encode())
+    made = storage.create(layout.FORMAT, format_text().encode())
     reach(FaultPoint.FORMAT_WRITTEN)
     return made

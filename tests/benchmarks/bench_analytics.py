@@ -165,8 +165,7 @@ def main(rounds: int, languages: int, looped: int, texts: int) -> None:
             fast = median_seconds(asked(part)[name], rounds)
             print(f"| {name} | {slow:.2f} | {fast:.2f} | {slow / fast:.1f} |")
     with TemporaryDirectory() as folder:
-        connection = connect(profiled(Path(folder) / "store", texts))
-        connection.execute("set memory_limit = '2GB'")
+        connection = connect(profiled(Path(folder) / "store", texts), settings={"memory_limit": "2GB"})
         rows = 2 * texts * LAYERS * EXPERTS
         print("\n| pivot_similarity, 2 GB limit | rows | wall seconds | CPU seconds | M rows/s/core |")
         print("|---|---:|---:|---:|---:|")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -15,7 +17,7 @@ from moetrace.cli.main import COMMANDS, run
 from moetrace.store.read.reader import Store
 from moetrace.tracer.bundled import CORPUS
 from tests.support.commands import failure
-from tests.support.stores import make_record, make_world, write_world
+from tests.support.stores import make_record, make_world, write_counts, write_world
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +64,53 @@ def test_ls_tells_what_there_is(capsys: pytest.CaptureFixture[str], store: Path)
     assert "one: synthetic" in printed
     total = sum(commit.tokens for commit in Store(store).commits)
     assert f"{total:,}" in next(line for line in printed.splitlines() if line.startswith("all"))
+
+
+def test_ls_tells_the_same_as_json(capsys: pytest.CaptureFixture[str], store: Path) -> None:
+    assert run(["ls", str(store), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert list(document) == ["store", "format_version", "runs"]
+    assert document["format_version"] == Store(store).format.version
+    ((found),) = document["runs"]
+    assert (found["run"], found["model"]) == ("one", "synthetic")
+    commits = Store(store).commits
+    keys = ["lang", "shards", "planned_shards", "texts", "tokens", "bytes", "bytes_per_decision"]
+    for row in found["languages"]:
+        mine = [commit for commit in commits if commit.lang == row["lang"]]
+        assert list(row) == keys
+        assert row["shards"] == len(mine) > 0
+        assert row["planned_shards"] is None  # this record has none
+        assert row["texts"] == sum(commit.sequences for commit in mine)
+        assert row["tokens"] == sum(commit.tokens for commit in mine)
+        assert row["bytes"] == sum(file.bytes for commit in mine for file in commit.files)
+        routes = sum(file.bytes for commit in mine for file in commit.files if file.table == "routes")
+        assert row["bytes_per_decision"] == pytest.approx(routes / (row["tokens"] * 3 * 2))
+
+
+def test_ls_knows_nothing_of_what_was_imported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    record = make_record(tables=("usage",), languages=["a"])
+    record = replace(record, settings={**record.settings, "tokens": "nominal"})
+    write_counts(tmp_path, record, {"a": np.full((3, 8), 25)}, {"a": 100})
+    assert run(["ls", str(tmp_path), "--json"]) == 0
+    ((row),) = json.loads(capsys.readouterr().out)["runs"][0]["languages"]
+    assert (row["texts"], row["tokens"], row["bytes_per_decision"]) == (None, None, None)
+    assert run(["ls", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[2:4] == ["-", "-"]
+
+
+def test_sql_prints_what_python_has_no_type_for(capsys: pytest.CaptureFixture[str], store: Path) -> None:
+    query = "select now() as t, interval 1 month as i, [1, 2] as l, 1 as a, 2 as a, 'infinity'::date as d"
+    assert run(["sql", str(store), query]) == 0
+    table = capsys.readouterr()
+    assert table.out.splitlines()[0].split() == ["t", "i", "l", "a", "a", "d"]
+    assert "1 month" in table.out
+    assert table.err == ""
+    for file_format in ("csv", "json"):
+        assert run(["sql", str(store), query, "--format", file_format]) == 0
+        printed = capsys.readouterr()
+        assert "a_1" in printed.out
+        assert "infinity" in printed.out
+        assert printed.err == "note: column 5 is 'a_1': another has its name\n"
 
 
 def test_views_lists_and_describes(capsys: pytest.CaptureFixture[str]) -> None:

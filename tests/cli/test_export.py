@@ -200,7 +200,6 @@ def test_a_query_may_come_from_a_file(folder: Path, capsys: pytest.CaptureFixtur
         ("rise", "--target swh", "did you mean swh_Latn"),
         ("rise", "--target swh_Latn --reference english", "did you mean eng_Latn"),
         ("rise", "--target swh_Latn --budget 65", "budget 65: run 'run' has 64 experts; pass --budget 1 to 64"),
-        ("rise", "--target swh_Latn --alpha inf", "alpha inf: pass a finite number with --alpha"),
         ("rise", "--target swh_Latn --shallow 0.9", "zone shares 0.9 and 0.25"),
         ("rise", "--target a --run one", "a is the only one; trace or name another"),
         ("rise", "--target eng_Latn --run routes", "run 'routes' has no usage"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -11,6 +13,7 @@ from polars.testing import assert_frame_equal
 
 from moetrace.analytics.database.connection import connect
 from moetrace.cli.main import run
+from moetrace.store.errors import StoreError
 from moetrace.store.mask import mask_text, read_mask
 from moetrace.store.read.reader import Store
 from moetrace.store.verify.verify import verify
@@ -53,13 +56,23 @@ def test_a_mask_is_read_and_written_to_the_byte() -> None:
 def test_a_run_record_keeps_its_text_and_its_digest() -> None:
     store = Store(BEFORE / "store")
     record = store.run("demo")
-    assert record.to_json() == (BEFORE / "store" / "runs" / "demo.json").read_text()
+    assert json.loads(record.to_json()) == {
+        **json.loads((BEFORE / "store" / "runs" / "demo.json").read_text()),
+        "checksum": json.loads(record.to_json())["checksum"],
+    }
     assert {commit.run_sha256 for commit in store.commits} == {record.sha256()}
 
 
-def test_a_run_of_then_is_gone_on_with_and_has_nothing_left_to_do(tmp_path: Path) -> None:
+def test_a_run_of_then_is_gone_on_with_once_upgraded_and_has_nothing_left_to_do(tmp_path: Path) -> None:
     shutil.copytree(BEFORE / "store", tmp_path / "store")
-    record = Store(tmp_path / "store").run("demo")
+    before = Store(tmp_path / "store")
+    record = before.run("demo")
+    with pytest.raises(StoreError, match="`moetrace upgrade"):
+        StoreWriter(tmp_path / "store", record)
+    assert run(["upgrade", str(tmp_path / "store")]) == 0
+    assert Store(tmp_path / "store").commits == [replace(commit, version=3) for commit in before.commits]
+    verdict = verify(tmp_path / "store")
+    assert (verdict.problems, verdict.orphans, verdict.notes) == ([], [], [])
     with StoreWriter(tmp_path / "store", record) as writer:
         assert len(writer.committed()) == 6
         assert not any(writer.claim(commit.lang, commit.shard) for commit in Store(tmp_path / "store").commits)

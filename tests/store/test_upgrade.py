@@ -16,6 +16,7 @@ from moetrace.store.errors import StoreError
 from moetrace.store.format.schema import ADDED_COLUMNS
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.writer import StoreWriter
+from tests.support.records import read_record
 from tests.support.shards import random_shard, record_with
 
 if TYPE_CHECKING:
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
 def made_in_the_first_format(path: Path) -> Path:
     """Write a shard as the first format had it: columns were missing, and commit records had no block checksums."""
     StoreWriter(path, record_with()).write(random_shard())
+    (path / "commits/run=run/run.json").unlink()
+    record = read_record(path / "runs" / "run.json")
+    (path / "runs" / "run.json").write_text(json.dumps(record, indent=1))
     (commit,) = path.rglob("commits/**/*.json")
-    record = json.loads(commit.read_text())
+    record = read_record(commit)
     del record["version"]
     for file in record["files"]:
         if lacking := list(ADDED_COLUMNS[2].get(file["table"], {})):
@@ -44,13 +48,13 @@ def test_a_store_of_the_first_format_is_read_but_not_written(tmp_path: Path) -> 
     db = connect(made_in_the_first_format(tmp_path))
     assert db.sql("select distinct generated, text from sequences").fetchall() == [(0, None)]
     assert db.sql("select distinct generated from tokens").fetchall() == [(False,)]
-    with pytest.raises(StoreError, match="made in format version 1, this moetrace writes 3; `moetrace upgrade"):
+    with pytest.raises(StoreError, match="made in format version 1, this moetrace writes 4; `moetrace upgrade"):
         StoreWriter(tmp_path, record_with())
 
 
 def test_an_upgraded_store_has_shards_of_both_formats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert moetrace(["upgrade", str(made_in_the_first_format(tmp_path))]) == 0
-    assert capsys.readouterr().out == f"{tmp_path}: format version 1 -> 3\n"
+    assert capsys.readouterr().out == f"{tmp_path}: format version 1 -> 4\n"
     assert verify(tmp_path).problems == []
     StoreWriter(tmp_path, record_with()).write(replace(random_shard(1), number=1, seqs=random_shard().seqs + 100))
     db = connect(tmp_path)
@@ -59,6 +63,6 @@ def test_an_upgraded_store_has_shards_of_both_formats(tmp_path: Path, capsys: py
         (1, False, True),
     ]
     assert moetrace(["upgrade", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{tmp_path}: has format version 3 already\n"
+    assert capsys.readouterr().out == f"{tmp_path}: has format version 4 already\n"
     counted = "select shard, count(*) from routes group by 1 order by 1"
     assert connect(tmp_path).sql(counted).fetchall() == db.sql(counted).fetchall()

@@ -59,6 +59,13 @@ class Plan:
         """Return how many texts were cut to the model's window."""
         return sum(shard.truncated_texts for shard in self.shards)
 
+    def sizes(self) -> dict[str, list[tuple[int, int]]]:
+        """Return texts and tokens of every shard of each language, as a plan's record has them."""
+        found: dict[str, list[tuple[int, int]]] = {lang: [] for lang in self.languages}
+        for shard in self.shards:
+            found[shard.lang].append((shard.texts, shard.tokens))
+        return found
+
     def corpus_record(self) -> dict[str, object]:
         """Return the `corpus` part of the run record; `selection` is in it where something was chosen or joined."""
         texts, tokens, shards = (dict.fromkeys(self.languages, 0) for _ in range(3))

@@ -13,6 +13,7 @@ from moetrace.tracer.runs.record import traced_record
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from moetrace.store.format.plan_record import PlannedShards
     from moetrace.store.format.records import RunRecord
     from moetrace.store.storage.base import Storage
     from moetrace.tracer.engine.generation import Generation
@@ -27,6 +28,7 @@ WAIT = 1.0  # seconds between looks at what other processes are tracing
 def trace_shards(
     shards: Sequence[PlannedShard],
     record: RunRecord,
+    plan: PlannedShards,
     storage: Storage,
     facts: ModelFacts,
     settings: TraceSettings,
@@ -35,16 +37,17 @@ def trace_shards(
 ) -> list[PlannedShard]:
     """Start an engine, trace shards until the store has them all, and return those that were traced here.
 
-    `record` is the planned one (`record.planned_record`); of `settings` only the engine's, the weight precision and the
-    memory count here. Raises MoetraceError children: a place that cannot be written, an engine that does not start, a
-    store that has the run with another record, a capture that is not a routing trace. What was committed stays.
+    `record` is the planned one (`record.planned_record`), `plan` the sizes of all of its shards; of `settings` only the
+    engine's, the weight precision and the memory count here. Raises MoetraceError children: a place that cannot be
+    written, an engine that does not start, a store that has the run with another record, a capture that is not a
+    routing trace. What was committed stays.
     """
     open_or_create(storage)  # what cannot be written should not cost an engine's start
     progress.stage(f"starting the engine for {facts.id}")
     engine = TracedEngine(facts, settings.engine)
     try:
         progress.stage("tracing")
-        with StoreWriter(storage, traced_record(record, engine, settings.weight_precision)) as writer:
+        with StoreWriter(storage, traced_record(record, engine, settings.weight_precision), plan) as writer:
             memory = settings.max_memory or DEFAULT_MEMORY
             return _trace_all(engine, writer, shards, generation, memory, progress)
     finally:

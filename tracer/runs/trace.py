@@ -67,7 +67,9 @@ def trace(
     progress.planned(plan, plan.tokens - sum(shard.tokens for shard in todo))
     started = monotonic()
     if todo:
-        todo = trace_shards(todo, record, storage, planned.facts, planned.settings, planned.generation, progress)
+        todo = trace_shards(
+            todo, record, plan.sizes(), storage, planned.facts, planned.settings, planned.generation, progress
+        )
     return TraceResult(
         name, plan, len(todo), sum(shard.tokens for shard in todo), len(plan.shards) - len(todo), monotonic() - started
     )

@@ -7,6 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from moetrace.store.mask import mask_text
+from moetrace.store.output import write_text
 from moetrace.tracer.training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -50,11 +51,17 @@ class OutputFolder:
                 )
 
     def begin(self, mask: Mapping[str, Any] | None) -> None:
-        """Make the folder and write the settings, which say that a training is there, and the mask."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        _write(self.path / SETTINGS_FILE, json.dumps(self._identity, indent=1) + "\n")
+        """Make the folder and write the settings, which say that a training is there, and the mask.
+
+        Raises TrainingError where the folder cannot be made, as all that writes here raises OutputError.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"{self.path}: cannot be made ({error.strerror or error})") from error
+        write_text(self.path / SETTINGS_FILE, json.dumps(self._identity, indent=1) + "\n")
         if mask is not None:
-            _write(self.path / MASK_FILE, mask_text(mask))
+            write_text(self.path / MASK_FILE, mask_text(mask))
 
     def before(self) -> dict[str, float] | None:
         """Return the losses before training, where they were measured already."""
@@ -64,7 +71,7 @@ class OutputFolder:
 
     def keep_before(self, losses: Mapping[str, float]) -> None:
         """Keep the losses before training: a resumed training cannot measure them again."""
-        _write(self.path / BEFORE_FILE, json.dumps(losses, indent=1) + "\n")
+        write_text(self.path / BEFORE_FILE, json.dumps(losses, indent=1) + "\n")
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest checkpoint that is whole: its state is what is written last."""
@@ -80,7 +87,7 @@ class OutputFolder:
     def finish(self, results: Mapping[str, Any]) -> None:
         """Write the results; from then on the training is finished, and what it was resumed from is removed."""
         document = {"settings": _read_json(self.path / SETTINGS_FILE), **results}
-        _write(self.path / RESULTS_FILE, json.dumps(document, indent=1) + "\n")
+        write_text(self.path / RESULTS_FILE, json.dumps(document, indent=1) + "\n")
         (self.path / BEFORE_FILE).unlink()
         shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
 
@@ -100,10 +107,3 @@ def _read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TrainingError(f"{file}: cannot be read ({error}); remove {file.parent} and train again") from error
-
-
-def _write(file: Path, text: str) -> None:
-    """Write a file at once or not at all."""
-    partial_file = file.with_name(f".{file.name}.partial")
-    partial_file.write_text(text, encoding="utf-8")
-    partial_file.replace(file)

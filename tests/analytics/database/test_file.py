@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING
 import duckdb
 import pytest
 
+from moetrace.analytics.database import file
 from moetrace.analytics.database.connection import connect
 from moetrace.analytics.database.documentation import views
 from moetrace.analytics.database.file import write_database
 from moetrace.cli.main import run as moetrace
 from moetrace.store.errors import StoreError
+from moetrace.store.output import OutputError
 from moetrace.store.read.reader import Store
 from moetrace.store.write.compact import compact
 from tests.support.stores import make_record, make_world, write_counts, write_world
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -73,7 +76,7 @@ def test_the_command_says_what_it_wrote_and_writes_over_nothing(
     assert "exists already; remove it, or choose another name" in capsys.readouterr().err
     assert path.read_bytes() == before
     assert moetrace(["sql", str(store), "select 1", "--database", str(path)]) == 2
-    with pytest.raises(StoreError, match=r"out.duckdb: cannot be written \(no such folder\)"):
+    with pytest.raises(OutputError, match=r"out.duckdb: cannot be written \(no such folder\)"):
         write_database(store, tmp_path / "nowhere" / "out.duckdb")
 
 
@@ -83,3 +86,44 @@ def test_a_damaged_store_leaves_no_database(store: Path, tmp_path: Path) -> None
     with pytest.raises(StoreError, match="is cut off"):
         write_database(store, tmp_path / "out.duckdb")
     assert [entry.name for entry in tmp_path.iterdir()] == ["it's a store"]
+
+
+@pytest.mark.parametrize("name", ["a*", "what?", "[ab]"])
+def test_a_path_that_duckdb_takes_for_a_pattern_is_refused(name: str, tmp_path: Path) -> None:
+    """Another store, which the pattern would find as well, must never be read for this one."""
+    for folder, seed in ((name, 1), ("ab", 2)):
+        write_world(tmp_path / folder, make_world(seed))
+    with pytest.raises(StoreError, match="in its path, which DuckDB takes for a pattern; move the store"):
+        write_database(tmp_path / name, tmp_path / "out.duckdb")
+    assert not (tmp_path / "out.duckdb").exists()
+    assert connect(tmp_path / name).sql("select count(*) from routes").fetchall() != [(0,)]
+
+
+@pytest.mark.parametrize(
+    "name", ["it's", 'a "b"', "a;b -- c", "a$1{}%\\'; drop schema files cascade; --", "\N{SNOWMAN}"]
+)
+def test_any_other_path_is_one_value_in_the_file(name: str, tmp_path: Path) -> None:
+    write_world(tmp_path / name, make_world(1))
+    path = write_database(tmp_path / name, tmp_path / "out.duckdb")
+    found = duckdb.connect(path, read_only=True)
+    ours = connect(tmp_path / name)
+    for query in ("from routes order by all", "from usage order by all", "from sequences order by all"):
+        assert found.sql(query).fetchall() == ours.sql(query).fetchall() != []
+
+
+def test_the_file_is_made_by_locked_databases(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = []
+
+    def watched(made: Callable[..., None]) -> Callable[..., None]:
+        def make(connection: duckdb.DuckDBPyConnection, *args: object, **options: object) -> None:
+            names = "'enable_external_access', 'lock_configuration'"
+            query = f"select value from duckdb_settings() where name in ({names}) order by name"
+            states.append([value for (value,) in connection.execute(query).fetchall()])
+            made(connection, *args, **options)
+
+        return make
+
+    for name in ("create_views", "create_files_view"):
+        monkeypatch.setattr(file, name, watched(getattr(file, name)))
+    write_database(store, tmp_path / "out.duckdb")
+    assert states == [["false", "true"]] * 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import shutil
 import subprocess
 from dataclasses import replace
@@ -168,6 +169,29 @@ def test_the_mask_is_shown_with_its_experts_its_summary_and_its_command(page: Pa
     for fact in ("rise", "swh_Latn", "6 of 24", "12.50%"):
         assert fact in text
     assert "moetrace export rise STORE --run run --target swh_Latn --budget 6" in page.queries["mask"][0]
+
+
+def test_the_sql_of_a_mask_runs_where_files_may_be_read(
+    folder: Path, page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (query,) = [found for found in page.queries["mask"] if "create table mask" in found]
+    asked = connect(folder / "store", locked=False).sql(query).pl()
+    assert_frame_equal(page.dataset("mask_coverage"), asked, rel_tol=1e-4, abs_tol=1e-9, check_dtypes=False)
+
+
+def test_the_command_of_a_mask_is_one_command_for_any_shell(folder: Path, tmp_path: Path) -> None:
+    """A mask is a file from somebody: what it says is pasted into a terminal."""
+    mask = json.loads((folder / "mask.json").read_text())
+    run, target, parent = "$(touch run)", "swh_Latn; touch target #", "'`touch parent`"
+    mask["provenance"]["run"] = run
+    mask["strategy"] = {"name": "gap", "target": target, "parameters": {"parent": parent, "alpha": 0.5}}
+    (command,) = Page(write_report(folder / "store", tmp_path / "report.html", mask=mask)).queries["mask"][:1]
+    words = ["moetrace", "export", "gap", "STORE", "--run", run, "--target", target]
+    assert shlex.split(command) == [*words, "--alpha", "0.5", "--parent", parent, "-o", "mask.json"]
+    done = subprocess.run(["/bin/sh", "-c", f"moetrace() {{ :; }}; {command}"], cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
 def test_a_mask_without_a_target_lies_on_the_overlap_of_the_languages(folder: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_gap_takes_its_defaults_from_the_paper_and_the_run(opened: duckdb.DuckDB
 
 
 def test_a_gap_of_exactly_alpha_is_enough(tmp_path: Path) -> None:
-    record = make_record(languages=["a", "b"], moe_layers=[0, 1], num_experts=4, top_k=1)
+    record = make_record(languages=["a", "b"], moe_layers=[0, 1], num_experts=4, top_k=1, tables=["usage"])
     a, b = np.array([[6, 2, 1, 1]] * 2), np.array([[5, 2, 1, 2]] * 2)
     connection = connect(write_counts(tmp_path, record, {"a": a, "b": b}, {"a": 10, "b": 10}))
     # 0.6 - 0.5 is less than 0.1 in binary.

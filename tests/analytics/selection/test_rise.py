@@ -75,7 +75,7 @@ def test_any_budget_and_shares_are_met_to_the_expert(
 
 
 def test_equal_scores_go_to_the_lower_layer_then_the_lower_expert(tmp_path: Path) -> None:
-    record = make_record(languages=["a", "b"], moe_layers=range(8), num_experts=4, top_k=2)
+    record = make_record(languages=["a", "b"], moe_layers=range(8), num_experts=4, top_k=2, tables=["usage"])
     even = np.full((8, 4), 5)
     opened = connect(write_counts(tmp_path, record, {"a": even, "b": even}, {"a": 10, "b": 10}))
     selection = rise(opened, "run", ["a"], budget=9)

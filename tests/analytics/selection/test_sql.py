@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from moetrace.analytics.database.query import connect_safely
+from moetrace.analytics.database.connection import connect
 from moetrace.analytics.selection import sql
 from moetrace.analytics.selection.selection import SelectionError
 from moetrace.store.errors import MoetraceError
@@ -25,7 +25,7 @@ def test_a_query_selects_the_experts_it_returns(folder: Path, world: World) -> N
         from activation
         where run = 'run' and lang = 'swh_Latn' and frequency > 0.5
         """
-    found = sql(connect_safely(folder), "run", query=query)
+    found = sql(connect(folder), "run", query=query)
     frequency = reference.routing(world).frequency("swh_Latn")
     expected = {
         (layer, expert): frequency[index, expert]
@@ -34,7 +34,7 @@ def test_a_query_selects_the_experts_it_returns(folder: Path, world: World) -> N
     }
     assert {(item.layer, item.expert): item.score for item in found.experts} == pytest.approx(expected)
     assert cells(found) == sorted(expected)
-    without = sql(connect_safely(folder), "run", query="select 7::utinyint as expert, 9::bigint as layer;")
+    without = sql(connect(folder), "run", query="select 7::utinyint as expert, 9::bigint as layer;")
     assert [(item.layer, item.expert, item.score) for item in without.experts] == [(9, 7, None)]
 
 
@@ -60,7 +60,7 @@ def test_a_query_selects_the_experts_it_returns(folder: Path, world: World) -> N
 )
 def test_a_query_that_selects_no_experts_is_refused(query: str, message: str, folder: Path) -> None:
     with pytest.raises(SelectionError, match=message):
-        sql(connect_safely(folder), "run", query=query)
+        sql(connect(folder), "run", query=query)
 
 
 @pytest.mark.parametrize(
@@ -75,5 +75,5 @@ def test_a_query_that_selects_no_experts_is_refused(query: str, message: str, fo
 )
 def test_what_is_no_query_is_refused_in_one_line(query: str, message: str, folder: Path) -> None:
     with pytest.raises(MoetraceError, match=message) as raised:
-        sql(connect_safely(folder), "run", query=query)
+        sql(connect(folder), "run", query=query)
     assert "\n" not in str(raised.value)

@@ -19,7 +19,7 @@ def test_parts_and_their_keys_stand_in_one_order() -> None:
         provenance=made_elsewhere(["a.json"]),
     )
     read = json.loads(record.to_json())
-    assert list(read) == ["run", "model", "routing", "corpus", "settings", "provenance"]
+    assert list(read) == ["run", "model", "routing", "corpus", "settings", "provenance", "checksum"]
     assert list(read["model"]) == list(MODEL)
     assert list(read["corpus"]) == ["selection", "languages", "shards"]
     assert list(read["settings"]) == ["tables", "imported"], "settings stand as they are given"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from moetrace.analytics.database.connection import connect
 from moetrace.analytics.database.errors import QueryError, translate_duckdb_errors
-from moetrace.analytics.database.query import connect_safely, run_query
+from moetrace.analytics.database.query import run_query
 from moetrace.store.errors import StoreError
 from moetrace.store.format.blocks import BLOCK
 from tests.support.answers import answers
@@ -27,7 +28,7 @@ def test_the_shell_says_in_one_line_which_file_is_damaged(store: Path, good: Pat
 
 
 def _ask(store: Path, query: str) -> None:
-    for found in run_query(connect_safely(store), query):
+    for found in run_query(connect(store), query):
         with translate_duckdb_errors():
             found.fetchall()
 

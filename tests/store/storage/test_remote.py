@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -25,6 +22,7 @@ from moetrace.store.verify.verify import verify
 from moetrace.store.write.compact import compact
 from moetrace.store.write.writer import StoreWriter
 from tests.support.answers import QUERIES
+from tests.support.s3_server import BUCKET, s3_bucket, s3_server
 from tests.support.writer_process import WORLD, all_shards, write_all
 from tests.support.writer_server import ForkedWriter
 
@@ -39,49 +37,20 @@ pytest.importorskip("s3fs", reason="S3 needs the extra [s3]")
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[int]:
-    """Run an S3 server; yield its port. In a process of its own: vLLM does not start where Flask is imported."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while True:
-        assert process.poll() is None, "the S3 server did not start"
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            break
-        except OSError:
-            assert time.monotonic() < deadline, "the S3 server does not answer"
-            time.sleep(0.05)
-    yield port
-    process.terminate()
-    process.wait(timeout=30)
+    with s3_server() as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
 def settings(server: int) -> Iterator[dict[str, str]]:
-    """Point every S3 client, of this process and of others, to the server."""
-    said = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server}",
-        "AWS_ACCESS_KEY_ID": "someone",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in said.items():
-            patch.setenv(name, value)
-        import s3fs
-
-        s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir("bucket")
+    with s3_bucket(server) as said:
         yield said
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture
 def url(settings: dict[str, str]) -> str:
     assert settings
-    return f"s3://bucket/{uuid.uuid4().hex}/store"
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}/store"
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +209,7 @@ def test_a_name_that_is_taken_is_not_written_over(url: str, tmp_path: Path) -> N
     storage.delete("b")
     storage.delete("b")
     assert [entry.path for entry in storage.listing()] == ["a"]
-    with Claims(storage, "run") as mine, Claims(storage, "run") as theirs:
+    with Claims(storage, "run", "a" * 64) as mine, Claims(storage, "run", "a" * 64) as theirs:
         assert mine.take("eng_Latn", 0)
         assert not theirs.take("eng_Latn", 0)
 

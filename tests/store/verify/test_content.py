@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from moetrace.store.shard.shard import Shard
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.writer import StoreWriter
 from tests.support.examples import examples
+from tests.support.records import read_record, write_record
 from tests.support.stores import data_file, make_record
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ def rewritten(store: Path, table: str, change: Callable[[pa.Table], pa.Table]) -
     groups = 3 if table == "routes" else 1
     pq.write_table(rows, path, row_group_size=max(1, len(rows) // groups), compression="zstd")
     record = store / "commits/run=run/lang=deu_Latn/00000.json"
-    commit = json.loads(record.read_text())
+    commit = read_record(record)
     (file,) = (file for file in commit["files"] if file["table"] == table)
     content = path.read_bytes()
     file.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), rows=len(rows))
     del file["crc32"]
-    record.write_text(json.dumps(commit))
+    write_record(record, commit)
 
 
 def column(name: str, change: Callable[[np.ndarray], np.ndarray], rows: pa.Table) -> pa.Table:
@@ -68,7 +68,7 @@ def put(at: int, value: float) -> Callable[[np.ndarray], np.ndarray]:
         ("routes", partial(column, "weight", lambda v: v / 2), "the run record says 1"),
         ("routes", partial(column, "token", lambda v: v[::-1]), "is not in the order of ranks and tokens"),
         ("routes", partial(column, "layer", put(0, 5)), "row group 0 is not layer 1"),
-        ("routes", lambda rows: rows.slice(0, len(rows) - 3), "rows, "),
+        ("routes", lambda rows: rows.slice(0, len(rows) - 3), "rows; "),
         ("usage", partial(column, "count", lambda v: np.roll(v, 1)), "count of the roll-up is not what the routes add"),
         ("usage", partial(column, "count", put(0, 10_000)), "counts of a layer do not sum to"),
         ("usage", partial(column, "weight_sum", put(0, 7.5)), "weight_sum of the roll-up"),

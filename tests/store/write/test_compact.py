@@ -112,7 +112,7 @@ def test_a_shard_that_was_done_again_is_read_anew(store: Path, world: World) -> 
     [
         lambda path: path.write_text("{"),
         lambda path: path.write_text("[]"),
-        lambda path: path.write_text(path.read_text().replace('"version": 1', '"version": 99', 1)),
+        lambda path: path.write_text(path.read_text().replace('"version": 2', '"version": 99', 1)),
         lambda path: path.write_text(path.read_text().replace('"tokens": ', '"tokens": 1', 1)),
         lambda path: path.unlink(),
     ],

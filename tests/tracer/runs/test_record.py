@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from moetrace.store.errors import RunMismatchError
+from moetrace.store.storage.open import open_storage
 from moetrace.store.write.writer import StoreWriter
 from moetrace.tracer.bundled import CORPUS, MODEL
 from moetrace.tracer.runs.planning import open_inputs, plan_trace
@@ -71,8 +72,10 @@ def test_the_grid_is_bf16_where_the_probes_weights_lie_on_it(
 
 
 def test_a_run_that_goes_on_has_the_record_that_the_store_has(record: RunRecord, tmp_path: Path) -> None:
-    assert stored_record(StoreWriter(tmp_path / "new", record).storage, "another") is None
+    assert stored_record(open_storage(tmp_path / "new"), "another") is None
     first = StoreWriter(tmp_path / "store", traced_record(record, engine(0.25), "auto"))
+    assert stored_record(first.storage, "run") is None  # no shard was accepted yet
+    first._write_run_record()
     stored = stored_record(first.storage, "run")
     assert stored is not None
     StoreWriter(tmp_path / "store", resumed_record(record, stored, SETTINGS))

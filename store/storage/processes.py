@@ -1,0 +1,55 @@
+"""Which process of which machine it was, and whether it is still there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+def this_process() -> dict[str, Any]:
+    """Return what tells this process from any other: machine, process number, and when it started."""
+    return {"machine": machine(), "process": os.getpid(), "started": started(os.getpid())}
+
+
+@cache
+def machine() -> str:
+    """Return a name for what process numbers are unique in: this boot of this machine, in this container."""
+    parts = [platform.node()]
+    for source in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        try:
+            path = Path(source)
+            parts.append(str(path.readlink()) if path.is_symlink() else path.read_text(encoding="ascii").strip())
+        except OSError:
+            parts.append("?")
+    return " ".join(parts)
+
+
+def machine_digest() -> str:
+    """Return 8 hexadecimal digits that stand for this machine in the name of a folder."""
+    return hashlib.sha256(machine().encode()).hexdigest()[:8]
+
+
+def started(process: int) -> str | None:
+    """Return when a process of this machine started, so that a number used again is not taken for it; None: gone."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        if Path("/proc/self/stat").exists():
+            return None
+        return _started_without_proc(process)
+    fields = status.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _started_without_proc(process: int) -> str | None:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return None
+    except PermissionError:
+        pass
+    return "running"
