@@ -27,8 +27,9 @@ demo: install
 	$(BIN)/moetrace demo
 
 # What starts no engine on all cores, then what does in two processes: one has the engines that tests share, the other
-# what runs in processes of its own. The second part runs where the first has failed as well.
-NO_ENGINE := $(BIN)/pytest -m 'not gpu and not engine' --numprocesses auto --dist worksteal $(PYTEST_ARGS)
+# what runs in processes of its own. The second part runs where the first has failed as well. -rs: what was skipped, such
+# as what needs a browser, is told with its reason.
+NO_ENGINE := $(BIN)/pytest -rs -m 'not gpu and not engine' --numprocesses auto --dist worksteal $(PYTEST_ARGS)
 test: install
 	failed=; $(NO_ENGINE) || failed=1; $(BIN)/pytest -m 'engine and not gpu' --numprocesses 2 --dist loadgroup $(PYTEST_ARGS) \
 		|| failed=1; test -z "$$failed"

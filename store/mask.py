@@ -28,6 +28,8 @@ DIGITS = 9  # significant digits of every float: more than a ranking needs, fewe
 MOST_BYTES = 5 << 20  # of a mask's file: all 24,000 experts of the largest models take 3 MB
 MOST_ITEMS = 4096  # of a list or an object in it, but for `experts`: languages, layers, parameters
 LONGEST_TEXT = 4096  # characters
+QUERY, LONGEST_QUERY = "$.strategy.parameters.query", 1 << 16  # of `export sql`: the one text that may have lines
+WHITE = str.maketrans("\n\r\t", "   ")
 LARGEST = 2**63 - 1  # whole number
 MOST_ERRORS = 1000  # of which the one to tell is chosen
 
@@ -99,9 +101,11 @@ def _check_values(value: Any, where: str, place: str = "$", depth: int = 0) -> N
 
 
 def _check_scalar(value: Any, where: str, place: str) -> None:
-    wrong = None
-    if isinstance(value, str) and (len(value) > LONGEST_TEXT or not value.isprintable()):
-        wrong = f"{_shortened(repr(value))} is no text of at most {LONGEST_TEXT:,} printable characters"
+    wrong, most = None, LONGEST_QUERY if place == QUERY else LONGEST_TEXT
+    if isinstance(value, str):
+        line = value.translate(WHITE) if place == QUERY else value
+        if len(value) > most or not line.isprintable():
+            wrong = f"{_shortened(repr(value))} is no text of at most {most:,} printable characters"
     elif isinstance(value, float) and not math.isfinite(value):
         wrong = f"{value} is not a number"
     elif isinstance(value, int) and abs(value) > LARGEST:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 TOP_K, EXPERTS = 6, 64  # of DeepSeek-V2-Lite, which ESFT traced
 ROUTING = {"scoring": "softmax", "normalized": False, "scale": 1.0, "selection_bias": False}
+MOST_TOKENS = 1 << 19  # of one sequence
+MOST_BINS = 1 << 21  # experts x different lengths of a shard's sequences, by which decisions are counted
 MOST_TOP_K = 255  # ranks that a store has
 MOST_WEIGHT = 2.0**16  # sums of greater ones are no longer exact
 TABLES = ("sequences", "tokens", "routes", "usage")
@@ -60,7 +62,8 @@ def import_esft(place: str | Path | Storage, request: ImportRequest, progress: P
         check_grid(len(layers), experts, next(iter(sources.values())))
         size = sum(file.bytes for files in tasks.values() for file in files)
         progress.stage("checking", size)
-        plans = {lang: _plan(files, top_k, request.shard_tokens, progress) for lang, files in tasks.items()}
+        cut = _Cut(top_k, request.shard_tokens, MOST_BINS // experts)
+        plans = {lang: _plan(files, cut, progress) for lang, files in tasks.items()}
         model = ImportedModel(layers, experts, top_k, routing=ROUTING)
         record = imported_record(request, model, _corpus(plans), _settings(request))
         progress.stage("importing", size)
@@ -125,17 +128,30 @@ def _same_layers(tasks: Mapping[str, Files]) -> list[int]:
     return expected
 
 
-def _plan(files: Files, top_k: int, shard_tokens: int, progress: Progress) -> _Plan:
-    """Cut a language into shards of at most `shard_tokens` tokens, one sequence at least."""
+@dataclass(frozen=True)
+class _Cut:
+    """How a language is cut into shards; `lengths`: how many different ones its sequences may have."""
+
+    top_k: int
+    shard_tokens: int
+    lengths: int
+
+
+def _plan(files: Files, cut: _Cut, progress: Progress) -> _Plan:
+    """Cut a language into shards of at most `cut.shard_tokens` tokens, one sequence at least."""
     shards: list[_ShardLines] = []
     first = lines = tokens = 0
+    lengths = set[int]()
 
     def add(line: bytes, number: int) -> None:
         nonlocal first, lines, tokens
-        length = _tokens(line, top_k, f"{files[0].name}, line {number}")
-        if lines and tokens + length > shard_tokens:
+        length = _tokens(line, cut.top_k, f"{files[0].name}, line {number}")
+        lengths.add(length)
+        if lines and (tokens + length > cut.shard_tokens or len(lengths) > cut.lengths):
             shards.append(_ShardLines(len(shards), first, lines, tokens))
             first, lines, tokens = first + lines, 0, 0
+            lengths.clear()
+            lengths.add(length)
         lines, tokens = lines + 1, tokens + length
 
     before = stamps(files)
@@ -225,6 +241,8 @@ def _tokens(line: bytes, top_k: int, where: str) -> int:
         raise ImportFormatError(
             f"{where}: {count} expert ids are not {top_k} for each token; say how many a token has with --top-k"
         )
+    if count > MOST_TOKENS * top_k:
+        raise ImportFormatError(f"{where}: a sequence of more than {MOST_TOKENS:,} tokens")
     return count // top_k
 
 

@@ -29,7 +29,8 @@ LONGEST_NAME = 256  # of a member of an object that is walked, as it stands in t
 SPACE = re.compile(r"[ \t\n\r]*")
 NAME = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 PLAIN = re.compile(r"[^,\]}\s]*")  # a number, true, false, null
-BRACKETS = re.compile(r'"[^"\\]*"|["{}\[\]]')
+# What stands before the next bracket, strings without escapes among it; some at a time: a repeat takes memory.
+TO_BRACKET = re.compile(r'[^{}\[\]"]*(?:"[^"\\]*"[^{}\[\]"]*){0,500}')
 END_OF_STRING = re.compile(r'["\\]')
 
 
@@ -131,22 +132,24 @@ def _after_space(text: str, at: int) -> int:
 
 def _value_end(text: str, at: int) -> int:
     """Return where the value that begins at `at` ends, by its brackets; the end of the text where it does not."""
-    depth = 0
-    if text[at : at + 1] not in {"{", "[", '"'}:
+    first = text[at : at + 1]
+    if first == '"':
+        return _string_end(text, at + 1)
+    if first not in {"{", "["}:
         found = PLAIN.match(text, at)
         return at if found is None else found.end()
-    while True:
-        found = BRACKETS.search(text, at)
-        if found is None:
-            return len(text)
-        first, at = text[found.start()], found.end()
-        if first == '"':
-            if at - found.start() == 1:
-                at = _string_end(text, at)
-        else:
-            depth += 1 if first in "{[" else -1
-        if depth <= 0:
+    depth, at = 1, at + 1
+    while depth:
+        before = TO_BRACKET.match(text, at)
+        at = len(text) if before is None else before.end()
+        if at == len(text):
             return at
+        if text[at] == '"':
+            at = _string_end(text, at + 1)
+        else:
+            depth += 1 if text[at] in "{[" else -1
+            at += 1
+    return at
 
 
 def _string_end(text: str, at: int) -> int:

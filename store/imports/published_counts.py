@@ -47,8 +47,8 @@ class SparseGrid:
 
     def add(self, expert: int, *values: float) -> None:
         """Add an expert of the layer that was appended to `layers` last."""
-        for ids, number_of in zip(self._ids, (len(self.layers) - 1, expert), strict=True):
-            ids.append(number_of)
+        self._ids[0].append(len(self.layers) - 1)
+        self._ids[1].append(expert)
         for column, value in zip(self._values, values, strict=True):
             column.append(value)
 

@@ -47,24 +47,34 @@ class WrongCaseError(AssertionError):
     """A case was neither read nor refused as it should be."""
 
 
-def run_case(seed: int, *, measured: bool = True) -> tuple[str, int]:
-    """Make and read one case; return what came of it, and how far memory grew beyond its size, in bytes."""
+def run_case(seed: int) -> tuple[str, int]:
+    """Make and read one case; return what came of it, and by how much memory grew beyond TIMES its size, in bytes."""
     folder = Path(tempfile.mkdtemp(prefix="moetrace-fuzz-"))
     try:
         case = make_case(random.Random(seed), folder)  # noqa: S311  not for secrets
-        size = _size(case.source)
-        started = time.monotonic()
-        before = _start_measuring() if measured else 0
-        came = _read(case, folder / "store")
-        grown = _peak() - before if measured else 0
-        _check_cost(f"{case.kind}: {size:,} bytes, {came}", grown - TIMES * size, time.monotonic() - started)
+        came, beyond = check_case(case, folder / "store")
     except WrongCaseError as error:
         raise WrongCaseError(f"case {seed}: {error}") from error
     except Exception as error:
         raise WrongCaseError(f"case {seed}: {type(error).__name__}: {error}") from error
     finally:
         shutil.rmtree(folder)
-    return f"{case.kind} {came.partition(':')[0]}", grown - TIMES * size
+    return f"{case.kind} {came.partition(':')[0]}", beyond
+
+
+def check_case(case: Case, store: Path) -> tuple[str, int]:
+    """Read a case into a store; return `read` or `refused: ` and why, and the memory beyond TIMES its size, in bytes.
+
+    Raises WrongCaseError where it is neither, or takes more memory or time than it may.
+    """
+    size, before, started = _size(case.source), _start_measuring(), time.monotonic()
+    came = _read(case, store)
+    beyond = _status("VmHWM") - before - TIMES * size
+    if beyond > BASE:
+        raise WrongCaseError(f"{case.kind}: {size:,} bytes took {TIMES} times that and {beyond:,} bytes ({came})")
+    if time.monotonic() - started > SLOW:
+        raise WrongCaseError(f"{case.kind}: {size:,} bytes took {time.monotonic() - started:.0f} s ({came})")
+    return came, beyond
 
 
 def _read(case: Case, store: Path) -> str:
@@ -103,13 +113,6 @@ def _check_store(store: Path, *, none: bool) -> None:
         raise WrongCaseError(f"the store has problems: {problems[:3]}")
 
 
-def _check_cost(what: str, beyond: int, seconds: float) -> None:
-    if beyond > BASE:
-        raise WrongCaseError(f"{what}: took {TIMES} times that and {beyond:,} bytes of memory")
-    if seconds > SLOW:
-        raise WrongCaseError(f"{what}: took {seconds:.0f} s")
-
-
 def _size(source: Path) -> int:
     """Return the bytes of a file or folder that are there: holes are none."""
     files = [source, *(source.iterdir() if source.is_dir() else ())]
@@ -124,10 +127,6 @@ def _start_measuring() -> int:
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _status("VmRSS")
-
-
-def _peak() -> int:
-    return _status("VmHWM")
 
 
 def _status(name: str) -> int:

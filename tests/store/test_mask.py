@@ -12,6 +12,7 @@ import pytest
 
 from moetrace.analytics.masks.mask import build_mask
 from moetrace.store.mask import SCHEMA_FILE, MaskError, check_mask_fits, mask_text, read_mask
+from tests.support.commands import failure
 from tests.support.masks import mask_of
 from tests.support.selections import CREATED, six_experts
 from tests.support.stores import make_record
@@ -201,6 +202,34 @@ def test_a_mask_in_memory_is_checked_like_one_in_a_file(selection: Selection) ->
     mask["experts"][0]["score"] = float("nan")
     with pytest.raises(MaskError, match=r"this mask, \$.experts\[0\].score: nan is not a number"):
         mask_text(mask)
+
+
+def test_the_query_of_a_mask_may_have_lines(tmp_path: Path) -> None:
+    mask = mask_of([(1, 0)], moe_layers=[1], num_experts=8, top_k=2)
+    mask["strategy"] = {
+        "name": "sql",
+        "target": None,
+        "parameters": {"query": "select\n\tlayer, expert -- é\r\n" * 999},
+    }
+    (tmp_path / "mask.json").write_text(mask_text(mask))
+    assert read_mask(tmp_path / "mask.json") == mask
+    for query in ("select \x1b[2J", "x" * (1 << 16) + "x"):
+        mask["strategy"]["parameters"]["query"] = query
+        with pytest.raises(MaskError, match=r"\$.strategy.parameters.query: .* is no text of at most 65,536"):
+            mask_text(mask)
+
+
+@pytest.mark.parametrize(
+    "words", ["export convert MASK --format esft", "export random STORE --like MASK", "report STORE --mask MASK"]
+)
+def test_commands_refuse_a_mask_of_a_stranger_in_one_line(
+    words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"STORE": tmp_path / "store", "MASK": tmp_path / "mask.json"}
+    six_experts(places["STORE"])
+    places["MASK"].write_text('{"a":' * 100_000)
+    refused = failure(capsys, *(places.get(word, word) for word in words.split()))
+    assert refused == f"{places['MASK']}: objects and lists are nested deeper than 64"
 
 
 def test_all_experts_of_the_largest_models_fit_in_a_mask(tmp_path: Path) -> None:

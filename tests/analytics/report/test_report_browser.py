@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,29 @@ HOSTILE = (
     f'");{RUN};//\\',
 )
 ALL = " ".join(HOSTILE)
+
+
+HOVER = """<script>
+const tips = new Set();
+function over(mark, x, y) {
+  const at = { bubbles: true, clientX: x, clientY: y };
+  mark.dispatchEvent(new PointerEvent("pointermove", at));
+  mark.dispatchEvent(new MouseEvent("mousemove", at));
+  tips.add(document.getElementById("vg-tooltip-element")?.textContent);
+}
+const waiting = setInterval(() => {
+  if (!document.body.dataset.drawn) return;
+  clearInterval(waiting);
+  for (const mark of document.querySelectorAll(".chart svg path")) over(mark, 9, 9);
+  for (const chart of document.querySelectorAll(".chart canvas")) {
+    const place = chart.getBoundingClientRect();
+    for (let x = 0; x < place.width; x += 12) {
+      for (let y = 0; y < place.height; y += 12) over(chart, place.left + x, place.top + y);
+    }
+  }
+  document.body.dataset.tips = JSON.stringify([...tips].filter(Boolean));
+}, 200);
+</script>"""
 
 
 def hostile_record() -> RunRecord:
@@ -80,6 +104,17 @@ def test_no_script_of_a_hostile_name_runs_and_nothing_leaves(tmp_path: Path) -> 
         assert not attributes.get("href", "#").startswith(("javascript:", "http:")), (tag, attributes)
     for text in HOSTILE[:2]:  # they are there to be read
         assert text in opened.shown
+
+
+def test_no_script_of_a_hostile_name_runs_where_charts_are_pointed_at(tmp_path: Path) -> None:
+    report = hostile_report(tmp_path)
+    page, end, rest = report.read_text(encoding="utf-8").rpartition("</body>")
+    report.write_text(page + HOVER + end + rest, encoding="utf-8")
+    opened = open_page(report, tmp_path / "profile")
+    tips = json.loads(opened.attribute("body", "data-tips") or "[]")
+    assert [tip for tip in tips if HOSTILE[0] in tip or HOSTILE[1] in tip or HOSTILE[2] in tip]
+    assert opened.attribute("html", "data-canary") is None
+    assert opened.requests == []
 
 
 def test_the_same_page_without_escaping_runs_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

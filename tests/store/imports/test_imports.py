@@ -46,7 +46,7 @@ def test_shards_in_the_hands_of_another_process_are_missing(tmp_path: Path, caps
     capsys.readouterr()
     storage = LocalStorage(store)
     storage.delete(commit_path("made", "eng_Latn", 1))
-    with Claims(storage, "made") as claims:
+    with Claims(storage, "made", Store(store).run("made").sha256()) as claims:
         assert claims.take("eng_Latn", 1)
         assert moetrace(command) == 1
         (line,) = capsys.readouterr().err.splitlines()[1:]
@@ -63,7 +63,7 @@ def test_what_is_missing_is_told_of_counts_as_well(tmp_path: Path) -> None:
     files = [f"{lang}={write_usage(tmp_path / lang, USAGE, 4)}" for lang in ("a", "b")]
     import_files("usage-json", store, *files)
     LocalStorage(store).delete(commit_path("run", "b", 0))
-    with Claims(LocalStorage(store), "run") as claims:
+    with Claims(LocalStorage(store), "run", Store(store).run().sha256()) as claims:
         assert claims.take("b", 0)
         found = import_files("usage-json", store, *files)
     assert (found.written_shards, found.skipped_shards, found.missing) == (0, 1, ("b/00000",))

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from moetrace.store.errors import ImportFormatError, MoetraceError
-from moetrace.store.imports import layer_files
+from moetrace.store.imports import esft, layer_files
 from moetrace.store.progress import Progress
+from moetrace.store.verify.verify import verify
 from tests.support.published import (
     STATS,
     USAGE,
@@ -145,6 +146,26 @@ def test_a_line_without_an_end_is_not_read_into_memory(layer: int, tmp_path: Pat
         file.truncate(1 << 40)
     message = refused("esft", tmp_path / "store", f"a={task}", top_k=2, experts=5)
     assert f"expert_weights_{layer}.txt, line 1: more than 8,388,608 bytes; a line is one sequence" in message
+
+
+def test_many_experts_and_lengths_do_not_multiply(tmp_path: Path) -> None:
+    """Decisions are counted by expert and length: 255 lengths of 65,536 experts would take 400 MB."""
+    lines = ["0\t" * length + "\t" + "\t".join(["1"] * length) for length in range(1, 256)]
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "expert_weights_0.txt").write_text("\n".join(lines))
+    tracemalloc.start()
+    result = import_files("esft", tmp_path / "store", f"a={tmp_path / 'task'}", top_k=1, experts=65536)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert result.written_shards == 8
+    assert peak < 100 << 20
+    assert verify(tmp_path / "store").problems == []
+
+
+def test_a_sequence_of_more_tokens_than_any_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(esft, "MOST_TOKENS", 2)
+    message = refused("esft", tmp_path / "store", f"a={small_task(tmp_path / 'task')}", top_k=2, experts=5)
+    assert message.endswith("expert_weights_1.txt, line 3: a sequence of more than 2 tokens")
 
 
 @pytest.mark.parametrize(
