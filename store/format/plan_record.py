@@ -12,6 +12,7 @@ from moetrace.store.format.layout import shard_key
 from moetrace.store.format.record_schemas import FailedSchema, PlanSchema, check_record
 from moetrace.store.format.sealed import read_sealed, sealed_text
 
+MOST_OF_A_PLAN = 64 << 20  # bytes, of more than a million shards
 PlannedShards = Mapping[str, Sequence[tuple[int, int]]]  # language -> texts and tokens of each shard
 
 
@@ -43,7 +44,7 @@ class PlanRecord:
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> PlanRecord:
         """Read a plan; raise StoreError, naming `where` and the field, for what is not one as it was written."""
-        found = read_sealed(text, where, required=True)
+        found = read_sealed(text, where, required=True, most=MOST_OF_A_PLAN)
         check_record(PlanSchema, found, where)
         shards = {
             lang: [(size["sequences"], size["tokens"]) for size in sizes] for lang, sizes in found["shards"].items()

@@ -33,7 +33,7 @@ def _as_value_error(check: Any, name: str) -> str:
     try:
         checked: str = check(name)
     except StoreError as error:
-        raise ValueError(str(error).partition(";")[0]) from error
+        raise ValueError(str(error).removesuffix("; rename it")) from error
     return checked
 
 
@@ -148,7 +148,7 @@ class FileSchema(_Closed):
     """One data file, as a commit record and a compact index name it."""
 
     path: Annotated[str, Field(max_length=512)]
-    table: TableName | Literal["rollups"]
+    table: Literal["routes", "tokens", "sequences", "profiles", "usage", "rollups"]
     rows: Count
     bytes: Count
     sha256: Digest

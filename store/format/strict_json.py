@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 DEEPEST = 64  # objects and lists in each other
-MOST_BYTES = 64 << 20
+MOST_BYTES = 16 << 20  # parsed, they may take 35 times as much memory
 
 
 class JsonError(ValueError):
@@ -45,8 +45,11 @@ def parse_json(content: str | bytes, *, most: int = MOST_BYTES) -> Any:
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise JsonError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in an object")
+        seen = set[str]()
+        for name, _ in pairs:
+            if name in seen:
+                raise JsonError(f"{name[:80]!r} stands twice in an object")
+            seen.add(name)
     return found
 
 

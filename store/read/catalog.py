@@ -144,7 +144,8 @@ class Catalog:
     @cached_property
     def indexes(self) -> dict[str, CompactIndex]:
         """Return the compact indexes, by run, of the runs that have one that can be used."""
-        found = {run: usable_index(self.storage, record) for run, record in self.runs.items()}
+        listed = len(self.commit_files)
+        found = {run: usable_index(self.storage, record, listed) for run, record in self.runs.items()}
         return {run: index for run, index in found.items() if index is not None}
 
     def files(self, table: str) -> list[ShardFile]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from moetrace.store.storage.base import Entry, Storage
 
 INDEX_VERSION = 2
-MOST_BYTES = 1 << 30
+MOST_OF_A_COMMIT = 1 << 13  # bytes of an index; 1 << 16 more for the rest of it
 
 
 @dataclass(frozen=True)
@@ -72,18 +72,19 @@ class CompactIndex:
         )
 
 
-def read_index(storage: Storage, record: RunRecord) -> CompactIndex | None:
-    """Return the index of a run; None where it has none.
+def read_index(storage: Storage, record: RunRecord, commits: int) -> CompactIndex | None:
+    """Return the index of a run that has so many commits; None where it has none.
 
     Raises StoreError, naming the field, for one that is damaged, of another format, or not of this run; OSError.
     """
     path = layout.compact_index_path(record.run)
     where = f"{storage}: {path}"
+    most = (1 << 16) + MOST_OF_A_COMMIT * commits
     try:
-        content = storage.read(path, MOST_BYTES)
+        content = storage.read(path, most)
     except FileNotFoundError:
         return None
-    found = read_sealed(content, where, required=True, most=MOST_BYTES)
+    found = read_sealed(content, where, required=True, most=most)
     if found.get("version") != INDEX_VERSION:
         raise StoreError(f"{where}: version: is {found.get('version')!r}, this moetrace makes {INDEX_VERSION}")
     check_record(IndexSchema, found, where)
@@ -96,10 +97,10 @@ def read_index(storage: Storage, record: RunRecord) -> CompactIndex | None:
     return index
 
 
-def usable_index(storage: Storage, record: RunRecord) -> CompactIndex | None:
-    """Return the index of a run; None where it has none that can be used."""
+def usable_index(storage: Storage, record: RunRecord, commits: int) -> CompactIndex | None:
+    """Return the index of a run that has so many commits; None where it has none that can be used."""
     try:
-        return read_index(storage, record)
+        return read_index(storage, record, commits)
     except (OSError, StoreError):
         return None
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-MOST_OF_A_RECORD = 64 << 20  # bytes; a commit record of 100 GB of data has some 13 MB
+MOST_OF_A_RECORD = 16 << 20  # bytes; a commit record of 100 GB of data has some 13 MB
 
 
 @dataclass(frozen=True)

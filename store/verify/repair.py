@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moetrace.store.errors import as_store_errors
+from moetrace.store.errors import StoreError, as_store_errors
 from moetrace.store.storage.claims import LivingClaims
+from moetrace.store.verify.verdict import first_line
 from moetrace.store.write.quarantine import move_to_quarantine
 
 if TYPE_CHECKING:
@@ -39,10 +40,14 @@ def carry_out(storage: Storage, verdict: Verdict) -> None:
 
 
 def _hindrance(storage: Storage, claims: LivingClaims, repair: Repair, verdict: Verdict) -> str:
-    if repair.claim is not None and (claim := claims.at(repair.claim)) is not None:
-        return f"{claim.who or 'another process'} is at work on it"
+    try:
+        if repair.claim is not None and (claim := claims.at(repair.claim)) is not None:
+            return f"{claim.who or 'another process'} is at work on it"
+        found = {path: storage.stat(path) for path in (*repair.moves, *repair.writes)}
+    except (OSError, StoreError) as error:  # a link stands in the way, or it cannot be looked at
+        return first_line(error)
     for path in repair.moves:
-        now, then = storage.stat(path), verdict.seen.get(path)
+        now, then = found[path], verdict.seen.get(path)
         if now is not None and then is not None and (now.bytes, now.stamp) != (then.bytes, then.stamp):
             return f"{path} has changed since it was looked at"
     return ""

@@ -86,6 +86,11 @@ class RunRecords:
         if wrong.passing:
             self._verdict.problems.append(wrong)
             return
+        if not named:
+            says = f"{path}: is taken out; no shard needs it"
+            self._verdict.problems.append(wrong)
+            self._verdict.repairs.append(Repair(says, {path: wrong.what}))
+            return
         if copy is not None and set(named) <= {copy.sha256()}:
             self.usable[run] = copy
             self._copied.add(run)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from moetrace.store.errors import StoreError, UnreadableError, as_store_errors
 from moetrace.store.format import layout
-from moetrace.store.format.plan_record import FailedRecord, PlanRecord
+from moetrace.store.format.plan_record import MOST_OF_A_PLAN, FailedRecord, PlanRecord
 from moetrace.store.format.schema import FORMAT_VERSION
 from moetrace.store.read.catalog import Catalog
 from moetrace.store.read.compact_index import read_index
@@ -186,7 +186,7 @@ class _Check:
         at = layout.compact_index_path(record.run)
         moves = {at: "its roll-ups cannot be used"}
         try:
-            index = read_index(self._storage, record)
+            index = read_index(self._storage, record, len(self._commits))
             if index is None:
                 return
             at = index.data.path
@@ -214,7 +214,7 @@ class _Check:
         path = layout.plan_path(record.run)
         if path in self.listed:
             try:
-                plan = PlanRecord.from_json(self._storage.read(path), path)
+                plan = PlanRecord.from_json(self._storage.read(path, MOST_OF_A_PLAN), path)
                 self._same_cut(plan, record, commits)
             except (StoreError, OSError) as error:
                 what, passing = first_line(error).removeprefix(f"{path}: "), is_passing(error)
