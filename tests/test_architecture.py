@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from functools import cache
@@ -102,3 +103,14 @@ ours = {{name for name, file in files.items() if any(file.resolve().is_relative_
 assert "moetrace.cli.main" in ours
 assert {{name.partition(".")[0] for name in ours}} == {{"moetrace"}}, ours
 """)
+
+
+def test_only_the_storage_walks_or_removes_files_of_a_store() -> None:
+    """What is not asked of `store/storage/` could follow a link out; -o and imports have files of their own."""
+    touches = re.compile(r"\.unlink\(|rmtree|os\.remove|\.rename\(|\.iterdir\(|\.r?glob\(|os\.walk|scandir")
+    found = {
+        name
+        for name, path in MODULES.items()
+        if name.startswith("moetrace.store.") and touches.search(path.read_text())
+    }
+    assert found == {"moetrace.store.output", "moetrace.store.imports.layer_files", "moetrace.store.storage.local"}
