@@ -14,6 +14,10 @@ from moetrace.analytics.database.connection import connect
 from moetrace.cli.main import run as moetrace
 from moetrace.store.errors import StoreError
 from moetrace.store.format.schema import ADDED_COLUMNS
+from moetrace.store.format.sealed import CHECKSUM
+from moetrace.store.read.reader import Store
+from moetrace.store.storage.local import LocalStorage
+from moetrace.store.upgrade import upgrade
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.writer import StoreWriter
 from tests.support.records import read_record
@@ -66,3 +70,52 @@ def test_an_upgraded_store_has_shards_of_both_formats(tmp_path: Path, capsys: py
     assert capsys.readouterr().out == f"{tmp_path}: has format version 4 already\n"
     counted = "select shard, count(*) from routes group by 1 order by 1"
     assert connect(tmp_path).sql(counted).fetchall() == db.sql(counted).fetchall()
+
+
+def test_an_upgrade_gives_every_record_what_it_lacks(tmp_path: Path) -> None:
+    upgrade(made_in_the_first_format(tmp_path))
+    opened = Store(tmp_path)
+    assert opened.format.sealed
+    assert all(file.crc32 for commit in opened.commits for file in commit.files)
+    assert [commit.version for commit in opened.commits] == [1]
+    records = [path for path in tmp_path.rglob("*.json") if "quarantine" not in path.parts]
+    assert len(records) == 4
+    assert all(CHECKSUM in json.loads(path.read_text()) for path in records)
+    path = next(tmp_path.rglob("usage/**/*.parquet"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="damaged near byte 0"):
+        connect(tmp_path)
+
+
+@pytest.mark.parametrize("stop", range(1, 5))
+def test_an_upgrade_that_is_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
+    made_in_the_first_format(tmp_path)
+    replace_file, done = LocalStorage.replace, []
+
+    def stopped(self: LocalStorage, path: str, content: bytes) -> None:
+        done.append(path)
+        if len(done) == stop:
+            raise OSError(28, "No space left on device")
+        replace_file(self, path, content)
+
+    monkeypatch.setattr(LocalStorage, "replace", stopped)
+    with pytest.raises(
+        StoreError, match=r"No space left on device\); run `moetrace upgrade` again"
+    ):
+        upgrade(tmp_path)
+    monkeypatch.undo()
+    assert Store(tmp_path).format.version == 1
+    assert len(Store(tmp_path).commits) == 1
+    assert upgrade(tmp_path) == 1
+    assert verify(tmp_path).problems == []
+
+
+def test_a_damaged_store_is_not_upgraded(tmp_path: Path) -> None:
+    made_in_the_first_format(tmp_path)
+    next(tmp_path.rglob("routes/**/*.parquet")).write_bytes(b"rubbish")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(StoreError, match="nothing was changed, `moetrace verify --repair` first"):
+        upgrade(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -249,3 +250,27 @@ def test_a_record_may_not_be_taken_for_another(store: Path) -> None:
     assert problem.what == "shard: is the record of deu_Latn/00000 of run 'run'"
     with pytest.raises(StoreError, match="is the record of deu_Latn/00000"):
         _ = Store(store).commits
+
+
+def test_a_damaged_run_record_that_no_shard_needs_is_taken_out(store: Path, good: Path) -> None:
+    (store / "runs/failed.json").write_text('{"run": "failed"}')
+    with pytest.raises(StoreError, match=r"runs/failed\.json"):
+        _ = Store(store).runs
+    assert verify(store, repair=True).done == ["runs/failed.json: is taken out; no shard needs it"]
+    require_equal(store, good)
+
+
+def test_links_are_named_and_neither_followed_nor_moved(store: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "precious.parquet").write_text("precious")
+    compact(Store(store), "run")
+    shutil.rmtree(store / "compact/run=run")
+    (store / "compact/run=run").symlink_to(victim)
+    verdict = verify(store, repair=True)
+    assert "compact/run=run" in {problem.path for problem in verdict.problems}
+    assert verdict.done == []
+    assert "is a symbolic link" in verdict.left[0]
+    with pytest.raises(StoreError, match="is a symbolic link, and a store has none"):
+        compact(Store(store), "run")
+    assert [path.name for path in victim.iterdir()] == ["precious.parquet"]
