@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from moetrace.store.errors import ImportFormatError
 from moetrace.store.format.regular_file import read_regular
-from moetrace.store.format.strict_json import MOST_BYTES, JsonError, parse_json
+from moetrace.store.format.strict_json import JsonError, parse_json
 from moetrace.store.imports.quoting import quoted, shortened
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from moetrace.store.progress import Progress
 
+MOST_BYTES = 64 << 20  # of a file
 MOST_PART = 1 << 20  # characters that are parsed together
 MOST_MEMBERS = (1 << 16) + 1  # of an object that is walked
 LONGEST_NAME = 256  # of a member of an object that is walked, as it stands in the file
