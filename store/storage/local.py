@@ -6,14 +6,13 @@ import errno
 import os
 import shutil
 import stat
-import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from moetrace.store.errors import StoreError
 from moetrace.store.format.layout import STAGING, checked_path, is_hidden
 from moetrace.store.storage.base import MOST_OF_A_RECORD, Entry, Storage, not_a_file
-from moetrace.store.storage.processes import machine_digest, started
+from moetrace.store.storage.processes import scratch_is_gone, scratch_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -143,8 +142,7 @@ class LocalStorage(Storage):
     def staging(self) -> Iterator[Path]:
         """Yield a new folder under `staging/`, named after the machine and the process."""
         self._refuse_links(STAGING)
-        process = os.getpid()
-        folder = self.root / STAGING / f"{machine_digest()}-{process}-{started(process)}-{uuid.uuid4().hex}"
+        folder = self.root / STAGING / scratch_name()
         folder.mkdir(parents=True)
         try:
             yield folder
@@ -272,12 +270,8 @@ def _kind(mode: int) -> str:
 
 def _may_be_alive(folder: os.DirEntry[str], now: Callable[[], float]) -> bool:
     """Tell whether a process may still write into a folder of `staging/`."""
-    try:
-        where, process, since, _ = folder.name.split("-")
-        if where == machine_digest():
-            return started(int(process)) == since
-    except ValueError:
-        pass  # of a version that named its folders otherwise
+    if (gone := scratch_is_gone(folder.name)) is not None:
+        return not gone
     try:
         inside = [folder.stat(follow_symlinks=False).st_mtime]
         if folder.is_dir(follow_symlinks=False):

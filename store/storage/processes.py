@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import uuid
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,21 @@ def machine() -> str:
     return " ".join(parts)
 
 
-def machine_digest() -> str:
-    """Return 8 hexadecimal digits that stand for this machine in the name of a folder."""
+def scratch_name() -> str:
+    """Return a new name for a folder of unfinished files, which says whose they are."""
+    process = os.getpid()
+    return f"{_machine_digest()}-{process}-{started(process)}-{uuid.uuid4().hex}"
+
+
+def scratch_is_gone(name: str) -> bool | None:
+    """Tell whether the process whose folder has that name is gone; None where it is not of this machine."""
+    parts = name.split("-")
+    if len(parts) != 4 or parts[0] != _machine_digest() or not parts[1].isdecimal():
+        return None
+    return started(int(parts[1])) != parts[2]
+
+
+def _machine_digest() -> str:
     return hashlib.sha256(machine().encode()).hexdigest()[:8]
 
 

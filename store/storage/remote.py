@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 import uuid
 from contextlib import contextmanager
@@ -12,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 from moetrace.store.errors import StoreError, UnreadableError
 from moetrace.store.format.layout import CLAIMS, checked_path
 from moetrace.store.storage.base import MOST_OF_A_RECORD, Entry, Storage
+from moetrace.store.storage.processes import scratch_is_gone, scratch_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+SCRATCH = "moetrace-"
 
 
 class RemoteStorage(Storage):
@@ -136,16 +141,30 @@ class RemoteStorage(Storage):
     @contextmanager
     def staging(self) -> Iterator[Path]:
         """Yield a temporary folder of this machine: what is unfinished never reaches the store."""
-        with tempfile.TemporaryDirectory(prefix="moetrace-") as folder:
-            yield Path(folder)
+        folder = Path(tempfile.gettempdir()) / f"{SCRATCH}{scratch_name()}"
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def unfinished(self) -> list[str]:
         """Return nothing: shards are staged on the machine that writes them."""
         return []
 
     def sweep(self) -> list[str]:
-        """Return nothing: nothing is unfinished here."""
-        return []
+        """Remove the temporary folders that processes of this machine have left; return their paths."""
+        found = os.scandir(tempfile.gettempdir())
+        gone = [
+            entry.path
+            for entry in found
+            if entry.name.startswith(SCRATCH)
+            and entry.is_dir(follow_symlinks=False)
+            and scratch_is_gone(entry.name.removeprefix(SCRATCH))
+        ]
+        for path in gone:
+            shutil.rmtree(path, ignore_errors=True)
+        return sorted(gone)
 
     def now(self) -> float:
         """Return the time that a file gets which is put now."""

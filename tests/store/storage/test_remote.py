@@ -279,3 +279,17 @@ def test_any_filesystem_with_exclusive_writes_will_do(local: Path) -> None:
     url = f"memory://{uuid.uuid4().hex}/store"
     assert write_all(url, SHARDS) == len(all_shards(SHARDS))
     require_same(url, local)
+
+
+def test_temporary_files_of_processes_that_are_gone_are_removed(
+    url: str, settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    killed = ForkedWriter(url, SHARDS, environment={**settings, "TMPDIR": str(tmp_path)}, fault=FaultPoint.SYNCED.value)
+    assert killed.wait(timeout=120) == -signal.SIGKILL
+    (left,) = tmp_path.glob("moetrace-*")
+    assert len(list(left.iterdir())) == 5
+    storage = open_storage(url)
+    with storage.staging() as mine:
+        assert storage.sweep() == [str(left)]
+        assert list(tmp_path.iterdir()) == [mine]
