@@ -101,9 +101,7 @@ def test_an_upgrade_that_is_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.
         replace_file(self, path, content)
 
     monkeypatch.setattr(LocalStorage, "replace", stopped)
-    with pytest.raises(
-        StoreError, match=r"No space left on device\); run `moetrace upgrade` again"
-    ):
+    with pytest.raises(StoreError, match=r"No space left on device\); run `moetrace upgrade` again"):
         upgrade(tmp_path)
     monkeypatch.undo()
     assert Store(tmp_path).format.version == 1
