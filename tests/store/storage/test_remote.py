@@ -209,7 +209,7 @@ def test_damaged_records_are_mended_and_runs_taken_out_there_as_well(url: str, l
     storage = open_storage(url)
     for path in ("store.json", "runs/run.json"):
         content = storage.read(path)
-        for broken in (b"", content[:-20], content.replace(b"r", b"x", 1)):
+        for broken in (b"", content.replace(b"r", b"x", 1)):
             storage.replace(path, broken)
             with pytest.raises(StoreError, match=r"store.json|runs/run.json"):
                 _ = Store(url).runs
