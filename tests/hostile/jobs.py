@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -9,7 +10,6 @@ import resource
 import shutil
 import signal
 import sys
-import time
 import traceback
 from hashlib import sha256
 from pathlib import Path
@@ -22,17 +22,18 @@ from tests.hostile.masks import MASKS
 from tests.hostile.watch import Inotify, states, watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 IMPORTS = (
     *(f"moetrace.cli.{name}" for name in ("main", "ls", "verify", "compact", "sql", "views", "report", "export")),
     *(f"moetrace.cli.{name}" for name in ("upgrade", "rm", "train", "progress", "table", "terminal")),
-    *(f"moetrace.store.{name}" for name in ("upgrade", "remove", "write.compact", "verify.repair", "mask")),
-    *(f"moetrace.analytics.{name}" for name in ("database.file", "database.query", "selection", "masks.formats")),
-    *("altair", "jinja2", "moetrace.tracer.training.training", "rich.console", "rich.progress", "rich.table"),
+    *(f"moetrace.store.{name}" for name in ("upgrade", "remove", "write.compact", "verify.verify", "read.reader", "mask")),
+    *(f"moetrace.analytics.{name}" for name in ("database.file", "database.query", "database.results", "selection", "masks.mask", "masks.formats")),
+    *("altair", "jinja2", "pandas", "moetrace.tracer.training.training", "rich.console", "rich.progress", "rich.table"),
 )
 for _name in IMPORTS:  # once, so that a command takes milliseconds; polars starts threads, so it is left out
     importlib.import_module(_name)
+gc.freeze()  # else every fork would copy what it looks at for garbage
 
 TIMEOUT = 20  # seconds of a command
 ADDRESS_SPACE = 12 << 30  # bytes: what keeps a bomb from the machine; what a command may really have is less
@@ -60,75 +61,78 @@ def _copy_mask(case: Case) -> None:
     shutil.copy(case.good.parent / "mask.json", case.folder / "mask.json")
 
 
-def _try_all(case: Case, commands: tuple[Command, ...], build: Callable[[Case], object]) -> None:
-    results = {}
-    fresh = False
+def _try_all(case: Case, commands: Sequence[Command], build: Callable[[Case], object]) -> None:
+    """Try what only reads in one process, and what may change the store in one of its own, on a store of its own."""
     inotify = Inotify(case.canary)
-    for command in commands:
-        if command.changes or not fresh:
+    results = {}
+    for group in [[each for each in commands if not each.changes], *([each] for each in commands if each.changes)]:
+        if group:
             status = _forked(lambda: case.make_store(build))
-            assert status == (0, False), f"the store could not be built: {status}"
-            fresh = True
-        inotify.take()
-        results[command.name] = _try(case, command, inotify)
-        fresh = not command.changes
+            assert status == 0, "the store could not be built"
+            results |= _try(case, group, inotify)
     (case.folder / "results.json").write_text(json.dumps(results))
 
 
-def _try(case: Case, command: Command, inotify: Inotify) -> dict[str, Any]:
-    work = case.work(command.name)
-    work.mkdir(parents=True)
+def _try(case: Case, commands: Sequence[Command], inotify: Inotify) -> dict[str, Any]:
+    """Run commands, one after the other; return what each did, and nothing of those that there was no time for."""
+    changes = commands[0].changes
     outside = states(case.folder, without=("store", "work"))
     before = states(case.store, without=("staging",))
-    files = contents(case.store) if command.changes else {}
+    files = contents(case.store) if changes else {}
+    for command in commands:
+        case.work(command.name).mkdir(parents=True)
     inotify.take()
-    report, out, err = (case.folder / f"{command.name}.{suffix}" for suffix in ("seen", "out", "err"))
-    began = time.perf_counter()
     process = os.fork()
     if process == 0:
-        _become(case, command, work, report, out, err)
+        _become(case, commands)
     _, status, usage = os.wait4(process, 0)
     touched = inotify.take()
-    after = states(case.folder, without=("store", "work"))
-    texts = {path: path.read_bytes().decode(errors="backslashreplace") for path in (out, err)}
-    seen = json.loads(report.read_text()) if report.exists() else []
-    for path in (report, out, err):
-        after.pop(path.name, None)
-        path.unlink(missing_ok=True)
-    kept = contents(case.store) if command.changes else {}
-    return {
-        "code": os.waitstatus_to_exitcode(status),
-        "out": texts[out],
-        "err": texts[err],
-        "seen": seen,
+    kept = contents(case.store).values() if changes else ()
+    of_all = {
         "canary": touched,
-        "outside_changed": sorted(name for name, _ in set(outside.items()) ^ set(after.items())),
-        "store_changed": before != states(case.store, without=("staging",)),
-        "lost": sorted(path for path, known in files.items() if known not in kept.values()),
+        "outside_changed": sorted(dict(outside.items() ^ states(case.folder, without=("store", "work")).items())),
+        "store_changed": not changes and before != states(case.store, without=("staging",)),
+        "lost": sorted(path for path, known in files.items() if known not in kept),
         "peak": usage.ru_maxrss * 1024,
         "seconds": usage.ru_utime + usage.ru_stime,
-        "wall": time.perf_counter() - began,
-        "written": sorted(str(path.relative_to(work)) for path in work.rglob("*")),
     }
+    return {command.name: {**_noted(case, command, os.waitstatus_to_exitcode(status)), **of_all} for command in commands}
 
 
-def _become(case: Case, command: Command, work: Path, report: Path, out: Path, err: Path) -> None:
-    """Be the command, watched, until it ends or its time has run out."""
+def _noted(case: Case, command: Command, status: int) -> dict[str, Any]:
+    """Return what a command left: what it printed, what it touched, and its exit code, of its process where it died."""
+    work = case.work(command.name)
+    paths = {name: work.with_suffix(f".{name}") for name in ("out", "err", "seen")}
+    noted = {name: path.read_bytes().decode(errors="backslashreplace") if path.exists() else "" for name, path in paths.items()}
+    seen = json.loads(noted["seen"]) if noted["seen"] else {"code": status, "seen": []}
+    written = sorted(str(path.relative_to(work)) for path in work.rglob("*"))
+    return {"out": noted["out"], "err": noted["err"], "written": written, **seen}
+
+
+def _become(case: Case, commands: Sequence[Command]) -> None:
+    """Be the commands, watched, until they end or the time of one has run out."""
     status = 70
     try:
-        for number, path in ((1, out), (2, err)):
-            os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        noted = os.open(report, os.O_CREAT | os.O_WRONLY, 0o600)
-        os.chdir(work)
         resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(TIMEOUT)
         seen = watch()
-        status = command.run(case)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.write(noted, json.dumps(sorted(seen)).encode())
+        for command in commands:
+            work = case.work(command.name)
+            for number, name in ((1, "out"), (2, "err")):
+                handle = os.open(work.with_suffix(f".{name}"), os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+                os.dup2(handle, number)
+                os.close(handle)
+            os.chdir(work)
+            seen.clear()
+            signal.alarm(TIMEOUT)
+            code = command.run(case)
+            signal.alarm(0)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            noted = {"code": code, "seen": sorted(seen)}
+            work.with_suffix(".seen").write_text(json.dumps(noted))
+        status = 0
     except BaseException:  # noqa: BLE001  it must not go on as the process it was forked from
         traceback.print_exc()
         sys.stderr.flush()
@@ -136,7 +140,7 @@ def _become(case: Case, command: Command, work: Path, report: Path, out: Path, e
         os._exit(status)
 
 
-def _forked(job: Callable[[], object]) -> tuple[int, bool]:
+def _forked(job: Callable[[], object]) -> int:
     """Do something in a process of its own: this one must not get threads, else it cannot be forked safely."""
     process = os.fork()
     if process == 0:
@@ -149,8 +153,7 @@ def _forked(job: Callable[[], object]) -> tuple[int, bool]:
         finally:
             sys.stderr.flush()
             os._exit(status)
-    _, status = os.waitpid(process, 0)
-    return os.waitstatus_to_exitcode(status), False
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def contents(store: Path) -> dict[str, str]:
