@@ -5,7 +5,7 @@ Each class is a JSON object; a member that it does not name is refused, save in 
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -37,7 +37,10 @@ def _as_value_error(check: Any, name: str) -> str:
 
 
 def _time(text: str) -> str:
-    datetime.fromisoformat(text)
+    try:
+        datetime.fromisoformat(text).astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{text} is no time of UTC") from error
     return text
 
 
@@ -139,6 +142,12 @@ class RunSchema(_Closed):
     corpus: Corpus
     settings: Settings
     provenance: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _rule_of_routes(self) -> RunSchema:
+        if "routes" in self.settings.tables and None in {self.routing.scale, self.routing.normalized}:
+            raise ValueError("routing has no scale and normalized, which a run with routes has")
+        return self
 
 
 class FileSchema(_Closed):

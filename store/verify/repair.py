@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moetrace.store.errors import as_store_errors
+from moetrace.store.errors import StoreError, as_store_errors
 from moetrace.store.storage.claims import LivingClaims
+from moetrace.store.verify.verdict import first_line
 from moetrace.store.write.quarantine import move_to_quarantine
 
 if TYPE_CHECKING:
@@ -41,8 +42,11 @@ def carry_out(storage: Storage, verdict: Verdict) -> None:
 def _hindrance(storage: Storage, claims: LivingClaims, repair: Repair, verdict: Verdict) -> str:
     if repair.claim is not None and (claim := claims.at(repair.claim)) is not None:
         return f"{claim.who or 'another process'} is at work on it"
-    for path in repair.moves:
-        now, then = storage.stat(path), verdict.seen.get(path)
+    for path in (*repair.moves, *repair.writes):
+        try:
+            now, then = storage.stat(path), verdict.seen.get(path)
+        except StoreError as error:  # a link, or what is no file, stands there or on the way
+            return first_line(error)
         if now is not None and then is not None and (now.bytes, now.stamp) != (then.bytes, then.stamp):
             return f"{path} has changed since it was looked at"
     return ""

@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from moetrace.store.errors import MoetraceError
 from moetrace.store.format.blocks import BlockChecksums
 from moetrace.store.format.records import RunRecord
 from moetrace.store.format.sealed import CHECKSUM, digest
@@ -97,8 +99,11 @@ class Case:
         sha256 = RunRecord(**content).sha256()
         for path in self.store.glob(f"commits/run={run}/lang=*/*.json"):
             change_record(path, lambda record: record.update(run_sha256=sha256))
-        if (self.store / f"compact/run={run}.json").exists():
-            (self.store / f"compact/run={run}.json").unlink()  # of the record as it was
+        index = self.store / f"compact/run={run}.json"
+        if index.exists():  # of the record as it was
+            index.unlink()
+            with suppress(MoetraceError):
+                compact(Store(self.store), run)
 
     def write(self, path: str, content: str | bytes) -> None:
         place = self.store / path

@@ -76,17 +76,7 @@ def _store(store: str) -> None:
     import moetrace
 
     opened = moetrace.Store(store)
-    sys.stdout.write(f"{sorted(opened.runs)} {len(opened.commits)} {sorted(opened.indexes)}\n")
-
-
-def _tables(store: str) -> None:
-    import moetrace
-
-    opened = moetrace.Store(store)
-    for run in opened.runs:
-        for table in ("usage", "sequences", "tokens"):
-            for lang in opened.runs[run].corpus["languages"]:
-                opened.table(table, run=run, lang=lang)
+    sys.stdout.write(f"{sorted(opened.runs)} {len(opened.commits)}\n")
 
 
 def _export(name: str, *arguments: str) -> Command:

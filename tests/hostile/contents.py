@@ -51,14 +51,16 @@ def stores() -> Iterator[tuple[str, Hostile]]:
         "nulls": _nulls,
         "negative": lambda table: _values(table, -1),
         "above_all_experts": lambda table: _values(table, 250),
+        "nan": lambda table: _floats(table, float("nan")),
+        "infinities": lambda table: _floats(table, float("inf")),
+        "floats_of_1e308": lambda table: _floats(table, 1e308),
+        "the_largest_numbers": lambda table: _values(table, 2**62),
     }
     for what, change in changes.items():
-        harmless = {"floats"} if False else set()
-        expect = HARMLESS if what in harmless else TABLES
-        yield f"usage_with_{what}", Hostile(lambda case, change=change: case.parquet("usage", change), expect, shown=True)
-        yield f"routes_with_{what}", Hostile(lambda case, change=change: case.parquet("routes", change), expect, shown=True)
+        yield f"usage_with_{what}", Hostile(lambda case, change=change: case.parquet("usage", change), TABLES, shown=True)
+        yield f"routes_with_{what}", Hostile(lambda case, change=change: case.parquet("routes", change), TABLES, shown=True)
         yield f"sequences_with_{what}", Hostile(
-            lambda case, change=change: case.parquet("sequences", change), expect, shown=True
+            lambda case, change=change: case.parquet("sequences", change), TABLES, shown=True
         )
     yield "usage_of_3000_row_groups", Hostile(_row_groups("usage"), HARMLESS)
     yield "compacted_rubbish", Hostile(_compacted(lambda _: BYTES["text"]), BESIDE, shown=True)
@@ -133,11 +135,25 @@ def _values(table: pa.Table, value: int) -> pa.Table:
     for field in table.schema:
         filled = pa.types.is_integer(field.type)
         if filled:
+            most = (1 << (field.type.bit_width - pa.types.is_signed_integer(field.type))) - 1
             fits = value >= 0 or pa.types.is_signed_integer(field.type)
-            columns[field.name] = pa.array([value if fits else 0] * len(table), field.type)
+            columns[field.name] = pa.array([min(value, most) if fits else 0] * len(table), field.type)
         else:
             columns[field.name] = table.column(field.name)
     return pa.table(columns)
+
+
+def _floats(table: pa.Table, value: float) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            field.name: pa.array([value] * len(table), field.type)
+            if pa.types.is_floating(field.type)
+            else table.column(field.name)
+            for field in table.schema
+        }
+    )
 
 
 def _row_groups(table: str) -> Callable[[Case], object]:

@@ -22,7 +22,7 @@ OF_THE_PROGRAM = tuple(
     str(Path(path).resolve())
     for path in (sys.prefix, sys.base_prefix, ROOT, "/usr/lib", "/usr/share/zoneinfo", "/etc/localtime")
 )
-PROCESS = re.compile(r"/proc/[0-9]+/stat")  # whether the process of a claim is alive
+PROCESS = re.compile(r"/proc/([0-9]+/stat|sys/kernel/random/boot_id)")  # whether the process of a claim is alive
 VERIFYING = "verify"
 
 Result = dict[str, Any]

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from tests.hostile.case import COMMIT, COPY, INDEX, RUN
-from tests.hostile.hostile import BESIDE, HARMLESS, REFUSED, TABLES, Hostile
+from tests.hostile.hostile import BESIDE, HARMLESS, REFUSED, ROLLUPS, TABLES, Hostile
 from tests.support.records import read_record
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ PLACES = {
     FAILED: BESIDE,
     COPY: BESIDE,
 }
+OF_A_FOLDER = {PLAN: HARMLESS, FAILED: HARMLESS, COPY: REFUSED}  # what nobody reads, and what is in none of commits/
 FOLDERS = {
     "runs": REFUSED,
     "commits": REFUSED,
@@ -42,7 +43,7 @@ FOLDERS = {
     "routes": TABLES,
     "usage/run=run/lang=deu_Latn": TABLES,
     "compact": BESIDE,
-    "compact/run=run": BESIDE,
+    "compact/run=run": ROLLUPS,
     "claims": BESIDE,
     "plan": BESIDE,
     "quarantine": BESIDE,
@@ -54,7 +55,7 @@ def stores() -> Iterator[tuple[str, Hostile]]:
         name = path.replace("/", "_")
         yield f"link_to_the_same_at_{name}", Hostile(_linked(path, f"canary/store/{path}"), expect)
         yield f"pipe_at_{name}", Hostile(_piped(path), expect)
-        yield f"folder_at_{name}", Hostile(_folder(path), expect)
+        yield f"folder_at_{name}", Hostile(_folder(path), OF_A_FOLDER.get(path, expect))
     for path in ("store.json", RUN, COMMIT, ROUTES, INDEX):
         name, expect = path.replace("/", "_"), PLACES[path]
         yield f"dangling_link_at_{name}", Hostile(_linked(path, "canary/nothing"), expect)

@@ -65,6 +65,12 @@ def stores() -> Iterator[tuple[str, Hostile]]:
     yield "provenance_without_end", Hostile(_provenance({"who": "x" * 10_000_000}), HARMLESS)
     yield "provenance_no_unicode", Hostile(_provenance({"who": "\ud800", "\udfff": 1}), REFUSED)
     yield "provenance_no_unicode_without_copy", Hostile(_provenance({"who": "\ud800"}, copy=False), REFUSED)
+    yield "corpus_of_languages_only", Hostile(_corpus_of_languages_only, HARMLESS, shown=True)
+    yield "corpus_of_no_language", Hostile(_corpus({"languages": []}), HARMLESS, shown=True)
+    yield "corpus_of_a_pivot_that_is_not_there", Hostile(_corpus({"pivot": "zzz_Latn"}), HARMLESS, shown=True)
+    yield "corpus_of_10000_languages", Hostile(
+        _corpus({"languages": [f"l{number}" for number in range(10_000)]}), HARMLESS, shown=True
+    )
     yield "texts_named_to_be_obeyed", Hostile(_texts_said(SHOWN + SQL), HARMLESS, shown=True)
     yield "texts_named_for_a_terminal", Hostile(_texts_said(TERMINAL), HARMLESS, shown=True)
 
@@ -120,6 +126,10 @@ def _model_said(text: str) -> Callable[[Case], object]:
     return lambda case: case.consistently(lambda record: record["model"].update(id=text))
 
 
+def _corpus(fields: dict[str, Any]) -> Callable[[Case], object]:
+    return lambda case: case.consistently(lambda record: record["corpus"].update(fields))
+
+
 def _fields_of_model(fields: dict[str, Any]) -> Callable[[Case], object]:
     return lambda case: case.consistently(lambda record: record["model"].update(fields))
 
@@ -132,6 +142,13 @@ def _provenance(fields: dict[str, Any], *, copy: bool = True) -> Callable[[Case]
             case.remove(COPY)
 
     return build
+
+
+def _corpus_of_languages_only(case: Case) -> None:
+    def change(record: dict[str, Any]) -> None:
+        record["corpus"] = {"languages": record["corpus"]["languages"]}
+
+    case.consistently(change)
 
 
 def _texts_said(text: str) -> Callable[[Case], object]:

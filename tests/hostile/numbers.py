@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tests.hostile.case import COMMIT, INDEX, RUN
-from tests.hostile.hostile import BESIDE, HARMLESS, REFUSED, Hostile
+from tests.hostile.hostile import BESIDE, HARMLESS, REFUSED, TABLES, Hostile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -91,6 +91,15 @@ OF_THE_FORMAT: dict[str, dict[str, Any]] = {
 }
 
 
+OF_ROUTING: dict[str, dict[str, Any]] = {
+    "scale_none": {"scale": None},
+    "scale_text": {"scale": "1"},
+    "normalized_none": {"normalized": None},
+    "normalized_1": {"normalized": 1},
+    "scoring_a_list": {"scoring": ["softmax"]},
+}
+
+
 def stores() -> Iterator[tuple[str, Hostile]]:
     for what, fields in OF_A_MODEL.items():
         yield f"model_with_{what}", Hostile(_model(fields), REFUSED)
@@ -113,13 +122,32 @@ def stores() -> Iterator[tuple[str, Hostile]]:
     yield "planned_minus_1_shards", Hostile(
         lambda case: case.consistently(lambda run: run["corpus"].update(shards={"deu_Latn": -1})), REFUSED
     )
+    for what, fields in OF_ROUTING.items():
+        yield f"routing_with_{what}", Hostile(_routing(fields), REFUSED)
+    yield "routing_with_another_scale", Hostile(_routing({"scale": 1e308}), TABLES, shown=True)
+    yield "routing_of_nothing", Hostile(
+        lambda case: case.consistently(lambda record: record.update(routing={})), REFUSED
+    )
+    yield "counts_of_2_to_the_53_tokens", Hostile(_counts_of_many_tokens, TABLES, {"report": None}, shown=True)
     yield "scale_true", Hostile(lambda case: case.consistently(lambda run: run["routing"].update(scale=True)), REFUSED)
-    yield "a_run_of_268_million_experts_and_no_shard", Hostile(_huge_run_without_shards, REFUSED)
+    yield "a_run_of_268_million_experts_and_no_shard", Hostile(_huge_run_without_shards, HARMLESS, shown=True)
     yield "a_hundred_runs_of_a_million_experts", Hostile(_many_runs, HARMLESS, shown=True)
 
 
 def _model(fields: dict[str, Any]) -> Callable[[Case], object]:
     return lambda case: case.consistently(lambda record: record["model"].update(fields))
+
+
+def _routing(fields: dict[str, Any]) -> Callable[[Case], object]:
+    return lambda case: case.consistently(lambda record: record["routing"].update(fields))
+
+
+def _counts_of_many_tokens(case: Case) -> None:
+    """Make it a run of which only counts are known, which nothing holds against the numbers of its texts."""
+    case.consistently(lambda record: record["settings"].update(tables=["usage"]))
+    for path in case.store.glob("commits/run=run/lang=*/*.json"):
+        name = str(path.relative_to(case.store))
+        case.change(name, lambda record: record.update(files=record["files"][-1:], tokens=2**53, sequences=2**53))
 
 
 def _commit(fields: dict[str, Any]) -> Callable[[Case], object]:
