@@ -64,12 +64,8 @@ def rollup_table(catalog: Catalog, run: str) -> pa.Table:
     compacted, rest = rollup_files(catalog)
     parts: dict[str, pa.Table] = {}
     for found in (found for found in compacted if found.run == run):
-        rows = _read(catalog, catalog.file_record(found.path), schema)
-        size = len(record.moe_layers) * record.num_experts
-        for start in range(0, len(rows), size):
-            part = rows.slice(start, size)
-            if (lang := part.column("lang")[0].as_py()) in found.languages:
-                parts[lang] = part
+        rows = compacted_rows(catalog, record, catalog.file_record(found.path))
+        parts |= {lang: part for lang, part in rows.items() if lang in found.languages}
     shards: dict[str, list[FileRecord]] = {}
     for file in rest:
         if file.run == run:
@@ -77,6 +73,14 @@ def rollup_table(catalog: Catalog, run: str) -> pa.Table:
     for lang, files in shards.items():
         parts[lang] = added_up(catalog, record, lang, files, parts.get(lang))
     return pa.concat_tables([schema.empty_table(), *(parts[lang].cast(schema) for lang in sorted(parts))])
+
+
+def compacted_rows(catalog: Catalog, record: RunRecord, file: FileRecord) -> dict[str, pa.Table]:
+    """Return the rows of compacted roll-ups by language; raise StoreError where the file is damaged."""
+    rows = _read(catalog, file, rollups(record.num_experts).schema)
+    size = len(record.moe_layers) * record.num_experts
+    parts = (rows.slice(start, size) for start in range(0, len(rows), size))
+    return {part.column("lang")[0].as_py(): part for part in parts}
 
 
 def added_up(

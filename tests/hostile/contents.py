@@ -31,8 +31,8 @@ BYTES: dict[str, bytes] = {
 
 def stores() -> Iterator[tuple[str, Hostile]]:
     for what, content in BYTES.items():
-        yield f"usage_{what}", Hostile(_bytes("usage", content), ROLLUPS)
-        yield f"routes_{what}", Hostile(_bytes("routes", content), TABLES)
+        yield f"usage_{what}", Hostile(_bytes("usage", content), ROLLUPS, shown=True)
+        yield f"routes_{what}", Hostile(_bytes("routes", content), TABLES, shown=True)
     changes: dict[str, Callable[[pa.Table], pa.Table]] = {
         "no_rows": lambda table: table.slice(0, 0),
         "a_row_less": lambda table: table.slice(1),
@@ -62,7 +62,7 @@ def stores() -> Iterator[tuple[str, Hostile]]:
         yield f"sequences_with_{what}", Hostile(
             lambda case, change=change: case.parquet("sequences", change), TABLES, shown=True
         )
-    yield "usage_of_3000_row_groups", Hostile(_row_groups("usage"), HARMLESS)
+    yield "usage_of_3000_row_groups", Hostile(_row_groups("usage"), HARMLESS, shown=True)
     yield "compacted_rubbish", Hostile(_compacted(lambda _: BYTES["text"]), BESIDE, shown=True)
     yield "compacted_other_columns", Hostile(
         _compacted(lambda table: _written(table.rename_columns([f"x{name}" for name in table.schema.names]))),
