@@ -217,7 +217,7 @@ class _Check:
             self._verdict.notes.append(f"{path}: is of other shards than there are; `moetrace compact` renews it")
 
     def _same_sums(self, record: RunRecord, index: CompactIndex) -> None:
-        """Raise StoreError where compacted roll-ups that readers use say otherwise than the shards they were made from."""
+        """Raise StoreError where compacted roll-ups in use say otherwise than the shards they were made from."""
         where = f"{self._storage}: {index.data.path}"
         listed = {path: self.listed[path] for path in self._commits}
         for path, commit in index.unchanged(listed).items():

@@ -24,15 +24,13 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-SECRET = "the-secret-of-the-canary"
+SECRET = "the-secret-of-the-canary"  # noqa: S105  a secret of nobody
 LOOT = "loot"  # in the name of whatever hostile SQL would write
 RUN = "runs/run.json"
 COPY = "commits/run=run/run.json"
 COMMIT = "commits/run=run/lang=deu_Latn/00000.json"
 OTHER_COMMIT = "commits/run=run/lang=eng_Latn/00000.json"
 INDEX = "compact/run=run.json"
-
-Change = Callable[[dict[str, Any]], object] if TYPE_CHECKING else object
 
 
 def make_good(store: Path) -> None:
@@ -83,14 +81,14 @@ class Case:
 
     # What changes a store. A stranger knows how records prove themselves.
 
-    def change(self, path: str, change: Change) -> None:
+    def change(self, path: str, change: Callable[[dict[str, Any]], object]) -> None:
         """Change a record, and its checksum with it."""
         change_record(self.store / path, change)
 
     def fields(self, path: str, **fields: Any) -> None:
         self.change(path, lambda record: record.update(fields))
 
-    def consistently(self, change: Change, run: str = "run") -> None:
+    def consistently(self, change: Callable[[dict[str, Any]], object], run: str = "run") -> None:
         """Change a run record, its copy, and what every commit says of it."""
         for path in (f"runs/{run}.json", f"commits/run={run}/run.json"):
             content = read_record(self.store / path)
@@ -143,9 +141,7 @@ class Case:
             lambda record: [file.update(known) for file in record["files"] if file["table"] == table],
         )
 
-    def parquet(
-        self, table: str, change: Callable[[pa.Table], pa.Table], commit: str = COMMIT, **fields: Any
-    ) -> None:
+    def parquet(self, table: str, change: Callable[[pa.Table], pa.Table], commit: str = COMMIT, **fields: Any) -> None:
         """Put another table in the place of a data file, and right checksums and rows in its record."""
         import pyarrow as pa
         import pyarrow.parquet as pq

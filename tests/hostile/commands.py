@@ -20,7 +20,9 @@ union all select 'usage', count(*), sum(expert), sum(count)::bigint from usage
 order by all
 """
 ROLLUPS = "select run, layer, lang_a, lang_b, n, jaccard from jaccard(n := 4) order by all"
-EXPERTS = "select layer, expert from activation where run = 'run' and lang = 'deu_Latn' order by activation desc limit 3"
+EXPERTS = (
+    "select layer, expert from activation where run = 'run' and lang = 'deu_Latn' order by activation desc limit 3"
+)
 
 
 @dataclass(frozen=True)

@@ -57,17 +57,27 @@ def stores() -> Iterator[tuple[str, Hostile]]:
         "the_largest_numbers": lambda table: _values(table, 2**62),
     }
     for what, change in changes.items():
-        yield f"usage_with_{what}", Hostile(lambda case, change=change: case.parquet("usage", change), TABLES, shown=True)
-        yield f"routes_with_{what}", Hostile(lambda case, change=change: case.parquet("routes", change), TABLES, shown=True)
-        yield f"sequences_with_{what}", Hostile(
-            lambda case, change=change: case.parquet("sequences", change), TABLES, shown=True
+        yield (
+            f"usage_with_{what}",
+            Hostile(lambda case, change=change: case.parquet("usage", change), TABLES, shown=True),
+        )
+        yield (
+            f"routes_with_{what}",
+            Hostile(lambda case, change=change: case.parquet("routes", change), TABLES, shown=True),
+        )
+        yield (
+            f"sequences_with_{what}",
+            Hostile(lambda case, change=change: case.parquet("sequences", change), TABLES, shown=True),
         )
     yield "usage_of_3000_row_groups", Hostile(_row_groups("usage"), HARMLESS, shown=True)
     yield "compacted_rubbish", Hostile(_compacted(lambda _: BYTES["text"]), BESIDE, shown=True)
-    yield "compacted_other_columns", Hostile(
-        _compacted(lambda table: _written(table.rename_columns([f"x{name}" for name in table.schema.names]))),
-        BESIDE,
-        shown=True,
+    yield (
+        "compacted_other_columns",
+        Hostile(
+            _compacted(lambda table: _written(table.rename_columns([f"x{name}" for name in table.schema.names]))),
+            BESIDE,
+            shown=True,
+        ),
     )
     yield "compacted_texts", Hostile(_compacted(lambda table: _written(_cast(table, "string"))), BESIDE, shown=True)
     yield "compacted_100_million_rows", Hostile(_compacted(_bomb), BESIDE, shown=True)

@@ -42,7 +42,7 @@ def stores() -> Iterator[tuple[str, Hostile]]:
         name = path.replace("/", "_")
         for what in TEXTS if path in {RUN, COMMIT} else ("deep", "no_utf8", "a_list"):
             yield f"{what}_at_{name}", Hostile(_text(path, TEXTS[what]), expect)
-        yield f"a_hundred_gigabytes_at_{name}", Hostile(_huge(path), expect)
+        yield f"a_hundred_gigabytes_at_{name}", Hostile(_huge(path), REFUSED if path == COPY else expect)
         yield f"a_key_twice_at_{name}", Hostile(_twice(path), expect)
         yield f"an_unknown_key_at_{name}", Hostile(lambda case, path=path: case.fields(path, more=1), expect)
     for path in (RUN, COMMIT):
@@ -57,8 +57,11 @@ def stores() -> Iterator[tuple[str, Hostile]]:
     for member in ("run", "model", "routing", "corpus", "settings"):
         yield f"run_without_{member}", Hostile(_without(RUN, member), REFUSED)
     for part, member in (("settings", "tables"), ("model", "num_experts"), ("corpus", "languages")):
-        yield f"run_without_{member}", Hostile(
-            lambda case, part=part, member=member: case.change(RUN, lambda run: run[part].pop(member)), REFUSED
+        yield (
+            f"run_without_{member}",
+            Hostile(
+                lambda case, part=part, member=member: case.change(RUN, lambda run: run[part].pop(member)), REFUSED
+            ),
         )
     for member in ("files", "lang", "run_sha256", "tokens"):
         yield f"commit_without_{member}", Hostile(_without(COMMIT, member), REFUSED)
@@ -91,22 +94,26 @@ def _beside() -> Iterator[tuple[str, Hostile]]:
         yield f"failed_{what}", Hostile(_text(FAILED, TEXTS[what]), BESIDE)
     yield "claim_of_a_hundred_gigabytes", Hostile(_huge(CLAIM), HARMLESS, held)
     yield "plan_of_a_hundred_gigabytes", Hostile(_huge(PLAN), BESIDE)
-    yield "plan_of_another_record", Hostile(
-        lambda case: case.write_json(PLAN, {"run": "run", "run_sha256": SHA256, "shards": {}}), BESIDE
+    yield (
+        "plan_of_another_record",
+        Hostile(lambda case: case.write_json(PLAN, {"run": "run", "run_sha256": SHA256, "shards": {}}), BESIDE),
     )
     yield "plan_of_200000_shards", Hostile(_long_plan, HARMLESS)
-    yield "failed_for_a_terminal", Hostile(
-        lambda case: case.write_json(
-            FAILED,
-            {
-                "run": "run",
-                "lang": "deu_Latn",
-                "shard": 0,
-                "run_sha256": SHA256,
-                "texts": [{"seq": 0, "text_id": "\x1b[2J", "reason": "\u202e"}],
-            },
+    yield (
+        "failed_for_a_terminal",
+        Hostile(
+            lambda case: case.write_json(
+                FAILED,
+                {
+                    "run": "run",
+                    "lang": "deu_Latn",
+                    "shard": 0,
+                    "run_sha256": SHA256,
+                    "texts": [{"seq": 0, "text_id": "\x1b[2J", "reason": "\u202e"}],
+                },
+            ),
+            HARMLESS,
         ),
-        HARMLESS,
     )
     strays = {
         "thumbs": ("runs/Thumbs.db", REFUSED),

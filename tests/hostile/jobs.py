@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.hostile.case import Case
 from tests.hostile.commands import COMMANDS, MASK_COMMANDS, Command
+from tests.hostile.hostile import REFUSED
 from tests.hostile.kit import HOSTILE
 from tests.hostile.masks import MASKS
 from tests.hostile.watch import Inotify, states, watch
@@ -27,8 +28,14 @@ if TYPE_CHECKING:
 IMPORTS = (
     *(f"moetrace.cli.{name}" for name in ("main", "ls", "verify", "compact", "sql", "views", "report", "export")),
     *(f"moetrace.cli.{name}" for name in ("upgrade", "rm", "train", "progress", "table", "terminal")),
-    *(f"moetrace.store.{name}" for name in ("upgrade", "remove", "write.compact", "verify.verify", "read.reader", "mask")),
-    *(f"moetrace.analytics.{name}" for name in ("database.file", "database.query", "database.results", "selection", "masks.mask", "masks.formats")),
+    *(
+        f"moetrace.store.{name}"
+        for name in ("upgrade", "remove", "write.compact", "verify.verify", "read.reader", "mask")
+    ),
+    *(
+        f"moetrace.analytics.{name}"
+        for name in ("database.file", "database.query", "database.results", "selection", "masks.mask", "masks.formats")
+    ),
     *("altair", "jinja2", "pandas", "moetrace.tracer.training.training", "rich.console", "rich.progress", "rich.table"),
 )
 for _name in IMPORTS:  # once, so that a command takes milliseconds; polars starts threads, so it is left out
@@ -40,17 +47,17 @@ ADDRESS_SPACE = 12 << 30  # bytes: what keeps a bomb from the machine; what a co
 HASHED = 1 << 20  # bytes of a file: some declare 100 GB
 
 
-def try_store(name: str, good: str, folder: str) -> None:
-    """Try every command on a hostile store; leave what each did in `results.json`."""
+def try_store(name: str, good: str, folder: str, everything: bool) -> None:  # noqa: FBT001  arguments come as JSON
+    """Try every command on a hostile store; leave what each did in `results.json`.
+
+    Unless `everything`, no page is drawn of stores of which it would be that of the good store.
+    """
     case = Case(Path(folder), Path(good))
     case.make_canary()
     _copy_mask(case)
     hostile = HOSTILE[name]
-    chosen = COMMANDS
-    if "HOSTILE_FAST" in os.environ and hostile.expect != "refused":
-        few = ("report", "sql-texts", "sql-runs", "verify-dry", "verify-json", "export-gap", "export-top-p", "export-top-k", "export-task", "export-sql", "python-connect", "rm-staging")
-        chosen = [each for each in COMMANDS if each.name not in few or name == "unchanged"]
-    _try_all(case, chosen, hostile.build)
+    slow = () if everything or hostile.shown or hostile.expect == REFUSED else ("report",)
+    _try_all(case, [command for command in COMMANDS if command.name not in slow], hostile.build)
 
 
 def try_mask(name: str, good: str, folder: str) -> None:
@@ -100,14 +107,19 @@ def _try(case: Case, commands: Sequence[Command], inotify: Inotify) -> dict[str,
         "peak": usage.ru_maxrss * 1024,
         "seconds": usage.ru_utime + usage.ru_stime,
     }
-    return {command.name: {**_noted(case, command, os.waitstatus_to_exitcode(status)), **of_all} for command in commands}
+    return {
+        command.name: {**_noted(case, command, os.waitstatus_to_exitcode(status)), **of_all} for command in commands
+    }
 
 
 def _noted(case: Case, command: Command, status: int) -> dict[str, Any]:
     """Return what a command left: what it printed, what it touched, and its exit code, of its process where it died."""
     work = case.work(command.name)
     paths = {name: work.with_suffix(f".{name}") for name in ("out", "err", "seen")}
-    noted = {name: path.read_bytes().decode(errors="backslashreplace") if path.exists() else "" for name, path in paths.items()}
+    noted = {
+        name: path.read_bytes().decode(errors="backslashreplace") if path.exists() else ""
+        for name, path in paths.items()
+    }
     seen = json.loads(noted["seen"]) if noted["seen"] else {"code": status, "seen": []}
     written = sorted(str(path.relative_to(work)) for path in work.rglob("*"))
     return {"out": noted["out"], "err": noted["err"], "written": written, **seen}

@@ -32,9 +32,17 @@ PLACES = {
     INDEX: BESIDE,
     PLAN: BESIDE,
     FAILED: BESIDE,
-    COPY: BESIDE,
+    COPY: REFUSED,
 }
-OF_A_FOLDER = {PLAN: HARMLESS, FAILED: HARMLESS, COPY: REFUSED}  # what nobody reads, and what is in none of commits/
+OF_A_FOLDER = {PLAN: HARMLESS, FAILED: HARMLESS}  # of no store, and read by nobody
+OF_A_FILE = {"plan": HARMLESS, "quarantine": HARMLESS}
+IN_THE_WAY: dict[str, dict[str, int | None]] = {  # of what a command has to write
+    INDEX: {"compact": 1},
+    "compact": {"compact": 1},
+    "compact/run=run": {"compact": 1},
+    "quarantine": {"rm": 1, "rm-lang": 1},
+    "claims": {},
+}
 FOLDERS = {
     "runs": REFUSED,
     "commits": REFUSED,
@@ -55,7 +63,7 @@ def stores() -> Iterator[tuple[str, Hostile]]:
         name = path.replace("/", "_")
         yield f"link_to_the_same_at_{name}", Hostile(_linked(path, f"canary/store/{path}"), expect)
         yield f"pipe_at_{name}", Hostile(_piped(path), expect)
-        yield f"folder_at_{name}", Hostile(_folder(path), OF_A_FOLDER.get(path, expect))
+        yield f"folder_at_{name}", Hostile(_folder(path), OF_A_FOLDER.get(path, expect), IN_THE_WAY.get(path, {}))
     for path in ("store.json", RUN, COMMIT, ROUTES, INDEX):
         name, expect = path.replace("/", "_"), PLACES[path]
         yield f"dangling_link_at_{name}", Hostile(_linked(path, "canary/nothing"), expect)
@@ -64,11 +72,14 @@ def stores() -> Iterator[tuple[str, Hostile]]:
         yield f"link_to_the_secret_at_{name}", Hostile(_linked(path, "canary/secret.json"), expect)
     for path, expect in FOLDERS.items():
         name = path.replace("/", "_")
-        yield f"linked_folder_{name}", Hostile(_linked(path, f"canary/store/{path}"), expect)
-        yield f"file_in_the_place_of_{name}", Hostile(lambda case, path=path: _as_file(case, path), expect)
+        yield f"linked_folder_{name}", Hostile(_linked(path, f"canary/store/{path}"), expect, IN_THE_WAY.get(path, {}))
+        yield (
+            f"file_in_the_place_of_{name}",
+            Hostile(_filed(path), OF_A_FILE.get(path, expect), IN_THE_WAY.get(path, {})),
+        )
     yield "link_up_at_a_folder", Hostile(lambda case: case.link("commits/run=run/lang=aaa_Latn", "store"), REFUSED)
     yield "link_to_root", Hostile(lambda case: case.link("commits/run=run/lang=aaa_Latn", "/"), REFUSED)
-    yield "linked_staging", Hostile(lambda case: case.link("staging", "canary"), BESIDE)
+    yield "linked_staging", Hostile(lambda case: case.link("staging", "canary"), BESIDE, {"compact": 1})
     yield "link_in_staging", Hostile(_link_in_staging, HARMLESS)
     yield "link_in_a_folder_of_staging", Hostile(_link_deep_in_staging, HARMLESS)
     yield "link_beside_everything", Hostile(lambda case: case.link("README", "canary/secret.txt"), BESIDE)
@@ -105,9 +116,12 @@ def _folder(path: str) -> Callable[[Case], object]:
     return build
 
 
-def _as_file(case: Case, path: str) -> None:
-    case.remove(path)
-    case.write(path, "x")
+def _filed(path: str) -> Callable[[Case], object]:
+    def build(case: Case) -> None:
+        case.remove(path)
+        case.write(path, "x")
+
+    return build
 
 
 def _link_in_staging(case: Case) -> None:

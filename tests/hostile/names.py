@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from tests.hostile.case import Case
 
 # Seen from the folder that a command runs in; no slash, so that it can be the name of a file.
-SECRET_PATH = r"e'..\x2f..\x2fcanary\x2fsecret.txt'"
-SQL = f"x' group by all; copy (select content from read_text({SECRET_PATH})) to 'loot.csv'; --"
+CANARY = r"e'..\x2f..\x2fcanary\x2fsecret.txt'"
+SQL = f"x' group by all; copy (select content from read_text({CANARY})) to 'loot.csv'; --"
 SCRIPT = "<script>alert('owned')</script>"
 SUM = "{{ 7 * 191 }}"  # 1337 where a template obeys it
 SHOWN = f"""a' or "b" {SUM} {{% include 'x' %}} {SCRIPT} $(touch loot) `touch loot` %s {{0}} \\ ; -- [red]m[/red]"""
@@ -51,7 +51,10 @@ def stores() -> Iterator[tuple[str, Hostile]]:
     yield "language_folder_named_sql", Hostile(_language_folder(SQL), REFUSED)
     yield "language_folder_named_no_unicode", Hostile(_language_folder("\udcff\udcfe"), REFUSED)
     yield "run_folder_named_sql", Hostile(lambda case: _move(case, "commits/run=run", f"commits/run={SQL}"), REFUSED)
-    yield "table_folder_named_sql", Hostile(lambda case: case.write(f"routes/run={SQL}/lang=a/00000.parquet", "x"), HARMLESS)
+    yield (
+        "table_folder_named_sql",
+        Hostile(lambda case: case.write(f"routes/run={SQL}/lang=a/00000.parquet", "x"), HARMLESS),
+    )
     # Texts of a model are whatever they are: they are shown, escaped, and no mask is made of what cannot be printed.
     yield "model_named_to_be_obeyed", Hostile(_model_said(SHOWN), HARMLESS, shown=True)
     exports = ("rise", "gap", "top-p", "top-k", "task", "random", "sql")
@@ -68,8 +71,9 @@ def stores() -> Iterator[tuple[str, Hostile]]:
     yield "corpus_of_languages_only", Hostile(_corpus_of_languages_only, HARMLESS, shown=True)
     yield "corpus_of_no_language", Hostile(_corpus({"languages": []}), HARMLESS, shown=True)
     yield "corpus_of_a_pivot_that_is_not_there", Hostile(_corpus({"pivot": "zzz_Latn"}), HARMLESS, shown=True)
-    yield "corpus_of_10000_languages", Hostile(
-        _corpus({"languages": [f"l{number}" for number in range(10_000)]}), HARMLESS, shown=True
+    yield (
+        "corpus_of_10000_languages",
+        Hostile(_corpus({"languages": [f"l{number}" for number in range(10_000)]}), HARMLESS, shown=True),
     )
     yield "texts_named_to_be_obeyed", Hostile(_texts_said(SHOWN + SQL), HARMLESS, shown=True)
     yield "texts_named_for_a_terminal", Hostile(_texts_said(TERMINAL), HARMLESS, shown=True)

@@ -111,27 +111,38 @@ def stores() -> Iterator[tuple[str, Hostile]]:
             yield f"index_with_{what}", Hostile(_index_data(fields), BESIDE)
     for what, fields in OF_THE_FORMAT.items():
         yield f"format_{what}", Hostile(_format(fields), REFUSED)
-    yield "planned_2_to_the_53_shards", Hostile(
-        lambda case: case.consistently(lambda run: run["corpus"].update(shards={"deu_Latn": 2**53, "eng_Latn": 2**53})),
-        HARMLESS,
-        shown=True,
+    yield (
+        "planned_2_to_the_53_shards",
+        Hostile(
+            lambda case: case.consistently(
+                lambda run: run["corpus"].update(shards={"deu_Latn": 2**53, "eng_Latn": 2**53})
+            ),
+            HARMLESS,
+            shown=True,
+        ),
     )
-    yield "planned_2_to_the_60_shards", Hostile(
-        lambda case: case.consistently(lambda run: run["corpus"].update(shards={"deu_Latn": 2**60})), REFUSED
+    yield (
+        "planned_2_to_the_60_shards",
+        Hostile(lambda case: case.consistently(lambda run: run["corpus"].update(shards={"deu_Latn": 2**60})), REFUSED),
     )
-    yield "planned_minus_1_shards", Hostile(
-        lambda case: case.consistently(lambda run: run["corpus"].update(shards={"deu_Latn": -1})), REFUSED
+    yield (
+        "planned_minus_1_shards",
+        Hostile(lambda case: case.consistently(lambda run: run["corpus"].update(shards={"deu_Latn": -1})), REFUSED),
     )
     for what, fields in OF_ROUTING.items():
         yield f"routing_with_{what}", Hostile(_routing(fields), REFUSED)
     yield "routing_with_another_scale", Hostile(_routing({"scale": 1e308}), TABLES, shown=True)
-    yield "routing_of_nothing", Hostile(
-        lambda case: case.consistently(lambda record: record.update(routing={})), REFUSED
+    yield (
+        "routing_of_nothing",
+        Hostile(lambda case: case.consistently(lambda record: record.update(routing={})), REFUSED),
     )
     yield "counts_of_2_to_the_53_tokens", Hostile(_counts_of_many_tokens, TABLES, {"report": None}, shown=True)
     yield "scale_true", Hostile(lambda case: case.consistently(lambda run: run["routing"].update(scale=True)), REFUSED)
-    yield "a_run_of_268_million_experts_and_no_shard", Hostile(_huge_run_without_shards, HARMLESS, shown=True)
-    yield "a_hundred_runs_of_a_million_experts", Hostile(_many_runs, HARMLESS, shown=True)
+    yield (
+        "a_run_of_268_million_experts_and_no_shard",
+        Hostile(_huge_run_without_shards, HARMLESS, {"compact": 1}, shown=True),
+    )
+    yield "a_hundred_runs_of_a_million_experts", Hostile(_many_runs, HARMLESS, {"compact": 1}, shown=True)
 
 
 def _model(fields: dict[str, Any]) -> Callable[[Case], object]:

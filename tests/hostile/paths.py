@@ -50,11 +50,14 @@ def stores() -> Iterator[tuple[str, Hostile]]:
         yield f"index_path_{what}", Hostile(_index_path_said(PATHS[what]), BESIDE)
     yield "path_twice", Hostile(_path_twice, REFUSED)
     yield "index_of_another_run", Hostile(_index_of_another_run, BESIDE)
-    yield "index_data_of_another_run", Hostile(
-        lambda case: case.change(
-            INDEX, lambda index: index["data"].update(path=index["data"]["path"].replace("run=run", "run=general"))
+    yield (
+        "index_data_of_another_run",
+        Hostile(
+            lambda case: case.change(
+                INDEX, lambda index: index["data"].update(path=index["data"]["path"].replace("run=run", "run=general"))
+            ),
+            BESIDE,
         ),
-        BESIDE,
     )
     yield "index_entries_swapped", Hostile(_entries_swapped, BESIDE)
     yield "record_of_another_shard", Hostile(_copied(COMMIT, OTHER_COMMIT), REFUSED)

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 LISTED = {"os.listdir", "os.scandir"}
@@ -52,43 +52,48 @@ def watch() -> Seen:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal busy
-        if busy:
-            return
-        busy = True
-        try:
-            if event == "open":
-                path, _, flags = arguments
-                if isinstance(path, (str, bytes)):
-                    follows = not (flags or 0) & os.O_NOFOLLOW
-                    seen.add(("writes" if (flags or 0) & WRITES else "reads", _resolved(path, None, follows=follows)))
-            elif event in LISTED:
-                if arguments[0] is None or isinstance(arguments[0], (str, bytes)):
-                    seen.add(("reads", _resolved(arguments[0] or ".", None, follows=True)))
-            elif event in CHANGED:
-                count = CHANGED[event]
-                folders = [each for each in arguments[count:] if isinstance(each, int) and each >= 0]
-                for path in arguments[:count] if event != "os.symlink" else arguments[1:2]:
-                    if isinstance(path, (str, bytes)):
-                        folder = folders[-1] if folders and event in {"os.remove", "os.rmdir"} else None
-                        seen.add(("writes", _resolved(path, folder, follows=event in {"os.truncate", "os.chmod"})))
-            elif event.startswith(NEVER):
-                seen.add(("never", f"{event} {arguments!r:.200}"))
-        finally:
-            busy = False
+        if not busy:
+            busy = True  # what is done to note an event is none
+            try:
+                seen.update(_noted(event, arguments))
+            finally:
+                busy = False
 
     sys.addaudithook(hook)
     return seen
 
 
-def _resolved(path: str | bytes, folder: int | None, *, follows: bool) -> str:
-    """Return where a path leads, links on the way followed; the last part only where the call follows it."""
-    name = os.fsdecode(path)
-    if folder is not None and not name.startswith("/"):
-        name = f"{os.readlink(f'/proc/self/fd/{folder}')}/{name}"
-    if follows:
-        return os.path.realpath(name)
-    above, _, last = os.path.abspath(name).rpartition("/")  # noqa: PTH100
-    return f"{os.path.realpath(above)}/{last}"
+def _noted(event: str, arguments: tuple[Any, ...]) -> Iterator[tuple[str, str]]:
+    if event == "open":
+        path, _, flags = arguments
+        kind = "writes" if (flags or 0) & WRITES else "reads"
+        yield from ((kind, place) for place in _resolved([path], None, follows=not (flags or 0) & os.O_NOFOLLOW))
+    elif event in LISTED:
+        yield from (("reads", place) for place in _resolved([arguments[0] or "."], None, follows=True))
+    elif event in CHANGED:
+        count = CHANGED[event]
+        folders = [each for each in arguments[count:] if isinstance(each, int) and each >= 0]
+        folder = folders[-1] if folders and event in {"os.remove", "os.rmdir"} else None
+        paths = arguments[1:2] if event == "os.symlink" else arguments[:count]
+        follows = event in {"os.truncate", "os.chmod"}
+        yield from (("writes", place) for place in _resolved(paths, folder, follows=follows))
+    elif event.startswith(NEVER):
+        yield ("never", f"{event} {arguments!r:.200}")
+
+
+def _resolved(paths: Iterable[object], folder: int | None, *, follows: bool) -> Iterator[str]:
+    """Yield where paths lead, links on the way followed; the last part only where the call follows it."""
+    for path in paths:
+        if not isinstance(path, (str, bytes)):
+            continue  # a handle, of what was opened before
+        name = os.fsdecode(path)
+        if folder is not None and not name.startswith("/"):
+            name = f"{os.readlink(f'/proc/self/fd/{folder}')}/{name}"  # noqa: PTH115
+        if follows:
+            yield os.path.realpath(name)
+        else:
+            above, _, last = os.path.abspath(name).rpartition("/")  # noqa: PTH100
+            yield f"{os.path.realpath(above)}/{last}"
 
 
 class Inotify:
