@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -62,7 +63,8 @@ def wrong(folder: Path, command: Command, result: Result, good: Result) -> Itera
 def _touched(folder: Path, command: Command, result: Result, good: Result) -> Iterator[str]:
     """Yield what was touched that is neither the store, nor the program, nor the folder of what is written."""
     store, work = f"{folder}/store", f"{folder}/work/{command.name}"
-    read = (store, work, f"{folder}/mask.json", *OF_THE_PROGRAM, *(path for _, path in good["seen"]))
+    mask = os.path.realpath(folder / "mask.json")  # a person named it: a link is followed
+    read = (store, work, mask, *OF_THE_PROGRAM, *(path for _, path in good["seen"]))
     written = (work, "/dev/null", store if command.changes else f"{store}/staging")
     for kind, path in result["seen"]:
         if kind == "never":

@@ -57,7 +57,6 @@ MASKS: dict[str, Callable[[Case, Path], object]] = {
     "a_pipe": lambda _, path: os.mkfifo(path),
     "a_device": lambda _, path: path.symlink_to("/dev/zero"),
     "a_loop": lambda _, path: path.symlink_to(path),
-    "a_folder": lambda _, path: path.mkdir(),
     "missing": lambda _, path: path.unlink(missing_ok=True),
     "nan": _text(json.dumps(_good())[:-1] + ', "more": NaN}'),
     "a_float_too_large": _text(json.dumps(_good()).replace('"version": 1', '"version": 1e999')),

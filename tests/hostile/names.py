@@ -64,7 +64,7 @@ def stores() -> Iterator[tuple[str, Hostile]]:
     )
     yield "model_named_without_end", Hostile(_model_said("x" * 10_000_000), REFUSED)
     yield "model_named_no_unicode", Hostile(_model_said("\ud800"), REFUSED)
-    yield "fields_named_sql", Hostile(_fields_of_model({SQL: SQL, "'": '"', SCRIPT: 1}), HARMLESS)
+    yield "fields_named_sql", Hostile(_fields_of_model({SQL: SQL, "'": '"', SCRIPT: 1}), HARMLESS, shown=True)
     yield "provenance_without_end", Hostile(_provenance({"who": "x" * 10_000_000}), HARMLESS)
     yield "provenance_no_unicode", Hostile(_provenance({"who": "\ud800", "\udfff": 1}), REFUSED)
     yield "provenance_no_unicode_without_copy", Hostile(_provenance({"who": "\ud800"}, copy=False), REFUSED)
