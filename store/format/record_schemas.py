@@ -260,6 +260,12 @@ class FormatSchema(_Closed):
     version: Annotated[int, Field(ge=1)]
     upgraded_from: Annotated[int, Field(ge=1)] | None = None
 
+    @model_validator(mode="after")
+    def _upgraded(self) -> FormatSchema:
+        if self.upgraded_from is not None and self.upgraded_from > self.version:
+            raise ValueError(f"upgraded_from is {self.upgraded_from}, version is {self.version}")
+        return self
+
 
 def check_record(schema: type[BaseModel], found: Any, where: str) -> None:
     """Raise StoreError, naming `where` and the field, for what is not a record of `schema`."""

@@ -6,7 +6,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from tests.hostile.case import COMMIT, INDEX, file_facts
-from tests.hostile.hostile import BESIDE, HARMLESS, ROLLUPS, TABLES, Hostile
+from tests.hostile.hostile import HARMLESS, ROLLUPS, TABLES, Hostile
 from tests.support.records import change_record, read_record
 
 if TYPE_CHECKING:
@@ -70,17 +70,17 @@ def stores() -> Iterator[tuple[str, Hostile]]:
             Hostile(lambda case, change=change: case.parquet("sequences", change), TABLES, shown=True),
         )
     yield "usage_of_3000_row_groups", Hostile(_row_groups("usage"), HARMLESS, shown=True)
-    yield "compacted_rubbish", Hostile(_compacted(lambda _: BYTES["text"]), BESIDE, shown=True)
+    yield "compacted_rubbish", Hostile(_compacted(lambda _: BYTES["text"]), ROLLUPS, shown=True)
     yield (
         "compacted_other_columns",
         Hostile(
             _compacted(lambda table: _written(table.rename_columns([f"x{name}" for name in table.schema.names]))),
-            BESIDE,
+            ROLLUPS,
             shown=True,
         ),
     )
-    yield "compacted_texts", Hostile(_compacted(lambda table: _written(_cast(table, "string"))), BESIDE, shown=True)
-    yield "compacted_100_million_rows", Hostile(_compacted(_bomb), BESIDE, shown=True)
+    yield "compacted_texts", Hostile(_compacted(lambda table: _written(_cast(table, "string"))), ROLLUPS, shown=True)
+    yield "compacted_100_million_rows", Hostile(_compacted(_bomb), ROLLUPS, shown=True)
 
 
 def _bytes(table: str, content: bytes) -> Callable[[Case], object]:
