@@ -190,7 +190,7 @@ class Catalog:
                 commit = self.commit_record(path, self.storage.read(path))
             commit.check_under(self.runs[commit.run], f"{self.url}: {path}")
             self._checksums.update({found.path: found.crc32 for found in commit.files})
-        return file.crc32 or self._checksums[file.path]
+        return self._checksums[file.path] if file.crc32 is None else file.crc32
 
     def _records(self, folder: str) -> dict[str, Entry]:
         """Return the records of a folder by path, copies left out; raise StoreError for what cannot be a record."""

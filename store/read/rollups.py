@@ -124,5 +124,5 @@ def _read(catalog: Catalog, file: FileRecord, schema: pa.Schema) -> pa.Table:
                     f"expected {file.rows} of {', '.join(schema.names)}"
                 )
             return parquet.read().cast(schema)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # of a null where none may be, Arrow raises the last
         raise StoreError(f"{where}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error

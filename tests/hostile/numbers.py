@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tests.hostile.case import COMMIT, INDEX, RUN
-from tests.hostile.hostile import BESIDE, HARMLESS, REFUSED, TABLES, Hostile
+from tests.hostile.hostile import BESIDE, HARMLESS, REFUSED, ROLLUPS, TABLES, Hostile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -108,7 +108,7 @@ def stores() -> Iterator[tuple[str, Hostile]]:
     for what, fields in OF_A_FILE.items():
         yield f"file_with_{what}", Hostile(_file(fields), REFUSED)
         if what.startswith(("rows", "bytes", "crc")):
-            yield f"index_with_{what}", Hostile(_index_data(fields), BESIDE)
+            yield f"index_with_{what}", Hostile(_index_data(fields), ROLLUPS if what == "bytes_0" else BESIDE)
     for what, fields in OF_THE_FORMAT.items():
         yield f"format_{what}", Hostile(_format(fields), REFUSED)
     yield (
