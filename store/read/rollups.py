@@ -118,10 +118,11 @@ def _read(catalog: Catalog, file: FileRecord, schema: pa.Schema) -> pa.Table:
     content = read_verified(catalog, file, 0, file.bytes)
     try:
         with pq.ParquetFile(io.BytesIO(content)) as parquet:
-            if parquet.metadata.num_rows != file.rows or parquet.schema_arrow.names != schema.names:
+            found = parquet.schema_arrow
+            if parquet.metadata.num_rows != file.rows or (found.names, found.types) != (schema.names, schema.types):
                 raise StoreError(
-                    f"{where}: has {parquet.metadata.num_rows} rows of {', '.join(parquet.schema_arrow.names)}; "
-                    f"expected {file.rows} of {', '.join(schema.names)}"
+                    f"{where}: has {parquet.metadata.num_rows} rows of {', '.join(found.names)}; expected {file.rows} of "
+                    f"{', '.join(schema.names)}, or their types differ"
                 )
             return parquet.read().cast(schema)
     except (pa.ArrowException, OSError, ValueError) as error:  # of a null where none may be, Arrow raises the last

@@ -115,5 +115,9 @@ USUAL = (
     "usage_with_nan",
     "routes_with_a_million_rows",
     "routes_with_lists",
+    "usage_with_nulls",
     "compacted_texts",
+    "compacted_counts_twice",
+    "index_of_other_tokens",
+    "index_with_bytes_0",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tests.hostile.case import COMMIT, INDEX, OTHER_COMMIT
-from tests.hostile.hostile import BESIDE, REFUSED, Hostile
+from tests.hostile.hostile import BESIDE, REFUSED, ROLLUPS, Hostile
 from tests.support.records import read_record
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def stores() -> Iterator[tuple[str, Hostile]]:
         ),
     )
     yield "index_entries_swapped", Hostile(_entries_swapped, BESIDE)
+    yield "index_of_other_tokens", Hostile(_index_of_other_tokens, ROLLUPS, shown=True)
     yield "record_of_another_shard", Hostile(_copied(COMMIT, OTHER_COMMIT), REFUSED)
     yield "record_of_another_run", Hostile(_copied("commits/run=general/lang=deu_Latn/00000.json", COMMIT), REFUSED)
     yield "run_record_of_another_run", Hostile(_copied("runs/general.json", "runs/run.json"), REFUSED)
@@ -90,6 +91,18 @@ def _index_path_said(path: str) -> Callable[[Case], object]:
 
 def _index_of_another_run(case: Case) -> None:
     case.write(INDEX.replace("run=run", "run=general"), (case.store / INDEX).read_bytes())
+
+
+def _index_of_other_tokens(case: Case) -> None:
+    """Let the index have commit records of more tokens than those that it says it was made from."""
+
+    def change(index: dict[str, Any]) -> None:
+        for entry in index["entries"].values():
+            entry["record"]["tokens"] += 1
+            for file in entry["record"]["files"]:
+                file["rows"] += {"tokens": 1, "routes": 6}.get(file["table"], 0)
+
+    case.change(INDEX, change)
 
 
 def _entries_swapped(case: Case) -> None:
