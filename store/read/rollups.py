@@ -121,8 +121,8 @@ def _read(catalog: Catalog, file: FileRecord, schema: pa.Schema) -> pa.Table:
             found = parquet.schema_arrow
             if parquet.metadata.num_rows != file.rows or (found.names, found.types) != (schema.names, schema.types):
                 raise StoreError(
-                    f"{where}: has {parquet.metadata.num_rows} rows of {', '.join(found.names)}; expected {file.rows} of "
-                    f"{', '.join(schema.names)}, or their types differ"
+                    f"{where}: has {parquet.metadata.num_rows} rows of {', '.join(found.names)}; expected "
+                    f"{file.rows} of {', '.join(schema.names)}, or their types differ"
                 )
             return parquet.read().cast(schema)
     except (pa.ArrowException, OSError, ValueError) as error:  # of a null where none may be, Arrow raises the last

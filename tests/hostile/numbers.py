@@ -106,7 +106,8 @@ def stores() -> Iterator[tuple[str, Hostile]]:
     for what, fields in OF_A_COMMIT.items():
         yield f"commit_with_{what}", Hostile(_commit(fields), REFUSED)
     for what, fields in OF_A_FILE.items():
-        yield f"file_with_{what}", Hostile(_file(fields), REFUSED)
+        empty = what == "bytes_0"  # a size that a file may have, and this one has not
+        yield f"file_with_{what}", Hostile(_file(fields), TABLES if empty else REFUSED, shown=empty)
         if what.startswith(("rows", "bytes", "crc")):
             yield f"index_with_{what}", Hostile(_index_data(fields), ROLLUPS if what == "bytes_0" else BESIDE)
     for what, fields in OF_THE_FORMAT.items():
