@@ -88,7 +88,7 @@ def _facts(record: RunRecord, commits: Sequence[CommitRecord], lang: str | None)
     tokens = sum(commit.tokens for commit in mine)
     routes = sum(file.bytes for commit in mine for file in commit.files if file.table == "routes")
     decisions = tokens * len(record.moe_layers) * record.top_k
-    planned = record.corpus["shards"]
+    planned = record.corpus.get("shards", {})
     return {
         "lang": lang,
         "shards": len(mine),

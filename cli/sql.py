@@ -10,7 +10,7 @@ import click
 
 from moetrace.cli.options import STORE, output
 from moetrace.cli.table import aligned
-from moetrace.cli.terminal import one_line, printable
+from moetrace.cli.terminal import one_line, printable, printable_json
 
 if TYPE_CHECKING:
     import duckdb
@@ -101,7 +101,7 @@ def _write(relation: duckdb.DuckDBPyRelation, file_format: str, output: Path | N
             click.echo(f"note: column {position + 1} is '{printable(name)}': another has its name", err=True)
         content = file_content(frame, file_format)
     if output is None:
-        click.echo(content, nl=False)
+        click.echo(printable_json(content.decode()) if file_format == "json" else content, nl=False)
         return
     write_bytes(output, content)
 

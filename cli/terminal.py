@@ -27,8 +27,12 @@ def one_line(text: object) -> str:
 
 
 def json_document(value: object) -> str:
-    """Return a value as JSON that can be printed: what JSON itself does not escape of control characters is, too."""
-    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    """Return a value as JSON that can be printed."""
+    return printable_json(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def printable_json(text: str) -> str:
+    """Return the text of JSON, in which what JSON itself does not escape of control characters is escaped, too."""
     return _CONTROL.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 

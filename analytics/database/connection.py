@@ -11,6 +11,7 @@ import pyarrow as pa
 from moetrace.analytics.database.documentation import in_dependency_order, sql_files
 from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.analytics.database.quoting import identifier, literal
+from moetrace.store.errors import StoreError
 from moetrace.store.format.schema import ADDED_COLUMNS, TABLE_NAMES, tables
 from moetrace.store.read.reader import Store
 from moetrace.store.read.verified import VerifiedFiles, verified_url
@@ -34,6 +35,27 @@ SQL_TYPES = {  # the types that tables of a store have: Arrow's name -> DuckDB's
     "uint16": "usmallint",
     "uint8": "utinyint",
 }
+
+
+_WRONG_ROLLUPS = """
+    select run, lang
+    from usage_by_language
+    join (select run, count(*) as layers from moe_layers group by run) using (run)
+    join runs using (run)
+    left join moe_layers using (run, layer)
+    group by run, lang
+    having
+        count(*) <> any_value(layers * num_experts)
+        or bool_or(
+            moe_layers.ordinal is null
+            or expert is null
+            or expert not between 0 and num_experts - 1
+            or usage_by_language.count is null
+            or usage_by_language.count < 0
+        )
+    order by run, lang
+    limit 1
+"""
 
 
 def connect(
@@ -107,7 +129,18 @@ def create_views(connection: duckdb.DuckDBPyConnection, opened: Store) -> None:
                 connection.execute(f"create or replace view {name} as from {name}()")
             elif item.name in _ROWS_OF_RECORDS:
                 _insert(connection, item.name, _ROWS_OF_RECORDS[item.name](opened))
+        _check_rollups(connection, opened)
         connection.execute("commit")
+
+
+def _check_rollups(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
+    """Raise StoreError where roll-ups are not what their run has: checksums say who wrote them as little as what."""
+    wrong = connection.execute(_WRONG_ROLLUPS).fetchone()
+    if wrong is not None:
+        raise StoreError(
+            f"{store.url}: the roll-ups of {wrong[1]} of run '{wrong[0]}' do not have a count for each expert of each "
+            "layer; see `moetrace verify`"
+        )
 
 
 def create_files_view(

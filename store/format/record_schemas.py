@@ -5,7 +5,7 @@ Each class is a JSON object; a member that it does not name is refused, save in 
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -143,6 +143,12 @@ class RunSchema(_Closed):
     settings: Settings
     provenance: dict[str, Any]
 
+    @model_validator(mode="after")
+    def _rule_of_routes(self) -> RunSchema:
+        if "routes" in self.settings.tables and None in {self.routing.scale, self.routing.normalized}:
+            raise ValueError("routing has no scale and normalized, which a run with routes has")
+        return self
+
 
 class FileSchema(_Closed):
     """One data file, as a commit record and a compact index name it."""
@@ -253,6 +259,12 @@ class FormatSchema(_Closed):
     format: Literal["moetrace-store"]
     version: Annotated[int, Field(ge=1)]
     upgraded_from: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _upgraded(self) -> FormatSchema:
+        if self.upgraded_from is not None and self.upgraded_from > self.version:
+            raise ValueError(f"upgraded_from is {self.upgraded_from}, version is {self.version}")
+        return self
 
 
 def check_record(schema: type[BaseModel], found: Any, where: str) -> None:

@@ -18,8 +18,8 @@ def parse_json(content: str | bytes, *, most: int = MOST_BYTES) -> Any:
     """Return the value of JSON text.
 
     Raises JsonError for more than `most` bytes or characters, for what is not UTF-8 or not JSON, for objects and lists
-    nested deeper than DEEPEST, for a key that stands twice in an object, and for numbers that JSON or a float does not
-    have: NaN, infinities, 1e999.
+    nested deeper than DEEPEST, for a key that stands twice in an object, for a text that is no Unicode, and for numbers
+    that JSON or a float does not have: NaN, infinities, 1e999.
     """
     if len(content) > most:
         raise JsonError(f"has {len(content):,} bytes, more than the {most:,} that are read")
@@ -39,6 +39,8 @@ def parse_json(content: str | bytes, *, most: int = MOST_BYTES) -> Any:
     except ValueError as error:  # an integer of more digits than Python converts
         raise JsonError(f"not valid JSON ({str(error).splitlines()[0]})") from error
     _check_depth(value)
+    if "\\u" in text:
+        _check_unicode(value)
     return value
 
 
@@ -62,6 +64,14 @@ def _finite_float(text: str) -> float:
     if math.isinf(value):
         raise JsonError(f"{text[:40]} is no number that a float can hold")
     return value
+
+
+def _check_unicode(value: Any) -> None:
+    """Raise JsonError where a text holds half of a pair, which JSON can escape and no file of UTF-8 can hold."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise JsonError("holds a text that is no Unicode") from error
 
 
 def _check_depth(value: Any) -> None:

@@ -84,6 +84,10 @@ class Catalog:
         commit = CommitRecord.from_json(content, where, sealed=self.format.sealed)
         if path != layout.commit_path(commit.run, commit.lang, commit.shard):
             raise StoreError(f"{where}: shard: is the record of {commit.key} of run '{commit.run}'")
+        if (commit.version or 0) > self.format.version:
+            raise StoreError(f"{where}: version: is {commit.version}, the store has format {self.format.version}")
+        if self.format.sealed and any(file.crc32 is None for file in commit.files):
+            raise StoreError(f"{where}: files: one has no crc32, without which what is read of it cannot be checked")
         return commit
 
     def run(self, name: str | None = None) -> RunRecord:
@@ -187,7 +191,7 @@ class Catalog:
                 commit = self.commit_record(path, self.storage.read(path))
             commit.check_under(self.runs[commit.run], f"{self.url}: {path}")
             self._checksums.update({found.path: found.crc32 for found in commit.files})
-        return file.crc32 or self._checksums[file.path]
+        return self._checksums[file.path] if file.crc32 is None else file.crc32
 
     def _records(self, folder: str) -> dict[str, Entry]:
         """Return the records of a folder by path, copies left out; raise StoreError for what cannot be a record."""

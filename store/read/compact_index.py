@@ -6,7 +6,7 @@ was made from are listed with the same size and time. An index that cannot be us
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from moetrace.store.errors import StoreError
@@ -120,6 +120,11 @@ def _check(index: CompactIndex, record: RunRecord, where: str) -> None:
         if path != layout.commit_path(commit.run, commit.lang, commit.shard) or commit.run != record.run:
             raise StoreError(f"{where}: entries: {path!r} is not where the commit record that it holds lies")
         commit.check_under(record, f"{where}: {path}")
+
+
+def without_checksums(commit: CommitRecord) -> CommitRecord:
+    """Return a commit record as an index keeps it."""
+    return replace(commit, files=tuple(replace(file, crc32=None) for file in commit.files))
 
 
 def _fields(entry: IndexEntry) -> dict[str, Any]:

@@ -64,12 +64,8 @@ def rollup_table(catalog: Catalog, run: str) -> pa.Table:
     compacted, rest = rollup_files(catalog)
     parts: dict[str, pa.Table] = {}
     for found in (found for found in compacted if found.run == run):
-        rows = _read(catalog, catalog.file_record(found.path), schema)
-        size = len(record.moe_layers) * record.num_experts
-        for start in range(0, len(rows), size):
-            part = rows.slice(start, size)
-            if (lang := part.column("lang")[0].as_py()) in found.languages:
-                parts[lang] = part
+        rows = compacted_rows(catalog, record, catalog.file_record(found.path))
+        parts |= {lang: part for lang, part in rows.items() if lang in found.languages}
     shards: dict[str, list[FileRecord]] = {}
     for file in rest:
         if file.run == run:
@@ -77,6 +73,14 @@ def rollup_table(catalog: Catalog, run: str) -> pa.Table:
     for lang, files in shards.items():
         parts[lang] = added_up(catalog, record, lang, files, parts.get(lang))
     return pa.concat_tables([schema.empty_table(), *(parts[lang].cast(schema) for lang in sorted(parts))])
+
+
+def compacted_rows(catalog: Catalog, record: RunRecord, file: FileRecord) -> dict[str, pa.Table]:
+    """Return the rows of compacted roll-ups by language; raise StoreError where the file is damaged."""
+    rows = _read(catalog, file, rollups(record.num_experts).schema)
+    size = len(record.moe_layers) * record.num_experts
+    parts = (rows.slice(start, size) for start in range(0, len(rows), size))
+    return {part.column("lang")[0].as_py(): part for part in parts}
 
 
 def added_up(
@@ -114,11 +118,12 @@ def _read(catalog: Catalog, file: FileRecord, schema: pa.Schema) -> pa.Table:
     content = read_verified(catalog, file, 0, file.bytes)
     try:
         with pq.ParquetFile(io.BytesIO(content)) as parquet:
-            if parquet.metadata.num_rows != file.rows or parquet.schema_arrow.names != schema.names:
+            found = parquet.schema_arrow
+            if parquet.metadata.num_rows != file.rows or (found.names, found.types) != (schema.names, schema.types):
                 raise StoreError(
-                    f"{where}: has {parquet.metadata.num_rows} rows of {', '.join(parquet.schema_arrow.names)}; "
-                    f"expected {file.rows} of {', '.join(schema.names)}"
+                    f"{where}: has {parquet.metadata.num_rows} rows of {', '.join(found.names)}; expected "
+                    f"{file.rows} of {', '.join(schema.names)}, or their types differ"
                 )
             return parquet.read().cast(schema)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # of a null where none may be, Arrow raises the last
         raise StoreError(f"{where}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error

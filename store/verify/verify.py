@@ -10,7 +10,8 @@ from moetrace.store.format import layout
 from moetrace.store.format.plan_record import MOST_OF_A_PLAN, FailedRecord, PlanRecord
 from moetrace.store.format.schema import FORMAT_VERSION
 from moetrace.store.read.catalog import Catalog
-from moetrace.store.read.compact_index import read_index
+from moetrace.store.read.compact_index import read_index, without_checksums
+from moetrace.store.read.rollups import added_up, compacted_rows
 from moetrace.store.read.store_format import StoreFormat, format_text, read_format
 from moetrace.store.read.verified import read_verified
 from moetrace.store.storage.base import Storage
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moetrace.store.format.records import CommitRecord, RunRecord
+    from moetrace.store.read.compact_index import CompactIndex
     from moetrace.store.storage.base import Entry
 
 NAMED = 24  # missing shards that are named
@@ -192,6 +194,7 @@ class _Check:
             at = index.data.path
             moves[at] = "cannot be used"
             read_verified(self._catalog, index.data, 0, index.data.bytes)
+            self._same_sums(record, index)
         except (StoreError, OSError) as error:
             if not self._catalog.format.sealed:
                 self._verdict.notes.append(f"{at}: is of an older format, not used; `moetrace upgrade` takes it out")
@@ -207,6 +210,26 @@ class _Check:
         if len(index.current(commits)) < len({entry.commit.lang for entry in index.entries.values()}):
             path = layout.compact_index_path(record.run)
             self._verdict.notes.append(f"{path}: is of other shards than there are; `moetrace compact` renews it")
+
+    def _same_sums(self, record: RunRecord, index: CompactIndex) -> None:
+        """Raise StoreError where compacted roll-ups in use say otherwise than the shards they were made from."""
+        where = f"{self._storage}: {index.data.path}"
+        listed = {path: self.listed[path] for path in self._commits}
+        for path, commit in index.unchanged(listed).items():
+            if commit != without_checksums(self._commits[path]):
+                raise StoreError(f"{where}: its index has another record of {commit.key} than {path}")
+        if self._quick:
+            return
+        rows = compacted_rows(self._catalog, record, index.data)
+        for lang in index.current(listed):
+            commits = (self._commits[path] for path in sorted(index.entries) if index.entries[path].commit.lang == lang)
+            files = [file for commit in commits for file in commit.files if file.table == "usage"]
+            try:
+                expected = added_up(self._catalog, record, lang, files)
+            except StoreError:
+                continue  # a shard is the problem
+            if lang not in rows or not rows[lang].equals(expected):
+                raise StoreError(f"{where}: what it says of {lang} is not what its shards add up to")
 
     def _plan(self, record: RunRecord) -> None:
         """Check the plan of a run, and say how many of the planned shards are there."""

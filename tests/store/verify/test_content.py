@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moetrace.store.format.blocks import BlockChecksums
 from moetrace.store.format.expert_ids import expert_dtype
 from moetrace.store.format.schema import TABLE_NAMES, tables
 from moetrace.store.shard.counts import Counts
@@ -38,8 +39,9 @@ def rewritten(store: Path, table: str, change: Callable[[pa.Table], pa.Table]) -
     commit = read_record(record)
     (file,) = (file for file in commit["files"] if file["table"] == table)
     content = path.read_bytes()
-    file.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), rows=len(rows))
-    del file["crc32"]
+    blocks = BlockChecksums()
+    blocks.update(content)
+    file.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), rows=len(rows), crc32=blocks.hex())
     write_record(record, commit)
 
 
