@@ -5,7 +5,7 @@ Each class is a JSON object; a member that it does not name is refused, save in 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -18,6 +18,7 @@ from moetrace.store.format.blocks import BLOCK
 MOST = 2**53  # that float64 still counts
 MOST_EXPERTS = 1 << 16  # of a layer
 MOST_LAYERS = 1 << 12
+MOST_POOL = 1 << 22  # experts of all layers: a hundred times those of the largest models
 FIRST_YEAR, LAST_YEAR = 1970, 9998  # of which every zone's time is one of DuckDB's and Python's
 
 
@@ -100,6 +101,8 @@ class Model(_Open):
     def _top_k_of_experts(self) -> Model:
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k is {self.top_k}, a layer has {self.num_experts} experts")
+        if len(self.moe_layers) * self.num_experts > MOST_POOL:
+            raise ValueError(f"{len(self.moe_layers)} layers of {self.num_experts} experts are more than {MOST_POOL}")
         return self
 
 

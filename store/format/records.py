@@ -14,6 +14,8 @@ from moetrace.store.format.layout import shard_key
 from moetrace.store.format.record_schemas import CommitSchema, RunSchema, check_record
 from moetrace.store.format.sealed import read_sealed, sealed_text
 
+MOST_TOKENS = 1 << 26  # of a shard: who checks one reads it whole
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -182,6 +184,10 @@ class CommitRecord:
             raise StoreError(
                 f"{where}: files are of {', '.join(sorted(named))}, run '{record.run}' has "
                 f"{', '.join(sorted(record.tables))}"
+            )
+        if self.tokens > MOST_TOKENS and {"tokens", "routes"} & {*named}:
+            raise StoreError(
+                f"{where}: tokens is {self.tokens}, a shard whose tokens are kept has at most {MOST_TOKENS}"
             )
         decisions = len(record.moe_layers) * record.top_k
         pool = len(record.moe_layers) * record.num_experts
