@@ -84,8 +84,6 @@ class Catalog:
         commit = CommitRecord.from_json(content, where, sealed=self.format.sealed)
         if path != layout.commit_path(commit.run, commit.lang, commit.shard):
             raise StoreError(f"{where}: shard: is the record of {commit.key} of run '{commit.run}'")
-        if (commit.version or 0) > self.format.version:
-            raise StoreError(f"{where}: version: is {commit.version}, the store has format {self.format.version}")
         if self.format.sealed and any(file.crc32 is None for file in commit.files):
             raise StoreError(f"{where}: files: one has no crc32, without which what is read of it cannot be checked")
         return commit
@@ -124,6 +122,11 @@ class Catalog:
                 commit.check_under(self.runs[commit.run], f"{self.url}: {path}")
             else:
                 commit = known[path]
+            if (commit.version or 0) > self.format.version:
+                raise StoreError(
+                    f"{self.url}: {layout.FORMAT}: version: is {self.format.version}, {path} is of version "
+                    f"{commit.version}; see `moetrace verify`"
+                )
             found[commit.run, commit.lang, commit.shard] = commit
         return found
 

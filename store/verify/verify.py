@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from moetrace.store.storage.base import Entry
 
 NAMED = 24  # missing shards that are named
+SEALED = StoreFormat(FORMAT_VERSION, FORMAT_VERSION)
 
 
 def verify(
@@ -67,18 +68,26 @@ def _format(storage: Storage, verdict: Verdict) -> StoreFormat:
     except UnreadableError:
         raise
     except StoreError as error:
-        # A damaged store.json is itself again where a record with a checksum tells the format version.
-        proven = Catalog(storage, StoreFormat(FORMAT_VERSION, FORMAT_VERSION))
-        try:
-            if not proven.runs or "upgrade moetrace" in str(error):
-                raise error from None
-        except StoreError:
-            raise error from None
-        verdict.problems.append(Problem(layout.FORMAT, first_line(error).removeprefix(f"{storage}: ")))
-        moves = {layout.FORMAT: "is damaged"} if storage.has(layout.FORMAT) else {}
-        says = f"{layout.FORMAT}: is written again, as the records prove it"
-        verdict.repairs.append(Repair(says, moves, {layout.FORMAT: format_text().encode()}))
-        return proven.format
+        if not _proven(storage) or "upgrade moetrace" in str(error):
+            raise
+        what = first_line(error).removeprefix(f"{storage}: ").removeprefix(f"{layout.FORMAT}: ")
+        verdict.problems.append(Problem(layout.FORMAT, what))
+        verdict.repairs.append(_written_again(storage))
+        return SEALED
+
+
+def _proven(storage: Storage) -> bool:
+    """Tell whether the run records prove the format version: each has a checksum, and there is one."""
+    try:
+        return bool(Catalog(storage, SEALED).runs)
+    except StoreError:
+        return False
+
+
+def _written_again(storage: Storage) -> Repair:
+    moves = {layout.FORMAT: "is damaged"} if storage.has(layout.FORMAT) else {}
+    says = f"{layout.FORMAT}: is written again, as the records prove it"
+    return Repair(says, moves, {layout.FORMAT: format_text().encode()})
 
 
 class _Check:
@@ -128,6 +137,12 @@ class _Check:
                 said = first_line(error).removeprefix(f"{self._catalog.url}: {path}: ")
                 self._unread[path] = Problem(path, said, path, passing=is_passing(error))
         self._runs = RunRecords(self._catalog, self._commits, runs, self._verdict)
+        newest = max((commit.version or 0 for commit in self._commits.values()), default=0)
+        if newest > self._catalog.format.version:
+            what = f"version: is {self._catalog.format.version}, and there are shards of version {newest}"
+            self._verdict.problems.append(Problem(layout.FORMAT, what))
+            if newest == FORMAT_VERSION and _proven(self._storage):
+                self._verdict.repairs.append(_written_again(self._storage))
 
     def shards(self, on_shard: Callable[[int, int], None] | None) -> None:
         """Check every shard."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tests.hostile.case import COMMIT, INDEX, file_facts
@@ -37,7 +38,6 @@ def stores() -> Iterator[tuple[str, Hostile]]:
         "no_rows": lambda table: table.slice(0, 0),
         "a_row_less": lambda table: table.slice(1),
         "rows_twice": _twice,
-        "a_million_rows": lambda table: _long(table, 1_000_000),
         "a_column_less": lambda table: table.drop_columns(table.schema.names[-1]),
         "a_column_more": _one_more,
         "other_names": lambda table: table.rename_columns([f"x{name}" for name in table.schema.names]),
@@ -70,6 +70,12 @@ def stores() -> Iterator[tuple[str, Hostile]]:
                 f"sequences_with_{what}",
                 Hostile(lambda case, change=change: case.parquet("sequences", change), TABLES, shown=True),
             )
+    for table, rows in (("usage", 1_000_000), ("routes", 1_000_000), ("sequences", 50_000)):  # texts meet in pairs
+        change = partial(_long, rows=rows)
+        yield (
+            f"{table}_with_{rows}_rows",
+            Hostile(lambda case, t=table, c=change: case.parquet(t, c), TABLES, shown=True),
+        )
     yield "usage_of_3000_row_groups", Hostile(_row_groups("usage"), HARMLESS, shown=True)
     yield "compacted_counts_twice", Hostile(_compacted(_counted_twice), ROLLUPS, shown=True)
     yield "compacted_rubbish", Hostile(_compacted(lambda _: BYTES["text"]), ROLLUPS, shown=True)

@@ -70,7 +70,7 @@ def stores() -> Iterator[tuple[str, Hostile]]:
     yield "run_without_either", Hostile(lambda case: (case.remove(RUN), case.remove(COPY)), REFUSED)
     yield "copy_of_another_run", Hostile(lambda case: case.fields(COPY, run="general"), BESIDE)
     yield "no_format", Hostile(lambda case: case.remove("store.json"), REFUSED)
-    yield "an_older_format_says_nothing_is_sealed", Hostile(_said_older, HARMLESS, shown=True)
+    yield "an_older_format_says_nothing_is_sealed", Hostile(_said_older, REFUSED)
     yield from _beside()
 
 

@@ -113,7 +113,7 @@ USUAL = (
     "usage_with_texts",
     "usage_with_no_rows",
     "usage_with_nan",
-    "routes_with_a_million_rows",
+    "routes_with_1000000_rows",
     "routes_with_lists",
     "usage_with_nulls",
     "compacted_texts",

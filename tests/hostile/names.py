@@ -21,6 +21,7 @@ SQL = f"x' group by all; copy (select content from read_text({CANARY})) to 'loot
 SCRIPT = "<script>alert('owned')</script>"
 SUM = "{{ 7 * 191 }}"  # 1337 where a template obeys it
 SHOWN = f"""a' or "b" {SUM} {{% include 'x' %}} {SCRIPT} $(touch loot) `touch loot` %s {{0}} \\ ; -- [red]m[/red]"""
+LETTERS = str.maketrans("0123456789", "abcdefghij")  # no number of a name is SUM
 TERMINAL = "\x1b]0;owned\x07\x1b[2J\x1b[31m\r\b\x9b2J \u202eevil\u202c \u2066x\u2069 \u2028line\nline\ttab\x00nul"
 
 NAMES = {
@@ -71,10 +72,8 @@ def stores() -> Iterator[tuple[str, Hostile]]:
     yield "corpus_of_languages_only", Hostile(_corpus_of_languages_only, HARMLESS, shown=True)
     yield "corpus_of_no_language", Hostile(_corpus({"languages": []}), HARMLESS, shown=True)
     yield "corpus_of_a_pivot_that_is_not_there", Hostile(_corpus({"pivot": "zzz_Latn"}), HARMLESS, shown=True)
-    yield (
-        "corpus_of_10000_languages",
-        Hostile(_corpus({"languages": [f"l{number}" for number in range(10_000)]}), HARMLESS, shown=True),
-    )
+    languages = [f"l{number}".translate(LETTERS) for number in range(10_000)]
+    yield "corpus_of_10000_languages", Hostile(_corpus({"languages": languages}), HARMLESS, shown=True)
     yield "texts_named_to_be_obeyed", Hostile(_texts_said(SHOWN + SQL), HARMLESS, shown=True)
     yield "texts_named_for_a_terminal", Hostile(_texts_said(TERMINAL), HARMLESS, shown=True)
 

@@ -141,9 +141,9 @@ def stores() -> Iterator[tuple[str, Hostile]]:
     yield "scale_true", Hostile(lambda case: case.consistently(lambda run: run["routing"].update(scale=True)), REFUSED)
     yield (
         "a_run_of_268_million_experts_and_no_shard",
-        Hostile(_huge_run_without_shards, HARMLESS, {"compact": 1}, shown=True),
+        Hostile(_huge_run_without_shards, REFUSED),
     )
-    yield "a_hundred_runs_of_a_million_experts", Hostile(_many_runs, HARMLESS, {"compact": 1}, shown=True)
+    yield "a_hundred_runs_of_a_million_experts", Hostile(_many_runs, HARMLESS, shown=True)
 
 
 def _model(fields: dict[str, Any]) -> Callable[[Case], object]:

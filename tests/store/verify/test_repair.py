@@ -299,3 +299,12 @@ def test_bits_flipped_anywhere_cost_nothing_that_a_trace_does_not_bring_back(
         assert verify(store).problems == []
     compact(Store(store), "run")
     require_equal(store, good)
+
+
+def test_a_store_json_that_says_an_older_format_costs_no_shard(store: Path, good: Path) -> None:
+    (store / "store.json").write_text('{"format": "moetrace-store", "version": 3}')
+    with pytest.raises(StoreError, match=r"store\.json: version: is 3, .* is of version 4"):
+        _ = Store(store).commits
+    verdict = verify(store, repair=True)
+    assert verdict.done == ["store.json: is written again, as the records prove it"]
+    require_equal(store, good)
