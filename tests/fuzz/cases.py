@@ -9,6 +9,7 @@ import io
 import json
 import os
 import tarfile
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,7 @@ def odd_json(rng: random.Random, tree: Any) -> str:
         if isinstance(parent, dict) and rng.random() < 0.3:
             parent[rng.choice(ODD_TEXTS)] = parent.pop(key)
         else:
-            parent[key] = rng.choice(ODD_VALUES)
+            parent[key] = deepcopy(rng.choice(ODD_VALUES))  # a later change is not to change it for all cases
     text = json.dumps(tree, indent=rng.choice([None, 1]), ensure_ascii=rng.random() < 0.5)
     return text.replace("Infinity", rng.choice(["1e999", "Infinity", "-1e999"]))
 

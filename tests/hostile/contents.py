@@ -71,11 +71,8 @@ def stores() -> Iterator[tuple[str, Hostile]]:
                 Hostile(lambda case, change=change: case.parquet("sequences", change), TABLES, shown=True),
             )
     for table, rows in (("usage", 1_000_000), ("routes", 1_000_000), ("sequences", 50_000)):  # texts meet in pairs
-        change = partial(_long, rows=rows)
-        yield (
-            f"{table}_with_{rows}_rows",
-            Hostile(lambda case, t=table, c=change: case.parquet(t, c), TABLES, shown=True),
-        )
+        build = partial(_with_rows, table=table, rows=rows)
+        yield f"{table}_with_{rows}_rows", Hostile(build, TABLES, shown=True)
     yield "usage_of_3000_row_groups", Hostile(_row_groups("usage"), HARMLESS, shown=True)
     yield "compacted_counts_twice", Hostile(_compacted(_counted_twice), ROLLUPS, shown=True)
     yield "compacted_rubbish", Hostile(_compacted(lambda _: BYTES["text"]), ROLLUPS, shown=True)
@@ -101,8 +98,8 @@ def _twice(table: pa.Table) -> pa.Table:
     return pa.concat_tables([table, table])
 
 
-def _long(table: pa.Table, rows: int) -> pa.Table:
-    return table.take([0] * rows)
+def _with_rows(case: Case, table: str, rows: int) -> None:
+    case.parquet(table, lambda found: found.take([0] * rows))
 
 
 def _one_more(table: pa.Table) -> pa.Table:
@@ -221,7 +218,7 @@ def _bomb(table: pa.Table) -> bytes:
     """A small file of very many rows, all the same."""
     import pyarrow.parquet as pq
 
-    part = _long(table, 1_000_000)
+    part = table.take([0] * 1_000_000)
     sink = io.BytesIO()
     with pq.ParquetWriter(sink, part.schema, compression="zstd") as writer:
         for _ in range(3):

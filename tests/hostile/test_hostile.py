@@ -7,12 +7,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from tests.hostile.case import make_good
 from tests.hostile.commands import COMMANDS, MASK_COMMANDS
 from tests.hostile.judge import unexpected, wrong
 from tests.hostile.kit import HOSTILE, UNCHANGED, USUAL
 from tests.hostile.masks import MASKS
+from tests.support.examples import FULL
 from tests.support.masks import mask_of
 from tests.support.writer_server import ForkedProcess
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from tests.hostile.hostile import Hostile
 
 EVERYTHING = os.environ.get("MOETRACE_HOSTILE") == "all"
+STORES = [*HOSTILE] if EVERYTHING else USUAL[:: FULL // settings().max_examples]  # of the quick profile a tenth
 GOOD_MASK = mask_of([(1, 0), (2, 3)], moe_layers=(1, 2, 5), num_experts=8, top_k=2, target="deu_Latn")
 
 
@@ -53,7 +56,7 @@ def results(job: str, name: str, good: Path, folder: Path, *more: object) -> dic
     return found
 
 
-@pytest.mark.parametrize("name", HOSTILE if EVERYTHING else USUAL)
+@pytest.mark.parametrize("name", STORES)
 def test_a_hostile_store_is_only_data(name: str, good: Path, said_of_good: dict[str, Any], tmp_path: Path) -> None:
     found = results("try_store", name, good, tmp_path, EVERYTHING)
     hostile = HOSTILE[name]
