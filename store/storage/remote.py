@@ -95,7 +95,8 @@ class RemoteStorage(Storage):
             self.filesystem.invalidate_cache()
             found: dict[str, dict[str, Any]] = self.filesystem.find(where, detail=True)
         cut = len(self._root) + 1
-        entries = [_entry(path[cut:], about) for path, about in found.items()]
+        # Of a folder that fills in this moment, s3fs may say that it is a folder.
+        entries = [_entry(path[cut:], about) for path, about in found.items() if about["type"] == "file"]
         return sorted(entries, key=lambda entry: entry.path)
 
     def create(self, path: str, content: bytes, *, durable: bool = True) -> bool:  # noqa: ARG002  a put is durable

@@ -137,12 +137,17 @@ def _status(name: str) -> int:
 def fuzz(seeds: Iterable[int], *, until: float = float("inf")) -> tuple[Counter[str], int]:
     """Run cases until a time; return how many came to what, and the most that memory grew beyond TIMES a size."""
     came, most = Counter[str](), 0
-    for seed in seeds:
-        if time.monotonic() > until:
-            break
-        outcome, beyond = run_case(seed)
-        came[outcome] += 1
-        most = max(most, beyond)
+    gc.collect()
+    gc.freeze()  # what is there now need not be looked at before each case
+    try:
+        for seed in seeds:
+            if time.monotonic() > until:
+                break
+            outcome, beyond = run_case(seed)
+            came[outcome] += 1
+            most = max(most, beyond)
+    finally:
+        gc.unfreeze()
     return came, most
 
 

@@ -119,7 +119,7 @@ def test_what_is_not_json_is_refused_with_the_place(content: bytes | None, messa
     [
         (["model", "id"], "a\nb", r"\$.model.id: 'a\\nb' is no text of at most 4,096 printable characters"),
         (["model", "id"], "x" * (1 << 20), r"\$.model.id: 'xxx.* is no text of at most"),
-        (["model", "id"], "\ud800", r"\$.model.id: '\\ud800' is no text"),
+        (["model", "id"], "\ud800", "holds a text that is no Unicode"),
         (["model", "id"], "\u202egpj", r"\$.model.id: '\\u202egpj' is no text"),
         (["model", "revision"], "x" * 300, r"\$.model.revision: .* is too long"),
         (["model", "num_experts"], 10**4000, r"\$.model.num_experts: a number above"),

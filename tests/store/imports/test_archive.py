@@ -125,14 +125,19 @@ def test_xz_in_several_streams_is_read_and_a_cut_one_refused(tmp_path: Path) -> 
 
 
 def test_an_archive_of_many_members_takes_the_memory_of_one(tmp_path: Path) -> None:
-    peaks = []
-    for count in (100, 4000):
-        file = write(tmp_path / f"{count}.tar", *((member(f"{number}"), b"") for number in range(count)))
+    def peak(file: Path) -> int:
         tracemalloc.start()
         unpack(file, tmp_path, LAYER_FILE, Progress())
-        peaks.append(tracemalloc.get_traced_memory()[1])
+        found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert peaks[1] < 1.5 * peaks[0]
+        return found
+
+    few, many = (
+        write(tmp_path / f"{count}.tar", *((member(f"{number}"), b"") for number in range(count)))
+        for count in (100, 4000)
+    )
+    # The least of three: whatever else this process does meanwhile is measured as well.
+    assert min(peak(many) for _ in range(3)) < 1.5 * min(peak(few) for _ in range(3))
 
 
 def test_reading_is_bounded_whatever_it_unpacks_to(tmp_path: Path) -> None:
