@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from moetrace.cli.options import STORE
-from moetrace.cli.terminal import printable
+from moetrace.cli.terminal import json_document, printable
 
 if TYPE_CHECKING:
     from moetrace.store.verify.verdict import Verdict
@@ -64,7 +63,7 @@ def verify(store: str, quick: bool, repair: bool, dry_run: bool, as_json: bool) 
         if not as_json:
             _print_done(verdict)
     if as_json:
-        click.echo(json.dumps(_document(store, verdict), indent=1))
+        click.echo(json_document(_document(store, verdict)))
     return 1 if verdict.problems else 0
 
 

@@ -12,8 +12,6 @@ from moetrace.store.storage.claims import LivingClaims
 from moetrace.store.write.quarantine import move_to_quarantine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from moetrace.store.storage.base import Entry, Storage
 
 
@@ -75,10 +73,6 @@ def remove(storage: Storage, removal: Removal, *, force: bool = False) -> str:
     if not force:
         return move_to_quarantine(storage, dict.fromkeys(paths, f"{removal.what} was removed"))
     with as_store_errors(storage, "written", "; some files are gone, try again"):
-        _delete(storage, paths)
+        for path in paths:
+            storage.delete(path)
     return ""
-
-
-def _delete(storage: Storage, paths: Iterable[str]) -> None:
-    for path in paths:
-        storage.delete(path)

@@ -157,6 +157,7 @@ class Catalog:
 
     def files(self, table: str) -> list[ShardFile]:
         """Return the committed files of a table over all runs."""
+        root = self.storage.location
         return [
             ShardFile(
                 commit.run,
@@ -166,7 +167,7 @@ class Catalog:
                 file.path,
                 file.rows,
                 commit.version or self.format.oldest,
-                self.storage.location,
+                root,
             )
             for commit in self.commits
             for file in commit.files
