@@ -265,6 +265,8 @@ def _run_row(record: RunRecord) -> tuple[object, ...]:
         routing.get("scale"),
         routing.get("selection_bias"),
         record.corpus.get("pivot"),
+        record.parallel,
+        record.special_token_ids,
         record.tables,
     )
 

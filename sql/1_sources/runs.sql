@@ -22,6 +22,8 @@
 --   scale: the routed scaling factor
 --   selection_bias: whether experts are selected with a bias that weights do not carry
 --   pivot_lang: the pivot language, that others are compared to
+--   parallel: whether the same text id in two languages means the same text
+--   special_token_ids: token ids that are no text, such as those that begin and end one; NULL where nobody knows
 --   tables: names of the tables that were traced
 create or replace table runs (
     run varchar,
@@ -41,5 +43,7 @@ create or replace table runs (
     scale double,
     selection_bias boolean,
     pivot_lang varchar,
+    parallel boolean,
+    special_token_ids integer [],
     tables varchar []
 );

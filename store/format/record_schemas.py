@@ -96,6 +96,7 @@ class Model(_Open):
     parameters: Count | None = None
     dtype: Text | None = None
     tokenizer_sha256: Text | None = None
+    special_token_ids: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(max_length=1 << 16)] | None = None
 
     @model_validator(mode="after")
     def _top_k_of_experts(self) -> Model:
@@ -121,6 +122,7 @@ class Corpus(_Open):
     sha256: Text | None = None
     languages: Annotated[list[Language], AfterValidator(_once_each)]
     pivot: Language | None = None
+    parallel: bool | None = None
     texts: dict[Language, Count] = {}
     tokens: dict[Language, Count] = {}
     shards: dict[Language, Count] = {}

@@ -24,10 +24,11 @@ class RunRecord:
     Everything but `provenance` identifies the run: resuming with a record that differs there is refused.
 
     - model: id, revision, config_sha256, family, moe_layers, num_layers, num_experts, top_k, dtype, tokenizer_sha256,
-      and, where known, parameters_per_expert and parameters (of the whole model)
+      and, where known, parameters_per_expert and parameters (of the whole model) and special_token_ids
     - routing: scoring (softmax | sigmoid), normalized (the weights of a token sum to `scale`), scale,
       selection_bias (selection uses a bias that weights do not carry); null in a run without `routes`: unknown
-    - corpus: sha256, languages, pivot, and texts, tokens and shards of each language
+    - corpus: sha256, languages, pivot, and texts, tokens and shards of each language; parallel: false where the same
+      text id in two languages does not mean the same text
     - settings: what else decides the numbers (max_model_len, shard_tokens, weight_precision, tables, engine, ...);
       of an import, `imported`: the format, and `tokens`: "nominal" where only activation frequencies are known
     - provenance: where and when it was made; not compared
@@ -65,9 +66,20 @@ class RunRecord:
         """Return whether T is nominal: only activation frequencies are known, and counts stand for so many tokens."""
         return self.settings.get("tokens") == "nominal"
 
+    @property
+    def parallel(self) -> bool:
+        """Return whether the same text id in two languages means the same text."""
+        return self.corpus.get("parallel", True) is not False
+
+    @property
+    def special_token_ids(self) -> list[int] | None:
+        """Return the token ids that are no text, such as those that begin and end one; None where nobody knows."""
+        return self.model.get("special_token_ids")
+
     def identity(self) -> dict[str, Any]:
         """Return the part of the record that must not change while a run is resumed."""
         record = asdict(self)
+        record["model"].pop("special_token_ids", None)  # older records lack them, and the tokenizer has a digest
         # What a person chose stands first: it is what a message about a difference should name.
         return {key: record[key] for key in ("run", "settings", "model", "routing", "corpus")}
 

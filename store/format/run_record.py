@@ -30,9 +30,10 @@ MODEL = (
     "parameters",
     "dtype",
     "tokenizer_sha256",
+    "special_token_ids",
 )
 # What a person chose stands first: a refused run names the first fields that differ.
-CORPUS = ("selection", "sha256", "languages", "pivot", "texts", "tokens", "shards", "truncated")
+CORPUS = ("selection", "sha256", "languages", "pivot", "parallel", "texts", "tokens", "shards", "truncated")
 
 
 def make_run_record(
