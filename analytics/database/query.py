@@ -14,6 +14,7 @@ from moetrace.store.format.schema import TABLE_NAMES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PARALLEL = "parallel text ids"  # what a view's header says it needs where it pairs texts of one id
 WRITES_FILES = {duckdb.StatementType.COPY, duckdb.StatementType.EXPORT}
 
 
@@ -32,22 +33,28 @@ def run_query(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[duc
 
 
 def missing_inputs(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
-    """Return a sentence for each view that a query names and each run that was traced without what the view needs.
+    """Return a sentence for each view that a query names and each run that lacks what the view needs.
 
     Where the query names runs, only those are looked at. What such a view has of such a run are no rows, or NULL.
     """
     named = set(re.findall(r"[\w.-]+", query))
     with translate_duckdb_errors():
-        runs: list[tuple[str, list[str]]] = connection.execute("select run, tables from runs order by run").fetchall()
+        runs: list[tuple[str, list[str], bool]] = connection.execute(
+            "select run, tables, parallel from runs order by run"
+        ).fetchall()
     wanted = [found for found in runs if found[0] in named] or runs
     found = []
     for view in (view for name, view in views().items() if name in named):
-        for run, tables in wanted:
-            lacking = [table for table in TABLE_NAMES if table in view.needs.split(", ") and table not in tables]
+        needs = view.needs.split(", ")
+        for run, tables, parallel in wanted:
+            lacking = [table for table in TABLE_NAMES if table in needs and table not in tables]
             if lacking:
-                found.append(
-                    f"{view.name} has nothing of run '{run}', which was traced without {' and '.join(lacking)}"
-                )
+                reason = f"which was traced without {' and '.join(lacking)}"
+            elif PARALLEL in needs and not parallel:
+                reason = "whose text ids are not parallel: the same id in two languages is not the same text"
+            else:
+                continue
+            found.append(f"{view.name} has nothing of run '{run}', {reason}")
     return found
 
 
