@@ -39,6 +39,13 @@ def metric_frame(connection: duckdb.DuckDBPyConnection, name: str, **arguments: 
     return frame
 
 
+def permutation_arguments(permutations: int, seed: int) -> dict[str, int]:
+    """Return the arguments of a macro that permutes languages; raise MoetraceError for a number that cannot be."""
+    if permutations < 0:
+        raise MoetraceError(f"permutations = {permutations}: 0 is none, which leaves p unknown; 999 is the default")
+    return {"permutations": permutations, "seed": seed}
+
+
 def traced_layers(connection: duckdb.DuckDBPyConnection, layers: Sequence[int] | None) -> list[int]:
     """Return which of `layers` (of all where None) any run of the store has, ascending."""
     with translate_duckdb_errors():

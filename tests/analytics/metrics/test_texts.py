@@ -102,11 +102,9 @@ def test_texts_that_are_no_translations_of_each_other_are_not_compared(tmp_path:
     record = replace(record, corpus={**record.corpus, "parallel": False})
     alone = open_worlds(tmp_path / "alone", [make_world(18, record)])
     assert alone.sql("from pivot_similarity").fetchall() == []
-    assert missing_inputs(alone, "from pivot_similarity") == [
-        "pivot_similarity has nothing of run 'run', whose text ids are not parallel: "
-        "the same id in two languages is not the same text"
-    ]
-    with pytest.raises(MoetraceError, match="run 'run', whose text ids are not parallel"):
+    reason = "whose text ids are not parallel: the same id in two languages is not the same text"
+    assert missing_inputs(alone, "from pivot_similarity") == [f"pivot_similarity has nothing of run 'run', {reason}"]
+    with pytest.raises(MoetraceError, match=reason):
         metrics.pivot_similarity(alone)
     beside = open_worlds(tmp_path / "beside", [make_world(18, record), make_world(19, make_record("other"))])
     assert set(metrics.pivot_similarity(beside)["run"]) == {"other"}

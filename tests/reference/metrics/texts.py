@@ -23,7 +23,9 @@ def derangements_of(pivot_tokens: Mapping[str, int], number: int) -> list[dict[s
     `pivot_tokens` are the tokens in the pivot language of each text id that is shared with it. A derangement lacks the
     texts of blocks that have no further one.
     """
-    ordered = sorted(pivot_tokens, key=lambda text: (pivot_tokens[text], md5(text.encode()).hexdigest(), text))
+    ordered = sorted(
+        pivot_tokens, key=lambda text: (pivot_tokens[text], md5(text.encode(), usedforsecurity=False).hexdigest(), text)
+    )
     blocks: dict[int, list[str]] = {}
     number_of_blocks = max(1, len(ordered) // 8)
     for rank, text in enumerate(ordered):
