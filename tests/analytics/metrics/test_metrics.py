@@ -47,6 +47,7 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
         *({}, {"derangements": 0}, {"derangements": 1}, {"derangements": 12}),
         *({"pivot_lang": "y"}, {"pivot_lang": "nobody"}),
     ],
+    "divergence_vs_vocabulary": [{}, {"permutations": 0}, {"permutations": 50, "seed": 3}],
     "specificity": [{}, {"alpha": 0.5}],
     "overlap": [{}, {"alpha": 0}],
     "exclusive_experts": [{}, {"threshold": 0.2}, {"threshold": 1}],
