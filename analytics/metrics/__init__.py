@@ -20,7 +20,7 @@ from moetrace.analytics.metrics.sets import (
     jaccard_by_layer,
     jaccard_by_pair,
 )
-from moetrace.analytics.metrics.texts import pivot_similarity, routing_consistency
+from moetrace.analytics.metrics.texts import corpus_profile, pivot_similarity, routing_consistency
 from moetrace.analytics.metrics.vocabulary import (
     divergence_vocabulary_controlled,
     divergence_vs_vocabulary,
@@ -30,6 +30,7 @@ from moetrace.analytics.metrics.vocabulary import (
 __all__ = [
     "activation",
     "activation_gap",
+    "corpus_profile",
     "divergence",
     "divergence_by_layer",
     "divergence_vocabulary_controlled",

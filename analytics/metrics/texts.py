@@ -20,6 +20,11 @@ _PAIR_LAYERS = 1 << 23  # pairs of texts x layers that are compared together, at
 _TEXT_CELLS = 1 << 24  # texts x layers x experts of one language that are held together, at about 50 bytes each
 
 
+def corpus_profile(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
+    """Return what the texts of each language are made of: tokens, fertility, generated, special and repeated ones."""
+    return metric_frame(connection, "corpus_profile")
+
+
 def pivot_similarity(
     connection: duckdb.DuckDBPyConnection,
     pivot_lang: str | None = None,
