@@ -142,9 +142,9 @@ def _excess_findings(means: pl.DataFrame, frame: pl.DataFrame) -> tuple[str, ...
     high, low = depth.row(0, named=True), depth.row(-1, named=True)
     if max(abs(high["excess"]), abs(low["excess"])) < HAIR:
         said = (
-            "A text is routed hardly more like its own translation than like those of other texts: excess is "
-            f"{high['excess']:.4f} where it is highest (layer {high['layer']}), over all languages. Similarity "
-            "measures script and language here, not the sentence."
+            "A text is routed hardly more like its own translation than like those of other texts: excess, the mean "
+            f"over languages, is {high['excess']:.4f} where it is highest (layer {high['layer']}). Similarity measures "
+            "script and language here, not the sentence."
         )
         return (said,)
     first, last = means.row(0, named=True), means.row(-1, named=True)

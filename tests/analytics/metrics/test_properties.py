@@ -29,13 +29,15 @@ def test_every_value_lies_in_its_range(tmp_path: Path) -> None:
         "jaccard": {"jaccard": 1, "isolation": 1},
         "routing_entropy": {"entropy": math.log(6), "entropy_normalized": 1, "probability_entropy_normalized": 1},
         "divergence": {"jsd": math.log(2), "jsd_normalized": 1, "probability_jsd_normalized": 1},
-        "pivot_similarity": {"divergence": 1, "similarity": 1},
+        "pivot_similarity": {"divergence": 1, "similarity": 1, "mispaired": 1},
         "specificity": {"specificity": len(world.texts)},
         "overlap": {"overlap": 1},
         "activation_gap": {"gap": 1},
         "language_specialization": {"specialization": 1},
         "exclusive_experts": {"share": 1, "language_share": 1},
         "vocabulary_overlap": {"type_jaccard": 1, "token_overlap": 1},
+        "divergence_vocabulary_controlled": {"jsd_controlled": math.log(2), "token_share": 1},
+        "divergence_vs_vocabulary": {"p_type": 1, "p_token": 1},
         "routing_consistency": {"consistency": 1},
     }
     for name, columns in ranges.items():
@@ -133,7 +135,8 @@ def test_a_run_of_which_only_counts_are_known_has_no_rows_where_more_is_needed(t
     record = make_record(languages=["a", "b"], moe_layers=[0], num_experts=2, top_k=1, tables=["usage"])
     counts = {"a": np.array([[4, 6]]), "b": np.array([[5, 5]])}
     opened = connect(write_counts(tmp_path, record, counts, {"a": 10, "b": 10}))
-    for name in ("vocabulary_overlap", "divergence_vs_vocabulary", "routing_consistency"):
+    of_tokens = ("vocabulary_overlap", "divergence_vs_vocabulary", "divergence_vocabulary_controlled")
+    for name in (*of_tokens, "routing_consistency"):
         with pytest.raises(MoetraceError, match=f"{name} has nothing of run 'run', which was traced without"):
             getattr(metrics, name)(opened)
     with pytest.raises(MoetraceError, match="was traced without sequences and profiles"):
