@@ -2,7 +2,7 @@
 
 The delta method: E[H(p^)] is H(p) - 1/2 sum_e V(p_e) / p_e to the second order (Miller, 1955, with the variance over
 texts in place of the multinomial one: tokens of a text are no independent draws). Terms of experts that were never used
-are 0.
+are 0. The jackknife (Quenouille, 1956) sees the bias in what leaving texts out changes.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ def divergence_bias(p: Floats, q: Floats, variance_p: Floats, variance_q: Floats
 def covariance_bias(p: Floats, q: Floats, covariance: Floats) -> float:
     """Return what `divergence_bias` is too large by where the texts are translations: sum_e C_e / (4 m_e), nats."""
     return float(_ratio(covariance, (p + q) / 2).sum()) / 4
+
+
+def jackknife_bias(value: float, left_out: Floats) -> float:
+    """Return the bias of a value by its values [J] with one of J parts left out: (J - 1) (their mean - value)."""
+    return (len(left_out) - 1) * (float(left_out.mean()) - value)
 
 
 def _unbiased(texts: int) -> float:
