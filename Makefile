@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 
 .PHONY: install demo test test-quick test-oldest test-gpu lint format bench-trace bench-store bench-plan bench-analytics \
-	bench-training calibrate chaos fuzz-imports fuzz-store experiment-rise model clean
+	bench-training bench-uncertainty calibrate chaos fuzz-imports fuzz-store experiment-rise model clean
 
 install: $(INSTALLED)
 
@@ -81,6 +81,9 @@ bench-plan: install
 
 bench-analytics: install
 	$(BIN)/python -m tests.benchmarks.bench_analytics
+
+bench-uncertainty: install
+	$(BIN)/python -m tests.benchmarks.bench_uncertainty
 
 bench-training: install
 	$(BIN)/python -m tests.benchmarks.bench_training

@@ -16,6 +16,7 @@ from moetrace.analytics.uncertainty.bias import (
     share_variance,
 )
 from moetrace.analytics.uncertainty.intervals import check_interval, interval_of
+from moetrace.analytics.uncertainty.products import on_one_thread
 from moetrace.analytics.uncertainty.samples import CountSamples, find_samples
 from moetrace.analytics.uncertainty.statistics import METRICS, activation_shares
 from moetrace.store.errors import MoetraceError
@@ -94,8 +95,9 @@ def bootstrap(
     once = np.ones((1, len(texts.names)), dtype=np.uint16)
     rows = []
     for layer, samples in samples_by_layer:
-        values, replicated = samples.weighted(once), samples.weighted(weights)
-        without = {} if jackknife is None else samples.weighted(jackknife)
+        with on_one_thread():
+            values, replicated = samples.weighted(once), samples.weighted(weights)
+            without = {} if jackknife is None else samples.weighted(jackknife)
         corrected = corrections(metric, samples, without)
         for key, (value,) in values.items():
             found = replicated[key]

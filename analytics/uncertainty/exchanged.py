@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import ThreadpoolController
 
 from moetrace.analytics.uncertainty.mispairing import Mispairing
 from moetrace.analytics.uncertainty.permutation import Exchange
+from moetrace.analytics.uncertainty.products import on_one_thread
 from moetrace.analytics.uncertainty.samples import read_counts, read_profiles
 from moetrace.analytics.uncertainty.statistics import Floats, activation_shares, entropy, mean_share
 from moetrace.store.errors import MoetraceError, UnknownNameError
@@ -91,11 +91,10 @@ def nulls_of_counts(
         tested = tested_of_counts(metric, pair, counts, exchange, {"top_k": texts.top_k, **arguments})
         return [Null(key, value, found, exchange.texts) for key, (value, found) in tested.items()]
 
-    libraries = ThreadpoolController()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for layer in texts.layers:
             counts = read_counts(texts, layer)
-            with libraries.limit(limits=1):  # products of several pairs at once would wait for each other's threads
+            with on_one_thread():
                 parts = list(pool.map(partial(nulls, counts=counts), pairs))
             yield layer, [null for part in parts for null in part]
 

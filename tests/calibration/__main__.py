@@ -47,7 +47,17 @@ def main() -> None:
 
 
 def _traced(corpus: Path, store: Path, languages: Sequence[str]) -> Path:
-    command = [sys.executable, "-m", "moetrace", "trace", "bundled", "--corpus", str(corpus), "--store", str(store)]
+    command = [
+        sys.executable,
+        "-m",
+        "moetrace.cli.main",
+        "trace",
+        "bundled",
+        "--corpus",
+        str(corpus),
+        "--store",
+        str(store),
+    ]
     subprocess.run([*command, *(part for lang in languages for part in ("--lang", lang))], check=True)
     return store
 

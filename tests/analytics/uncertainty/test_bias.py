@@ -50,7 +50,6 @@ def plug_in(*counts: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("texts", [10, 20, 50])
-@pytest.mark.parametrize("texts", [10, 20, 50])
 def test_two_samples_of_one_language_do_not_diverge(texts: int) -> None:
     everything, rng = population(1), np.random.default_rng(texts)
     drawn = [[everything[rng.choice(len(everything), texts)] for _ in range(2)] for _ in range(300)]
