@@ -29,8 +29,7 @@ def compact(store: str, run: str | None, moments: bool) -> None:
 
     With --moments, languages with shards of a format before 5 get the columns `count_squared_sum` and
     `count_decisions_sum`, which are NULL otherwise: the routes of such shards are read, a layer in memory at a time. A
-    later `compact` keeps them while those shards are as they were, and computes nothing twice. Where you mean to
-    upgrade a store of a format before 4, do that first: it changes every record.
+    later `compact` keeps them while those shards have the same files, and computes nothing twice.
 
     \b
     moetrace compact my-store

@@ -12,6 +12,7 @@ from moetrace.store.format.schema import FORMAT_VERSION
 from moetrace.store.read.reader import Store
 from moetrace.store.read.store_format import format_text
 from moetrace.store.verify.verify import verify
+from moetrace.store.write.compact import compact
 from moetrace.store.write.quarantine import move_to_quarantine
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ def upgrade(place: str | Path, *, on_shard: Callable[[int, int], None] | None = 
     """Let new shards be written in the newest format beside those of an older one; return the version it had.
 
     Everything is verified first. Then each record is written again with what it lacks: a checksum, the format version
-    of the shard, checksums of every block of its files, a copy of the run record. Compacted roll-ups that can no longer
-    be used are taken out. store.json comes last: until then an older moetrace still reads the store, and the same call
-    goes on. `on_shard` is told how many of how many shards are verified.
+    of the shard, checksums of every block of its files, a copy of the run record. Roll-ups that are compacted are
+    compacted again, and those of an older format taken out. store.json comes last: until then an older moetrace still
+    reads the store, and the same call goes on. `on_shard` is told how many of how many shards are verified.
 
     Raises StoreError where there is no store, something in it is bad, somebody is writing, or it cannot be written.
     """
@@ -57,7 +58,7 @@ def upgrade(place: str | Path, *, on_shard: Callable[[int, int], None] | None = 
             files = tuple(_with_checksums(storage, file) for file in commit.files)
             known = replace(commit, version=commit.version or store.format.oldest, files=files)
             _replace(storage, layout.commit_path(commit.run, commit.lang, commit.shard), known.to_json().encode())
-        kept = _compacted_in_use(Store(storage))
+        kept = _compacted_again(storage)
         listed = [entry.path for entry in storage.listing(layout.COMPACT) if layout.place_of(entry.path)]
         if old := [path for path in listed if path not in kept]:
             move_to_quarantine(storage, dict.fromkeys(old, "is of an older format; `moetrace compact` makes it again"))
@@ -71,12 +72,13 @@ def _replace(storage: Storage, path: str, content: bytes) -> None:
         storage.replace(path, content)
 
 
-def _compacted_in_use(store: Store) -> set[str]:
-    """Return the paths of compacted roll-ups, and of their indexes, that are used for every language."""
-    kept = set[str]()
+def _compacted_again(storage: Storage) -> set[str]:
+    """Compact what was compacted of commit records that have changed; return the paths of all that is now in use."""
+    kept, store = set[str](), Store(storage)
     for run, index in store.indexes.items():
-        if len(index.current(store.commit_files)) == len({entry.commit.lang for entry in index.entries.values()}):
-            kept |= {layout.compact_index_path(run), index.data.path}
+        unchanged = index.unchanged(store.commit_files).keys() == index.entries.keys()
+        data = index.data if unchanged else compact(store, run).index.data
+        kept |= {layout.compact_index_path(run), data.path}
     return kept
 
 

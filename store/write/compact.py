@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from moetrace.store.errors import StoreError, as_store_errors
 from moetrace.store.format import layout
 from moetrace.store.format.schema import MOMENTS_SINCE, rollups
-from moetrace.store.read.compact_index import CompactIndex, IndexEntry
+from moetrace.store.read.compact_index import CompactIndex, IndexEntry, without_checksums
 from moetrace.store.read.moments import SOURCES, added_moments, moments_in, shard_moments, with_moments
 from moetrace.store.read.rollups import added_up, compacted_rows
 from moetrace.store.write.files import HashedFile, write_parquet
@@ -50,8 +50,8 @@ def compact(
     """Add up the roll-ups of a run, shard after shard, and put them beside the commit records.
 
     `moments`: second moments over texts are computed from routes where shards of a format before 5 lack them; without
-    it, those that an earlier `compact` computed are kept while its shards are as they were. `on_shard` is told how many
-    of how many such shards are done.
+    it, those that an earlier `compact` computed are kept while its shards have the same files. `on_shard` is told how
+    many of how many such shards are done.
 
     Raises StoreError where a file of a shard is damaged, or the store cannot be written. What was compacted before
     stays for an hour: readers, and another `compact` at the same time, may be about to use it. A run that grows later
@@ -130,7 +130,11 @@ class _Languages:
         return added_moments(parts)
 
     def _before(self) -> dict[str, tuple[Moments, set[str]]]:
-        """Return the moments of each language that is compacted as it is, and which shards these are of."""
+        """Return the moments of each language whose shards were compacted as they are, and which shards these are of.
+
+        Files are compared, by digest, not the times of commit records: of a store that was copied or upgraded, too,
+        nothing is computed twice.
+        """
         index = self._catalog.indexes.get(self._record.run)
         if index is None or self._total == 0:
             return {}
@@ -138,11 +142,14 @@ class _Languages:
             rows = compacted_rows(self._catalog, self._record, index.data)
         except StoreError:
             return {}  # whatever it said is made again
-        found = {lang: moments_in(rows[lang]) for lang in index.current(self._catalog.commit_files) if lang in rows}
-        shards: dict[str, set[str]] = {}
-        for entry in index.entries.values():
-            shards.setdefault(entry.commit.lang, set()).add(entry.commit.key)
-        return {lang: (moments, shards[lang]) for lang, moments in found.items() if moments}
+        now = {commit.key: without_checksums(commit).files for each in self._commits.values() for commit in each}
+        then = {entry.commit.key: without_checksums(entry.commit) for entry in index.entries.values()}
+        changed = {commit.lang for key, commit in then.items() if now.get(key) != commit.files}
+        found: dict[str, tuple[Moments, set[str]]] = {}
+        for lang in rows.keys() - changed:
+            if moments := moments_in(rows[lang]):
+                found[lang] = moments, {key for key, commit in then.items() if commit.lang == lang}
+        return found
 
     def _report(self, commit: CommitRecord) -> None:
         self._done += self._lacks(commit)

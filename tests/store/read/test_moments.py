@@ -130,13 +130,29 @@ def test_what_was_computed_stays_and_is_not_computed_twice(
             assert f"second moments of {shards} from routes" in capsys.readouterr().out
             assert moments(older) == counted(world)
     assert upgrade(older) == 4
-    assert Store(older).rollups()[1] == [], "an upgrade from format 4 leaves in use what is compacted"
+    assert Store(older).rollups()[1] == [], "an upgrade leaves in use what is compacted"
     whole = write_later(older, world)
     assert moments(older) == counted(whole), "what is compacted and the new shard add up"
     assert moetrace(["compact", str(older)]) == 0
     assert moments(older) == counted(whole)
     assert Store(older).rollups()[1] == []
     assert verify(older).problems == []
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_upgraded_and_copied_stores_have_them_still(
+    tmp_path: Path, world: World, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_world(tmp_path / "store", world, texts_in_shard=3)
+    compact(Store(as_written_in(version, tmp_path / "store")), "run", moments=True)
+    monkeypatch.setattr(compact_module, "shard_moments", None)
+    assert upgrade(tmp_path / "store") == version
+    assert moments(tmp_path / "store") == counted(world)
+    assert verify(tmp_path / "store").problems == verify(tmp_path / "store").notes == []
+    copied = shutil.copytree(tmp_path / "store", tmp_path / "copied", copy_function=shutil.copy)
+    assert set(moments(copied).values()) == {(None, None)}, "commit records have other times"
+    assert moetrace(["compact", str(copied)]) == 0
+    assert moments(copied) == counted(world)
 
 
 def test_shards_that_come_later_without_them_are_counted_alone(
