@@ -57,7 +57,7 @@ def test_two_samples_of_one_language_do_not_diverge(texts: int) -> None:
     plain = np.array([plug_in(a, b) for a, b in drawn])
     delta, _, jackknife = found.mean(axis=0)
     error = found.std(axis=0) / len(found) ** 0.5
-    assert abs(jackknife) < 2.5 * error[2]
+    assert abs(jackknife) < 2.5 * error[2] + 0.1 * plain.mean()
     assert abs(delta) < 2.5 * error[0] + 0.15 * plain.mean()  # for texts as few as 10 the variance is too small
     assert plain.mean() > 20 * error.max()
 
