@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moetrace.store.errors import CaptureError
-from moetrace.store.format.schema import ADDED_COLUMNS
+from moetrace.store.format.schema import ADDED_COLUMNS, MOMENTS_SINCE
 from moetrace.store.shard.shard import check_layer
 
 if TYPE_CHECKING:
@@ -119,6 +119,11 @@ class ShardContent:
         tolerance = 0 if not self._counted_only else 1e-3 * decisions
         if count is None or count.min() < 0 or np.abs(count.sum(axis=1) - decisions).max() > tolerance:
             yield f"counts of a layer do not sum to {decisions}"
+        if self._version >= MOMENTS_SINCE and not self._counted_only:
+            squares = float(np.square(self._lengths * float(self._record.top_k)).sum())
+            products = self._usage["count_decisions_sum"]
+            if products is None or not np.allclose(products.sum(axis=1), squares, rtol=SUM_TOLERANCE):
+                yield f"count_decisions_sum of a layer does not sum to {squares:.0f}"
         for name, values in expected.items():
             if values is not None and not _same(self._usage[name], values):
                 yield f"{name} is not what the profiles add up to"
@@ -161,10 +166,13 @@ class ShardContent:
         counts = np.bincount(flat, minlength=size)
         sums = {"count": counts, "weight_sum": np.bincount(flat, weights.ravel().astype(np.float64), minlength=size)}
         if self._text_of_token is not None:
+            decisions = self._lengths * float(self._record.top_k)
             bins = self._text_of_token[None, :] * size + experts
             by_text = np.bincount(bins.ravel(), minlength=texts * size).reshape(texts, size)
-            shares = by_text / (self._lengths * float(self._record.top_k))[:, None]
-            sums["sequence_share_sum"] = shares.sum(axis=0)
+            sums["sequence_share_sum"] = (by_text / decisions[:, None]).sum(axis=0)
+            if self._version >= MOMENTS_SINCE:
+                sums["count_squared_sum"] = np.square(by_text).sum(axis=0)
+                sums["count_decisions_sum"] = (by_text * decisions[:, None]).sum(axis=0)
         for name, values in sums.items():
             stored = self._usage.get(name)
             if stored is None or not _same(stored[index], values):

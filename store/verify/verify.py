@@ -10,9 +10,9 @@ from moetrace.store.format import layout
 from moetrace.store.format.plan_record import MOST_OF_A_PLAN, FailedRecord, PlanRecord
 from moetrace.store.format.schema import FORMAT_VERSION
 from moetrace.store.read.catalog import Catalog
-from moetrace.store.read.compact_index import read_index, without_checksums
+from moetrace.store.read.compact_index import OlderIndexError, read_index, without_checksums
 from moetrace.store.read.rollups import added_up, compacted_rows
-from moetrace.store.read.store_format import StoreFormat, format_text, read_format
+from moetrace.store.read.store_format import SEALED_SINCE, StoreFormat, format_text, read_format
 from moetrace.store.read.verified import read_verified
 from moetrace.store.storage.base import Storage
 from moetrace.store.storage.claims import living_claims
@@ -141,7 +141,7 @@ class _Check:
         if newest > self._catalog.format.version:
             what = f"version: is {self._catalog.format.version}, and there are shards of version {newest}"
             self._verdict.problems.append(Problem(layout.FORMAT, what))
-            if newest == FORMAT_VERSION and _proven(self._storage):
+            if newest >= SEALED_SINCE and _proven(self._storage):
                 self._verdict.repairs.append(_written_again(self._storage))
 
     def shards(self, on_shard: Callable[[int, int], None] | None) -> None:
@@ -211,8 +211,8 @@ class _Check:
             read_verified(self._catalog, index.data, 0, index.data.bytes)
             self._same_sums(record, index)
         except (StoreError, OSError) as error:
-            if not self._catalog.format.sealed:
-                self._verdict.notes.append(f"{at}: is of an older format, not used; `moetrace upgrade` takes it out")
+            if not self._catalog.format.sealed or isinstance(error, OlderIndexError):
+                self._verdict.notes.append(f"{at}: is of an older format, not used; `moetrace compact` makes it again")
                 return
             what = first_line(error).removeprefix(f"{self._storage}: {at}: ")
             what, passing = f"{what}; make it again with `moetrace compact`", is_passing(error)
@@ -238,7 +238,10 @@ class _Check:
         rows = compacted_rows(self._catalog, record, index.data)
         for lang in index.current(listed):
             commits = (self._commits[path] for path in sorted(index.entries) if index.entries[path].commit.lang == lang)
-            files = [file for commit in commits for file in commit.files if file.table == "usage"]
+            oldest = self._catalog.format.oldest
+            files = [
+                (file, commit.version or oldest) for commit in commits for file in commit.files if file.table == "usage"
+            ]
             try:
                 expected = added_up(self._catalog, record, lang, files)
             except StoreError:

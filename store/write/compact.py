@@ -33,9 +33,12 @@ def compact(catalog: Catalog, run: str) -> CompactIndex:
     commits = [commit for commit in catalog.commits if commit.run == run]
     if "usage" not in record.tables:
         raise StoreError(f"{catalog.url}: run '{run}' has no roll-ups that could be added up")
-    by_language: dict[str, list[FileRecord]] = {}
+    by_language: dict[str, list[tuple[FileRecord, int]]] = {}
     for commit in commits:
-        by_language.setdefault(commit.lang, []).extend(file for file in commit.files if file.table == "usage")
+        version = commit.version or catalog.format.oldest
+        by_language.setdefault(commit.lang, []).extend(
+            (file, version) for file in commit.files if file.table == "usage"
+        )
     table = rollups(record.num_experts)
     storage = catalog.storage
     with as_store_errors(catalog.url, "written", "; nothing was lost"):

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
@@ -21,7 +22,7 @@ from moetrace.store.upgrade import upgrade
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.writer import StoreWriter
 from tests.support.records import read_record
-from tests.support.shards import random_shard, record_with
+from tests.support.shards import EXPERTS, LAYERS, random_shard, record_with
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +38,7 @@ def made_in_the_first_format(path: Path) -> Path:
     record = read_record(commit)
     del record["version"]
     for file in record["files"]:
-        if lacking := list(ADDED_COLUMNS[2].get(file["table"], {})):
+        if lacking := [name for columns in ADDED_COLUMNS.values() for name in columns.get(file["table"], {})]:
             content = pq.read_table(path / file["path"], partitioning=None)
             pq.write_table(content.drop_columns(lacking), path / file["path"])
         written = (path / file["path"]).read_bytes()
@@ -52,22 +53,30 @@ def test_a_store_of_the_first_format_is_read_but_not_written(tmp_path: Path) -> 
     db = connect(made_in_the_first_format(tmp_path))
     assert db.sql("select distinct generated, text from sequences").fetchall() == [(0, None)]
     assert db.sql("select distinct generated from tokens").fetchall() == [(False,)]
-    with pytest.raises(StoreError, match="made in format version 1, this moetrace writes 4; `moetrace upgrade"):
+    with pytest.raises(StoreError, match="made in format version 1, this moetrace writes 5; `moetrace upgrade"):
         StoreWriter(tmp_path, record_with())
 
 
 def test_an_upgraded_store_has_shards_of_both_formats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert moetrace(["upgrade", str(made_in_the_first_format(tmp_path))]) == 0
-    assert capsys.readouterr().out == f"{tmp_path}: format version 1 -> 4\n"
+    assert capsys.readouterr().out == f"{tmp_path}: format version 1 -> 5\n"
     assert verify(tmp_path).problems == []
     StoreWriter(tmp_path, record_with()).write(replace(random_shard(1), number=1, seqs=random_shard().seqs + 100))
     db = connect(tmp_path)
+    moments = "count(count_squared_sum), count(count_decisions_sum), count(*)"
+    found = db.sql(f"select shard, {moments} from usage group by 1 order by 1").fetchall()
+    assert found == [(0, 0, 0, LAYERS * EXPERTS), (1, *[LAYERS * EXPERTS] * 3)]
+    # The language has no sum over its texts: half a sum would be a wrong variance.
+    assert db.sql(f"select {moments} from usage_by_language").fetchall() == [(0, 0, LAYERS * EXPERTS)]
+    assert Store(tmp_path).rollup_table().column("count_squared_sum").null_count == LAYERS * EXPERTS
+    scanned = Store(tmp_path).scan("usage").group_by("shard").agg(pl.col("count_squared_sum").count()).collect()
+    assert dict(scanned.iter_rows()) == {0: 0, 1: LAYERS * EXPERTS}
     assert db.sql("select shard, bool_or(generated), count(*) > 0 from tokens group by 1 order by 1").fetchall() == [
         (0, False, True),
         (1, False, True),
     ]
     assert moetrace(["upgrade", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{tmp_path}: has format version 4 already\n"
+    assert capsys.readouterr().out == f"{tmp_path}: has format version 5 already\n"
     counted = "select shard, count(*) from routes group by 1 order by 1"
     assert connect(tmp_path).sql(counted).fetchall() == db.sql(counted).fetchall()
 

@@ -75,6 +75,14 @@ def put(at: int, value: float) -> Callable[[np.ndarray], np.ndarray]:
         ("usage", partial(column, "count", put(0, 10_000)), "counts of a layer do not sum to"),
         ("usage", partial(column, "weight_sum", put(0, 7.5)), "weight_sum of the roll-up"),
         ("usage", partial(column, "sequence_share_sum", put(0, 7.5)), "sequence_share_sum of the roll-up"),
+        ("usage", partial(column, "count_squared_sum", put(0, 7.5)), "count_squared_sum of the roll-up is not what"),
+        (
+            "usage",
+            partial(column, "count_decisions_sum", lambda v: np.roll(v, 1)),
+            "count_decisions_sum of the roll-up is not what",
+        ),
+        ("usage", partial(column, "count_decisions_sum", put(0, np.nan)), "count_decisions_sum of a layer does not"),
+        ("usage", lambda rows: rows.drop_columns(["count_squared_sum"]), "has columns layer"),
         (
             "usage",
             partial(column, "probability_sum", put(0, 7.5)),
