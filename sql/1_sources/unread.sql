@@ -1,5 +1,5 @@
--- A row is one traced token or text, and there is none: what stands in place of `routes`, `tokens` and `sequences` where
---   counts come from roll-ups, so that no file of theirs is opened.
+-- A row is one traced token or text, and there is none: what stands in place of `routes`, `tokens` and `sequences`
+--   where counts come from roll-ups, so that no file of theirs is opened.
 --
 -- formula: empty
 -- range: no rows

@@ -1,8 +1,8 @@
 -- A row is one expert of one MoE layer for one language: its share of the layer's decisions, and how sure that is.
 --
--- formula: p = count / sum of the layer's counts; V(p) = n / (n - 1) sum over the n texts of (c - p t)^2 / (sum of t)^2,
---   c the text's tokens routed to the expert, t its routing decisions in the layer. Sums over texts of c^2 and c t are
---   enough: (c - p t)^2 = c^2 - 2 p c t + p^2 t^2, and t^2 is the sum of c t over the layer's experts
+-- formula: p = count / sum of the layer's counts; V(p) = n / (n - 1) sum over the n texts of (c - p t)^2 / (sum of
+--   t)^2, c the text's tokens routed to the expert, t its routing decisions in the layer. Sums over texts of c^2 and c
+--   t are enough: (c - p t)^2 = c^2 - 2 p c t + p^2 t^2, and t^2 is the sum of c t over the layer's experts
 -- range: p 0 to 1, over a layer's experts 1; V from 0
 -- source: ours (the delta method, texts drawn independently)
 -- needs: usage

@@ -3,7 +3,8 @@
 -- formula: the roll-ups where no token is left out; else sums over the routes of the tokens that are kept, T and the
 --   number of texts being those of the tokens that are kept
 -- range: count 0 to T; a layer's counts sum to T k, or nearly so in an import; a language of which no token is kept has
---   no rows
+--   no rows. A run that does not say which tokens are special (skip_special), or whose text ids are not the same across
+--   languages (shared_texts), has no rows either, and where that leaves no run it is an error
 -- units: as in `usage`
 -- source: ours
 -- needs: usage
@@ -36,7 +37,15 @@ create or replace macro usage_of(
     shared_texts := false,
     compared := null
 ) as table
-with compared_language as (
+with able as (
+    select
+        bool_or(special_token_ids is not null) as special,
+        bool_or(parallel) as parallel
+    from runs
+    where list_contains(tables, 'routes')
+),
+
+compared_language as (
     select
         language.run,
         count(*) as number
@@ -82,6 +91,7 @@ kept_token as (
             if(leaves_out(prompt_only, skip_positions, skip_special, shared_texts), 'tokens', 'unread')
         ) as token
     inner join runs using (run)
+    cross join able
     left join kept_text
         on
             token.run = kept_text.run
@@ -96,6 +106,7 @@ kept_token as (
             when not coalesce(skip_special, false) then true
             when runs.special_token_ids is not null
                 then not coalesce(list_contains(runs.special_token_ids, token.token_id), false)
+            when able.special then false
             else
                 error(
                     'run ''' || token.run || ''' does not say which token ids are special: trace it again, or leave '
@@ -105,6 +116,7 @@ kept_token as (
         and case
             when not coalesce(shared_texts, false) then true
             when runs.parallel then kept_text.seq is not null
+            when able.parallel then false
             else
                 error(
                     'run ''' || token.run || ''' has text ids that are not the same across languages: leave '

@@ -1,6 +1,7 @@
 -- A row is one expert of one MoE layer for one language: how often it is used, and with what weight.
 --
--- formula: a = count / T; p = count / sum of the layer's counts; P = mean over the language's tokens of the full router probability
+-- formula: a = count / T; p = count / sum of the layer's counts; P = mean over the language's tokens of the full router
+--   probability
 -- range: a and p 0 to 1; over a layer's experts a sums to k (nearly so in an import), p,
 --   weight_share and P to 1
 -- source: RISE, 2604.03592 (a)

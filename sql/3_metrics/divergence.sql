@@ -1,14 +1,15 @@
 -- A row is one pair of languages at one MoE layer: how differently they use the layer's experts.
 --
--- formula: JSD = H((p1 + p2) / 2) - (H(p1) + H(p2)) / 2; normalised: JSD / (ln E - (H(p1) + H(p2)) / 2),
---   0 where the denominator is below 1e-8; p the activation share, and the same for P. Few texts make jsd too large, by
---   1/2 sum [V(p1) (1 / (2 p1) - 1 / (4 m)) + V(p2) (1 / (2 p2) - 1 / (4 m))] on average, m = (p1 + p2) / 2, V of `shares`
---   (the delta method, texts drawn independently): jsd_corrected is jsd less that, and noise the mean of the two
---   languages' sum V(p) / (4 p), what jsd is on average of two samples of one language. Parallel texts covary: with C the
+-- formula: JSD = H((p1 + p2) / 2) - (H(p1) + H(p2)) / 2; normalised: JSD / (ln E - (H(p1) + H(p2)) / 2), 0 where the
+--   denominator is below 1e-8; p the activation share, and the same for P. Few texts make jsd too large, by 1/2 sum
+--   [V(p1) (1 / (2 p1) - 1 / (4 m)) + V(p2) (1 / (2 p2) - 1 / (4 m))] on average, m = (p1 + p2) / 2, V of `shares` (the
+--   delta method, texts drawn independently): jsd_corrected is jsd less that, and noise the mean of the two languages'
+--   sum V(p) / (4 p), what jsd is on average of two samples of one language. Parallel texts covary: with C the
 --   covariance of the two languages' p over text ids the bias is smaller by sum C / (4 m), so that jsd_corrected is too
---   small on parallel texts; `bootstrap` in Python has both
--- range: jsd 0 to ln 2; normalised 0 to 1; jsd_corrected is 0 on average where there is no difference, so often negative;
---   noise from 0
+--   small on parallel texts; `bootstrap` in Python has both. Where an expert has a handful of decisions about a tenth
+--   of the bias remains
+-- range: jsd 0 to ln 2; normalised 0 to 1; jsd_corrected is 0 on average where there is no difference, so often
+--   negative; noise from 0
 -- units: nats
 -- source: 2605.29714; normalisation 2510.04694, eq. 6-8; correction and noise are ours
 -- needs: usage

@@ -1,7 +1,7 @@
 -- A row is one size n of expert sets at one MoE layer: how much the sets of two languages overlap, beside chance.
 --
--- formula: mean over language pairs of `jaccard(n)`, for every n from 1 to E: two languages share at n the experts whose
---   larger rank by a is below n; expected = the mean jaccard of two random sets of n of the E experts
+-- formula: mean over language pairs of `jaccard(n)`, for every n from 1 to E: two languages share at n the experts
+--   whose larger rank by a is below n; expected = the mean jaccard of two random sets of n of the E experts
 --   (`expected_jaccard`); corrected = (jaccard - expected) / (1 - expected)
 -- range: jaccard 0 to 1; corrected below 0 (less than chance) to 1, NULL for n = E, where sets are all experts
 -- source: ours, after RISE's routing isolation, 2604.03592

@@ -1,8 +1,9 @@
 -- A row is one MoE layer: how much the expert that a token was sent to tells about the token's language.
 --
--- formula: (H(L) - H(L|E)) / H(L) on the layer's table of counts n[language, expert]: H(L) = -sum (n_l / N) ln (n_l / N),
---   H(L|E) = -sum (n_le / N) ln (n_le / n_e) = (sum n_e ln n_e - sum n_le ln n_le) / N. Counts as they are: a language with twice the tokens weighs twice. balanced:
---   the same with every language's counts scaled to one total, so that each weighs alike and H(L) = ln languages
+-- formula: (H(L) - H(L|E)) / H(L) on the layer's table of counts n[language, expert]: H(L) = -sum (n_l / N) ln (n_l /
+--   N), H(L|E) = -sum (n_le / N) ln (n_le / n_e) = (sum n_e ln n_e - sum n_le ln n_le) / N. Counts as they are: a
+--   language with twice the tokens weighs twice. balanced: the same with every language's counts scaled to one total,
+--   so that each weighs alike and H(L) = ln languages
 -- range: 0 (every language uses the layer alike) to 1 (no expert is shared)
 -- source: 2605.29714; balanced is ours
 -- needs: usage

@@ -1,8 +1,8 @@
 -- A row is one MoE layer for one language: how evenly its tokens spread over the experts.
 --
--- formula: H(p) = -sum p ln p over the layer's experts, and H(P); normalised: divided by ln E;
---   corrected: H(p) + 1/2 sum V(p) / p, V(p) of `shares`: few texts make H(p) too small by that much on average (the delta
---   method, texts drawn independently)
+-- formula: H(p) = -sum p ln p over the layer's experts, and H(P); normalised: divided by ln E; corrected: H(p) + 1/2
+--   sum V(p) / p, V(p) of `shares`: few texts make H(p) too small by that much on average (the delta method, texts
+--   drawn independently)
 -- range: entropy 0 to ln E, corrected may lie above; normalised 0 (one expert) to 1 (all alike)
 -- units: nats
 -- source: 2510.04694; 2605.29714; the correction is ours

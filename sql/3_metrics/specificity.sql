@@ -1,8 +1,9 @@
--- A row is one expert of one MoE layer for one language: how much more that language uses it than languages do on average.
+-- A row is one expert of one MoE layer for one language: how much more that language uses it than languages do on
+--   average.
 --
--- formula: S = a / mean over languages of a (1e-8 in place of a mean of 0); score = S (1 + alpha a). With a shrinkage of
---   lambda S = (c + lambda) / (T mean + lambda), c the language's count and T its tokens: as if each language had lambda
---   more decisions for the expert, so that S of experts with few decisions is drawn to 1
+-- formula: S = a / mean over languages of a (1e-8 in place of a mean of 0); score = S (1 + alpha a). With a shrinkage
+--   of lambda S = (c + lambda) / (T mean + lambda), c the language's count and T its tokens: as if each language had
+--   lambda more decisions for the expert, so that S of experts with few decisions is drawn to 1
 -- range: S 0 (never used) to the number of languages (used by no other), 1 = used as by the average language
 -- source: RISE, 2604.03592, eq. 8; shrinkage is ours
 -- needs: usage

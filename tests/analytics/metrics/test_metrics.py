@@ -38,8 +38,9 @@ WORLDS = {
 }
 
 
+SIZED = ("jaccard", "jaccard_by_layer", "jaccard_by_pair", "jaccard_by_language")
 ARGUMENTS: dict[str, list[dict[str, Any]]] = {
-    **{name: [{}, {"n": 1}, {"n": 3}, {"n": 999}] for name in reference.METRICS if name.startswith("jaccard")},
+    **{name: [{}, {"n": 1}, {"n": 3}, {"n": 999}] for name in reference.METRICS if name in SIZED},
     "expert_sets": [{}, {"n": 1}, {"n": 999}],
     "pivot_similarity": [{}, {"pivot_lang": "y"}, {"pivot_lang": "nobody"}],
     "specificity": [{}, {"alpha": 0.5}, {"shrinkage": 2.5}],

@@ -127,7 +127,13 @@ def of_layers(data: Routing, layers: Sequence[int] | None) -> Routing:
     profiles = {
         lang: {text_id: profile[kept] for text_id, profile in texts.items()} for lang, texts in data.profiles.items()
     }
-    return replace(data, **cut, profiles=profiles, layers=[data.layers[index] for index in kept], indexes=kept)
+    return replace(
+        data,
+        **cut,
+        profiles=profiles,
+        layers=[data.layers[index] for index in kept],
+        indexes=[data.indexes[index] for index in kept],
+    )
 
 
 def of_any_layers(metric: Callable[..., list[Row]]) -> Callable[..., list[Row]]:
