@@ -53,8 +53,8 @@ def model_of(connection: duckdb.DuckDBPyConnection, run: str) -> RunModel:
 def counts_are_nominal(connection: duckdb.DuckDBPyConnection, run: str) -> bool:
     """Return whether the counts of a run stand for no real ones: only activation frequencies are known."""
     with translate_duckdb_errors():
-        row = connection.execute("select nominal_tokens from runs where run = ?", [run]).fetchone()
-    return bool(row and row[0])
+        rows = connection.execute("select nominal_tokens from runs where run = ?", [run]).fetchall()
+    return any(nominal for (nominal,) in rows)
 
 
 def pooled_usage(connection: duckdb.DuckDBPyConnection, run: str, languages: Iterable[str]) -> list[PooledUsage]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def test_a_control_has_as_many_experts_of_each_layer_in_the_same_roles(opened: duckdb.DuckDBPyConnection) -> None:
-    like = build_mask(rise(opened, "run", ["swh_Latn"], budget=23), RECORD, CREATED)
+    like = build_mask(rise(opened, "run", ["swh_Latn"], budget=23, min_count=0), RECORD, CREATED)
     drawn = [random(opened, "run", like=like, seed=seed) for seed in range(40)]
 
     def kinds(experts: Any) -> list[tuple[int, str, str]]:
@@ -43,7 +43,7 @@ def test_a_control_has_as_many_experts_of_each_layer_in_the_same_roles(opened: d
 
 
 def test_a_seed_means_the_same_everywhere(opened: duckdb.DuckDBPyConnection) -> None:
-    like = build_mask(top_k(opened, "run", per_layer=3), RECORD, CREATED)
+    like = build_mask(top_k(opened, "run", per_layer=3, min_count=0), RECORD, CREATED)
     found = random(opened, "run", like=like, seed=7)
     assert "".join(str(item.expert) for item in found.experts) == "125045136357267456347234"
     assert found.experts == random(opened, "run", like=like, seed=7).experts
@@ -51,7 +51,7 @@ def test_a_seed_means_the_same_everywhere(opened: duckdb.DuckDBPyConnection) -> 
 
 
 def test_a_control_is_for_the_same_model_only(opened: duckdb.DuckDBPyConnection) -> None:
-    like = build_mask(top_k(opened, "run", per_layer=3), RECORD, CREATED)
+    like = build_mask(top_k(opened, "run", per_layer=3, min_count=0), RECORD, CREATED)
     for run, message in (
         ("deeper", "MoE layers are 2-9, this model's are 2-10"),
         ("wider", "8 experts in a layer, this model has 9"),
@@ -73,4 +73,4 @@ def test_the_mask_of_a_control_names_what_it_is_a_control_for(folder: Path) -> N
     )
     other = replace(record, model={**record.model, "config_sha256": "1" * 64})
     with pytest.raises(MaskError, match=r"config digest 1111"):
-        random(connection, "run", like=build_mask(top_k(connection, "run", budget=3), other, CREATED))
+        random(connection, "run", like=build_mask(top_k(connection, "run", budget=3, min_count=0), other, CREATED))
