@@ -24,16 +24,19 @@ def nearest_set(numbers: Sequence[int], size: int, wanted: int, *, slack: int = 
     - numbers: 0 or more, at least `size` of them
 
     Tables of the sums that the numbers from each place on can reach, one bit a sum, give the answer without a search.
-    Where the largest sum has more than 262,144 steps (fewer where many tables would take more than 32 MiB), numbers are
-    rounded to multiples of the least unit for which it has not: a sum is then off by at most `size` such units more.
+    Where sums go beyond 262,144 (less where many tables would take more than 32 MiB), numbers are rounded to multiples
+    of the least unit with which they do not: a sum is then at most `size` + 1 such units further than the nearest.
     """
     if 2 * size > len(numbers):
         rest = sum(numbers) - wanted
         others = set(nearest_set(numbers, len(numbers) - size, max(rest, 0), slack=slack, draw=draw))
         return [place for place in range(len(numbers)) if place not in others]
-    unit = _unit(numbers, size)
+    ordered = sorted(numbers)
+    # Nothing above is nearer than what is below: either a sum is at most `wanted`, or the least of all is the nearest.
+    furthest = min(sum(ordered[len(ordered) - size :]), max(2 * wanted, sum(ordered[:size])) + slack)
+    unit = _unit(furthest, len(numbers), size)
     steps = [_rounded(number, unit) for number in numbers]
-    reachable = _reachable(steps, size)
+    reachable = _reachable(steps, size, _rounded(furthest, unit) + size)
     sums = _nearest_sums(reachable[0][size], _rounded(wanted, unit), slack // unit)
     rest, missing = sums[draw % len(sums)], size
     chosen: list[int] = []
@@ -45,23 +48,28 @@ def nearest_set(numbers: Sequence[int], size: int, wanted: int, *, slack: int = 
     return chosen
 
 
-def _unit(numbers: Sequence[int], size: int) -> int:
-    """Return the least unit in which the largest sum has as few steps as the tables hold."""
-    largest = sum(sorted(numbers)[len(numbers) - size :])
-    steps = max(LEAST_STEPS, min(MOST_STEPS, MOST_BITS // ((len(numbers) + 1) * (size + 1))))
-    return max(1, -(-largest // steps))
+def _unit(furthest: int, length: int, size: int) -> int:
+    """Return the least unit in which the sums up to `furthest` have as few steps as the tables hold."""
+    steps = max(LEAST_STEPS, min(MOST_STEPS, MOST_BITS // ((length + 1) * (size + 1))))
+    return max(1, -(-furthest // steps))
 
 
 def _rounded(number: int, unit: int) -> int:
     return (2 * number + unit) // (2 * unit)
 
 
-def _reachable(steps: Sequence[int], size: int) -> list[list[int]]:
-    """Return [place][size] -> the sums of sets of that size of the steps from that place on, as a number's bits."""
-    tables = [[1] + [0] * size]
+def _reachable(steps: Sequence[int], size: int, furthest: int) -> list[list[int]]:
+    """Return [place][size] -> the sums of sets of that size of the steps from that place on, as a number's bits.
+
+    Sums above `furthest` are left out.
+    """
+    tables, within = [[1] + [0] * size], (1 << (furthest + 1)) - 1
     for step in reversed(steps):
         before = tables[-1]
-        tables.append([1] + [before[one] | before[one - 1] << step for one in range(1, size + 1)])
+        if step > furthest:
+            tables.append(before)
+        else:
+            tables.append([1] + [before[one] | before[one - 1] << step & within for one in range(1, size + 1)])
     return tables[::-1]
 
 
