@@ -60,7 +60,7 @@ def mask_facts(mask: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         found.append(("Parameters", f"{summary['parameters']:,}"))
     if summary["share_of_model"] is not None:
         found.append(("Share of the model", f"{summary['share_of_model']:.2%}"))
-    found += [(f"Load of {whose}", f"{share:.1%}") for whose, share in _loads(mask)]
+    found += [(name, f"{share:.1%}") for name, share in _loads(mask)]
     found += [
         (name.replace("_", " ").capitalize(), _plain(value))
         for name, value in strategy["parameters"].items()
@@ -70,10 +70,13 @@ def mask_facts(mask: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def _loads(mask: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Return whose load the mask says, and how much; of older masks nothing."""
+    """Return the loads that the mask tells of, by name; of older masks none."""
     load = mask["summary"].get("load") or {}
-    named = (("the target", load.get("target")), ("the other languages", load.get("others")))
-    return [(whose, share) for whose, share in named if share is not None]
+    named = {"Load of the target": load.get("target"), "Load of the other languages": load.get("others")}
+    asked = mask["strategy"]["parameters"].get("load")
+    if isinstance(asked, Mapping):
+        named["Load asked for"] = asked.get("asked")
+    return [(name, share) for name, share in named.items() if isinstance(share, int | float)]
 
 
 def mask_command(mask: Mapping[str, Any]) -> str | None:

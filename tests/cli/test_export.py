@@ -205,34 +205,6 @@ def test_the_command_that_a_report_shows_makes_the_mask_again(
     assert again.read_bytes() == mask.read_bytes()
 
 
-@pytest.mark.parametrize("strategy", ["rise", "gap", "top-k", "top-p"])
-def test_the_command_for_an_older_mask_asks_for_what_there_was(strategy: str, folder: Path) -> None:
-    """Of when no count was asked for."""
-    mask = json.loads((folder / "like.json").read_text())
-    mask["strategy"] = {"name": strategy, "target": "swh_Latn", "parameters": {"alpha": 0.5}}
-    command = mask_command(mask)
-    assert command.endswith(f"--alpha 0.5{' --min-count 0' if strategy != 'top-p' else ''} -o mask.json")
-
-
-def test_the_load_of_a_control_is_told(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    file = tmp_path / "control.json"
-    assert run(arguments(folder, "random", "-o", str(file))) == 0
-    captured, mask = capsys.readouterr(), read_mask(file)
-    load = mask["strategy"]["parameters"]["load"]
-    assert load["got"] == mask["summary"]["load"]["target"]
-    assert load["asked"] == json.loads((folder / "like.json").read_text())["summary"]["load"]["target"]
-    wrote, told = captured.err.splitlines()
-    assert wrote == f"{file}: 20 experts for swh_Latn"
-    assert told.startswith(
-        f"load of swh_Latn: {load['got']:.4f}, that of the mask it is a control for {load['asked']:.4f}"
-    )
-    assert captured.out == ""
-    assert run(arguments(folder, "random", "--explain", "-o", str(file))) == 0
-    explained = capsys.readouterr()
-    assert told in explained.out.splitlines()
-    assert explained.err.splitlines() == [wrote]
-
-
 def test_a_query_may_come_from_a_file(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "query.sql").write_text(CALLS["sql"][1])
     store = str(folder / "store")
