@@ -268,10 +268,9 @@ def random(
 ) -> Selection:
     """Draw, in each layer, as many experts as MASK has there, in the same roles: a control.
 
-    By count, every expert of a layer is as likely as any other. By load, the drawn experts of a layer meet together as
-    many of the routing decisions of the mask's target as the mask's do, or as nearly as many as the layer's experts
-    allow: what is trained is then used as much. Which load was asked for, and which was got, is told, and stands in the
-    mask. A seed means the same draw on every machine.
+    By count, every expert of a layer is as likely as any other. By load, those drawn meet together as many of the
+    routing decisions of the mask's target as the mask's do, or as nearly as many as the layer allows. The load asked
+    for and the one got are told and stand in the mask. A seed means the same draw on every machine.
 
     \b
     moetrace export random my-store --like mask.json --seed 1 -o control.json
