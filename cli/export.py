@@ -42,7 +42,7 @@ MIN_COUNT = click.option(
     default=30,
     show_default=True,
     metavar="N",
-    help="Routing decisions that an expert needs to be taken as the language's own; 0: none.",
+    help="Routing decisions that an expert needs to be taken as the language's own; 0: any.",
 )
 OUTPUT = output("Write the mask here.  [default: standard output]")
 
