@@ -17,8 +17,8 @@ from moetrace.store.read.reader import Store
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.compact import compact
 from moetrace.store.write.writer import StoreWriter
-from tests.store.verify.test_content import column, put, rewritten
 from tests.support.stores import make_record, make_shard, make_world
+from tests.support.tampering import column, put, rewritten
 
 if TYPE_CHECKING:
     from collections.abc import Callable
