@@ -30,6 +30,8 @@ class RunRecord:
     - corpus: sha256, languages, pivot, and texts, tokens and shards of each language; parallel: whether the
       same text id in two languages means the same text; where that is not said, it does in a trace, not in an import
     - settings: what else decides the numbers (max_model_len, shard_tokens, weight_precision, tables, engine, ...);
+      where tokens are left out of every table, prompt_only (those that the model generated), skip_positions (those
+      below that position of their text), skip_special (special_token_ids);
       of an import, `imported`: the format, and `tokens`: "nominal" where only activation frequencies are known
     - provenance: where and when it was made; not compared
     """
@@ -67,6 +69,11 @@ class RunRecord:
         return self.settings.get("tokens") == "nominal"
 
     @property
+    def leaves_out_tokens(self) -> bool:
+        """Return whether tokens of the texts are left out of every table."""
+        return any(self.settings.get(name) for name in ("prompt_only", "skip_positions", "skip_special"))
+
+    @property
     def parallel(self) -> bool:
         """Return whether the same text id in two languages means the same text.
 
@@ -83,7 +90,8 @@ class RunRecord:
     def identity(self) -> dict[str, Any]:
         """Return the part of the record that must not change while a run is resumed."""
         record = asdict(self)
-        record["model"].pop("special_token_ids", None)  # older records lack them, and the tokenizer has a digest
+        if not self.settings.get("skip_special"):
+            record["model"].pop("special_token_ids", None)  # older records lack them, and the tokenizer has a digest
         # What a person chose stands first: it is what a message about a difference should name.
         return {key: record[key] for key in ("run", "settings", "model", "routing", "corpus")}
 

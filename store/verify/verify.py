@@ -192,12 +192,12 @@ class _Check:
 
     def beside(self) -> None:
         """Check what stands beside the shards: roll-ups added up, plans, texts that were set aside, unfinished work."""
-        for record in self._runs.usable.values():
-            self._compacted(record)
-            self._plan(record)
         for path in self.listed:
             if path.startswith(f"{layout.FAILED}/"):
                 self._failed(path)
+        for record in self._runs.usable.values():
+            self._compacted(record)
+            self._plan(record)
         self._verdict.orphans = [
             path for path in self.listed if path.split("/")[0] in layout.TABLE_NAMES and path not in self._named
         ]
@@ -297,10 +297,19 @@ class _Check:
         where = layout.plan_path(record.run)
         if (plan.run, plan.run_sha256) != (record.run, record.sha256()):
             raise StoreError(f"{where}: run_sha256: is of another record than that of run '{record.run}'")
+        fewer = record.leaves_out_tokens
+        more = bool(record.settings.get("generation")) and not record.settings.get("prompt_only")
         for key, (texts, tokens) in plan.sizes.items():
             commit = commits.get(key)
-            if commit is not None and (commit.sequences, commit.tokens) != (texts, tokens):
+            if commit is None:
+                continue
+            failed = layout.failed_path(commit.run, commit.lang, commit.shard)
+            aside = self._verdict.failed.get(failed, None if failed in self.listed else 0)
+            whole = commit.sequences <= texts if aside is None else commit.sequences + aside == texts
+            if not whole or (commit.tokens > tokens and not more) or (commit.tokens < tokens and not (fewer or aside)):
                 what = f"has {commit.sequences} texts of {commit.tokens} tokens, {where} says {texts} of {tokens}"
+                if aside:
+                    what += f", {failed} that {aside} of them were set aside"
                 path = layout.commit_path(commit.run, commit.lang, commit.shard)
                 self._verdict.problems.append(Problem(path, what))
 

@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,31 +17,14 @@ from moetrace.store.shard.shard import Shard
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.writer import StoreWriter
 from tests.support.examples import examples
-from tests.support.older import rewrite_table
 from tests.support.stores import make_record
+from tests.support.tampering import column, put, rewritten
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-
-def rewritten(store: Path, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Change a table of a shard and its commit record: all checksums are right, the content is not."""
-    rewrite_table(store, store / "commits/run=run/lang=deu_Latn/00000.json", table, change)
-
-
-def column(name: str, change: Callable[[np.ndarray], np.ndarray], rows: pa.Table) -> pa.Table:
-    at = rows.schema.get_field_index(name)
-    values = rows.column(name).to_numpy().copy()
-    return rows.set_column(at, rows.schema.field(name), pa.array(change(values), rows.schema.field(name).type))
-
-
-def put(at: int, value: float) -> Callable[[np.ndarray], np.ndarray]:
-    def change(values: np.ndarray) -> np.ndarray:
-        values[at] = value
-        return values
-
-    return change
+    import pyarrow as pa
 
 
 @pytest.mark.parametrize(
