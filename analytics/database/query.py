@@ -20,6 +20,7 @@ FILTER_NEEDS = {  # arguments of metrics that leave out tokens, and the tables t
     "skip_special": ("tokens", "routes"),
     "shared_texts": ("sequences", "tokens", "routes"),
 }
+PARALLEL = "parallel text ids"  # what a view's header says it needs where it pairs texts of one id
 WRITES_FILES = {duckdb.StatementType.COPY, duckdb.StatementType.EXPORT}
 
 
@@ -38,27 +39,31 @@ def run_query(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[duc
 
 
 def missing_inputs(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
-    """Return a sentence for each view that a query names and each run that was traced without what the view needs.
+    """Return a sentence for each view that a query names and each run that lacks what the view needs.
 
     Where the query names a filter, a view that takes it also needs what its counts are then made of. Where the query
     names runs, only those are looked at. What such a view has of such a run are no rows, or NULL.
     """
     named = set(re.findall(r"[\w.-]+", query))
     with translate_duckdb_errors():
-        runs: list[tuple[str, list[str]]] = connection.execute("select run, tables from runs order by run").fetchall()
+        runs: list[tuple[str, list[str], bool]] = connection.execute(
+            "select run, tables, parallel from runs order by run"
+        ).fetchall()
     wanted = [found for found in runs if found[0] in named] or runs
     found = []
     for view in (view for name, view in views().items() if name in named):
         filters = [name for name in FILTER_NEEDS if name in named & view.defaults.keys()]
         needed = {*view.needs.split(", "), *(table for name in filters for table in FILTER_NEEDS[name])}
         with_filters = f" with {' and '.join(filters)}" if filters else ""
-        for run, tables in wanted:
+        for run, tables, parallel in wanted:
             lacking = [table for table in TABLE_NAMES if table in needed and table not in tables]
             if lacking:
-                found.append(
-                    f"{view.name}{with_filters} has nothing of run '{run}', which was traced without "
-                    f"{' and '.join(lacking)}"
-                )
+                reason = f"which was traced without {' and '.join(lacking)}"
+            elif PARALLEL in needed and not parallel:
+                reason = "whose text ids are not parallel: the same id in two languages is not the same text"
+            else:
+                continue
+            found.append(f"{view.name}{with_filters} has nothing of run '{run}', {reason}")
     return found
 
 

@@ -23,15 +23,21 @@ from moetrace.analytics.metrics.sets import (
     jaccard_by_pair,
     jaccard_curve,
 )
-from moetrace.analytics.metrics.texts import pivot_similarity, routing_consistency
-from moetrace.analytics.metrics.vocabulary import divergence_vs_vocabulary, vocabulary_overlap
+from moetrace.analytics.metrics.texts import corpus_profile, pivot_similarity, routing_consistency
+from moetrace.analytics.metrics.vocabulary import (
+    divergence_vocabulary_controlled,
+    divergence_vs_vocabulary,
+    vocabulary_overlap,
+)
 
 __all__ = [
     "Filters",
     "activation",
     "activation_gap",
+    "corpus_profile",
     "divergence",
     "divergence_by_layer",
+    "divergence_vocabulary_controlled",
     "divergence_vs_vocabulary",
     "exclusive_experts",
     "expert_sets",

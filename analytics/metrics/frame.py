@@ -11,6 +11,8 @@ from moetrace.analytics.database.query import FILTER_NEEDS, missing_inputs
 from moetrace.store.errors import MoetraceError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import duckdb
     import polars as pl
 
@@ -40,3 +42,23 @@ def metric_frame(connection: duckdb.DuckDBPyConnection, name: str, **arguments: 
         if len(missing) == runs:
             raise MoetraceError("; ".join(missing))
     return frame
+
+
+def permutation_arguments(permutations: int, seed: int) -> dict[str, int]:
+    """Return the arguments of a macro that permutes languages; raise MoetraceError for a number that cannot be."""
+    if permutations < 0:
+        raise MoetraceError(f"permutations = {permutations}: 0 is none, which leaves p unknown; 999 is the default")
+    return {"permutations": permutations, "seed": seed}
+
+
+def traced_layers(connection: duckdb.DuckDBPyConnection, layers: Sequence[int] | None) -> list[int]:
+    """Return which of `layers` (of all where None) any run of the store has, ascending."""
+    with translate_duckdb_errors():
+        traced = connection.execute("select distinct layer from moe_layers order by layer").fetchall()
+    return [layer for (layer,) in traced if layers is None or layer in layers]
+
+
+def chunks(layers: Sequence[int], at_once: int) -> Iterator[list[int]]:
+    """Yield the layers some at a time, one at least."""
+    for start in range(0, len(layers), max(at_once, 1)):
+        yield list(layers[start : start + max(at_once, 1)])

@@ -9,7 +9,7 @@ import polars as pl
 
 from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.analytics.database.names import check_languages
-from moetrace.analytics.metrics.frame import metric_frame
+from moetrace.analytics.metrics.frame import metric_frame, permutation_arguments
 from moetrace.store.errors import MoetraceError
 
 if TYPE_CHECKING:
@@ -25,13 +25,17 @@ def score_correlation(
     scores: pl.DataFrame,
     pivot_lang: str | None = None,
     layers: Sequence[int] | None = None,
+    permutations: int = 999,
+    seed: int = 0,
 ) -> pl.DataFrame:
     """Return, at each layer, the correlation of similarity to the pivot language with `scores` (lang, score).
 
+    p-values are of scores permuted over the languages; `p_layers` counts that many layers were looked at, `p` does not.
     A language without a score is left out, and so is the pivot language: it has no similarity to itself. Raises
     UnknownNameError for a language that no run has, MoetraceError for scores that are no such table, and where fewer
-    than three languages are left.
+    than three languages are left, or `permutations` are fewer than 0.
     """
+    arguments = {"pivot_lang": pivot_lang, "layers": layers, **permutation_arguments(permutations, seed)}
     given = _checked_scores(connection, scores)
     name = "given_scores"
     with translate_duckdb_errors():
@@ -40,7 +44,7 @@ def score_correlation(
             _columns(given),
         )
         try:
-            frame = metric_frame(connection, "score_correlation", scores=name, pivot_lang=pivot_lang, layers=layers)
+            frame = metric_frame(connection, "score_correlation", scores=name, **arguments)
         finally:
             connection.execute(f"drop table {name}")
     if (most := max(frame["n"], default=0)) < _FEWEST:

@@ -113,9 +113,18 @@ def value_range(frame: pl.DataFrame, value: Value) -> tuple[float, float]:
 
 
 def language_lines(
-    name: str, value: Value, frame: pl.DataFrame, layers: Sequence[int], coloured: Sequence[str]
+    name: str,
+    value: Value,
+    frame: pl.DataFrame,
+    layers: Sequence[int],
+    coloured: Sequence[str],
+    *,
+    labels: str | None = None,
 ) -> alt.LayerChart:
-    """Return one line a language from dataset `name`, names from dataset `<name>_labels`; hovering singles one out."""
+    """Return one line a language from dataset `name`; hovering singles one out.
+
+    The languages' names stand where dataset `labels` says, `<name>_labels` where None.
+    """
     space = min(MOST_LABEL_SPACE, 16 + 7 * max(len(lang) for lang in frame["lang"].unique()))
     hover = alt.selection_point(
         name="hover", on="pointerover", clear="pointerout", fields=["lang"], nearest=True, empty=True
@@ -140,12 +149,12 @@ def language_lines(
         .encode(
             color=colours,
             opacity=alt.when(hover, empty=False).then(alt.value(1.0)).otherwise(alt.value(0.0)),
-            tooltip=nearest_tooltip({"language": "lang", "layer": "layer"}, {value.label: value.column}),
+            tooltip=nearest_tooltip({"language": "lang", "layer": "layer"}, {value.label: value.column}, value.number),
         )
         .add_params(hover)
     )
     names = (
-        alt.Chart(alt.NamedData(f"{name}_labels"))
+        alt.Chart(alt.NamedData(labels or f"{name}_labels"))
         .mark_text(align="left", baseline="middle", dx=8, fontSize=11, limit=space - 10)
         .encode(
             x=alt.value("width"),
@@ -158,14 +167,16 @@ def language_lines(
     return on_zones(layers, lines, points, names, right=space)
 
 
-def nearest_tooltip(names: Mapping[str, str], numbers: Mapping[str, str]) -> alt.TooltipValue:
+def nearest_tooltip(
+    names: Mapping[str, str], numbers: Mapping[str, str], number_format: str = ".3f"
+) -> alt.TooltipValue:
     """Return what hovering near a point says: title -> column, of columns as they are and of fractions.
 
     An expression, because Vega-Lite 6.4 loses text columns in the tooltips of marks that are found by nearness.
     """
     row = "(datum.datum || datum)"
     lines = [f"{title!r}: {row}.{column}" for title, column in names.items()]
-    lines += [f"{title!r}: format({row}.{column}, '.3f')" for title, column in numbers.items()]
+    lines += [f"{title!r}: format({row}.{column}, {number_format!r})" for title, column in numbers.items()]
     return alt.TooltipValue(alt.ExprRef("{" + ", ".join(lines) + "}"))
 
 

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
     from moetrace.analytics.report.source import Source
 
+EXCESS = Value("excess", "similarity beyond that of other texts", ".4f")
 SIMILARITY = Value("similarity", "routing similarity to the pivot, 0 to 1")
+HAIR = 0.005  # of excess, in the mean over languages: below it in every layer, the sentence is said to play no part
 
 
 def pivot(source: Source, targets: Sequence[str]) -> Section:
     """Return the similarity to the pivot language by language and layer, or why it is not known."""
-    query = f"""select lang, layer, pairs, similarity
+    query = f"""select lang, layer, pairs, excess, similarity, mispaired
 from pivot_similarity
 where {source.this_run}
 order by lang, layer"""
@@ -35,13 +37,16 @@ order by lang, layer"""
         name="pivot",
         title=f"Similarity to {name}" if source.pivot else "Similarity to the pivot language",
         reading=(
-            f"Every text is compared with its own translation in {name}: 1 means that the router spreads both over the "
-            "experts in the same way. Language-universal processing shows as lines that rise in the middle layers; a "
-            "language whose line stays low is routed apart from the pivot throughout."
+            f"Every text is compared with its own translation in {name}, and with translations of other texts of about "
+            "the same length. Similarity is 1 where the router spreads both over the experts in the same way; most of "
+            "it is what any two texts of these two languages and scripts share. Excess is what a text shares with its "
+            "own translation beyond that: 0 means that the router sees the language and not the sentence. Excess is "
+            "not meaning alone: names, numbers, punctuation and placeholders that a translation copies are in it too."
         ),
         formula=(
             "similarity = 1 - mean over texts of JSD(q1, q2) / (ln E - (H(q1) + H(q2)) / 2), q1 and q2 the mean router "
-            "probabilities over a text and over its translation (2510.04694, eq. 1 and 2)"
+            "probabilities over a text and over its translation (2510.04694, eq. 1 and 2); mispaired = the same with "
+            "translations of other texts, the mean of three such pairings; excess = similarity - mispaired"
         ),
         queries={"pivot": query},
     )
@@ -55,31 +60,41 @@ order by lang, layer"""
         )
     means = (
         frame.group_by("lang")
-        .agg(pl.col("similarity").mean(), pl.col("pairs").max())
+        .agg(pl.col("similarity", "excess").mean(), pl.col("pairs").max())
         .sort("similarity", "lang", descending=[True, False])
     )
     ranked = means["lang"].to_list()
     layers = source.record.moe_layers
-    coloured = highlighted(ranked, targets)
-    return section.with_data(
-        {"pivot": coloured_last(frame, coloured), "pivot_labels": line_labels(frame, SIMILARITY, coloured)},
-        findings=_findings(means, frame, name),
-        figures=(
-            figure(
-                "pivot_lines",
-                f"Similarity to {name} by layer, a line a language",
-                language_lines("pivot", SIMILARITY, frame, layers, coloured),
-                ("pivot", "pivot_labels", "zones"),
-            ),
-            figure(
-                "pivot_heat",
-                "The same as a map, languages from most to least similar",
-                language_heat("pivot", SIMILARITY, ranked),
-                ("pivot",),
-                renderer="canvas",
-            ),
+    known = frame.drop_nulls(EXCESS.column)
+    by_excess = means.drop_nulls(EXCESS.column).sort(EXCESS.column, "lang", descending=[True, False])
+    coloured = highlighted(by_excess["lang"].to_list() or ranked, targets)
+    datasets = {"pivot": coloured_last(frame, coloured), "pivot_labels": line_labels(frame, SIMILARITY, coloured)}
+    figures = [
+        figure(
+            "pivot_lines",
+            f"Similarity to {name} by layer, a line a language",
+            language_lines("pivot", SIMILARITY, frame, layers, coloured),
+            ("pivot", "pivot_labels", "zones"),
         ),
-    )
+        figure(
+            "pivot_heat",
+            "The same as a map, languages from most to least similar",
+            language_heat("pivot", SIMILARITY, ranked),
+            ("pivot",),
+            renderer="canvas",
+        ),
+    ]
+    findings = _findings(means, frame, name)
+    if not known.is_empty():
+        datasets["excess_labels"] = line_labels(known, EXCESS, coloured)
+        excess = figure(
+            "pivot_excess",
+            f"Excess by layer: how much more alike a text and its own translation in {name} are routed",
+            language_lines("pivot", EXCESS, known, layers, coloured, labels="excess_labels"),
+            ("pivot", "excess_labels", "zones"),
+        )
+        figures, findings = [excess, *figures], (*_excess_findings(by_excess, known), *findings)
+    return section.with_data(datasets, findings=findings, figures=tuple(figures))
 
 
 def _missing(source: Source) -> str | None:
@@ -90,6 +105,11 @@ def _missing(source: Source) -> str | None:
         )
     if not source.pivot:
         return "The run names no pivot language. Trace with --pivot to have one."
+    if not source.record.parallel:
+        return (
+            "The run's text ids are not parallel: the same id in two languages is not the same text, so no text has a "
+            "translation to be compared with."
+        )
     if source.pivot not in source.languages:
         return f"The pivot language {source.pivot} is not in the store yet."
     if len(source.languages) == 1:
@@ -114,3 +134,29 @@ def _findings(means: pl.DataFrame, frame: pl.DataFrame, pivot_name: str) -> tupl
         f"layer {low['layer']} ({low['similarity']:.2f})."
     )
     return f"{ends}, over {texts} parallel texts a language.", depths
+
+
+def _excess_findings(means: pl.DataFrame, frame: pl.DataFrame) -> tuple[str, ...]:
+    """Say how large excess is, of languages from most to least; `frame` has it by language and layer."""
+    depth = frame.group_by("layer").agg(pl.col("excess").mean()).sort("excess", "layer", descending=[True, False])
+    high, low = depth.row(0, named=True), depth.row(-1, named=True)
+    if max(abs(high["excess"]), abs(low["excess"])) < HAIR:
+        said = (
+            "A text is routed hardly more like its own translation than like those of other texts: excess is "
+            f"{high['excess']:.4f} where it is highest (layer {high['layer']}), over all languages. Similarity "
+            "measures script and language here, not the sentence."
+        )
+        return (said,)
+    first, last = means.row(0, named=True), means.row(-1, named=True)
+    depths = (
+        f"Over all languages, a text is more like its own translation than like those of other texts by "
+        f"{high['excess']:.3f} in layer {high['layer']}, where this excess is highest, and by {low['excess']:.3f} in "
+        f"layer {low['layer']}, where it is lowest."
+    )
+    if means.height == 1:
+        return (depths,)
+    ends = (
+        f"Excess is largest for {first['lang']} (mean {first['excess']:.3f}) and smallest for {last['lang']} "
+        f"({last['excess']:.3f})."
+    )
+    return depths, ends

@@ -1,34 +1,43 @@
 -- A row is one MoE layer: whether languages that are routed like the pivot language are those with high scores.
 --
 -- formula: Pearson r over languages between `pivot_similarity.similarity` and the score; Spearman r is that of their ranks,
---   ties sharing the mean rank (similarities rounded to 12 decimals). p is the chance of an |r| as large from numbers that
---   are normal and independent, two-sided: P(|t| > |r| sqrt(v / (1 - r^2))), Student's t with v = n - 2, which is
---   sum of f(i) for i = v/2, v/2 + 1, ... with f(i) = |r| / sqrt(pi) Gamma(i + 1/2) / Gamma(i + 1) (1 - r^2)^i;
---   for small r, where that is slow, 1 - (2/pi acos |r| in place of 1 for odd v) - the sum of f(i) for i = v/2 - 1, ... down to 0
--- range: r -1 to 1; p 0 to 1; NULL below 3 languages and where either side does not vary (standard deviation below 1e-12)
--- source: 2510.04694
--- needs: profiles, sequences
+--   ties sharing the mean rank (similarities rounded to 12 decimals). p is the chance of an |r| as large if scores had
+--   nothing to do with languages: (1 + permutations with |r_i| >= |r| - 1e-12) / (1 + permutations), two-sided. Permutation
+--   i = 1, 2, ... gives the languages, in the order of their names, the scores of the languages in the order of
+--   md5(seed:i:lang), the same in every layer. p_layers is the same with the largest |r_i| of all layers that are looked at
+--   in place of the layer's own: the chance that any layer has so large an |r|
+-- range: r -1 to 1; p 1 / (1 + permutations) to 1; NULL below 3 languages and where either side does not vary (standard
+--   deviation below 1e-12); p also where there are no permutations
+-- source: 2510.04694; p_layers: Westfall and Young's single-step maximum statistic
+-- needs: profiles, sequences, parallel text ids
 -- parameters:
 --   scores: name of a table with columns lang, one row a language, and score
 --   pivot_lang: the language to compare to; null = the run's pivot
 --   layers: decoder layers to look at; null = all
+--   permutations: how often the scores are permuted
+--   seed: another seed gives other permutations
 -- columns:
 --   run: the run's name
 --   layer: the decoder layer's own index
 --   n: languages with both a similarity and a score, the pivot language left out
 --   pearson: Pearson r
---   pearson_p: its two-sided p-value
+--   pearson_p: its two-sided p-value, of this layer alone
+--   pearson_p_layers: its p-value among all layers: of tables without any correlation, one in 20 has a layer at .05 or less
 --   spearman: Spearman r
---   spearman_p: its two-sided p-value
-create or replace macro score_correlation(scores := 'scores', pivot_lang := null, layers := null) as table
+--   spearman_p: its two-sided p-value, of this layer alone
+--   spearman_p_layers: its p-value among all layers
+create or replace macro score_correlation(
+    scores := 'scores', pivot_lang := null, layers := null, permutations := 999, seed := 0
+) as table
 with scored_language as (
     select
         routed.run,
         routed.layer,
+        routed.lang,
         routed.similarity,
         round(routed.similarity, 12) as rounded_similarity,
         given.score::double as score
-    from pivot_similarity(pivot_lang := pivot_lang, layers := layers) as routed
+    from pivot_similarity(pivot_lang := pivot_lang, layers := layers, derangements := 0) as routed
     inner join query_table(scores) as given using (lang)
     where given.score is not null
 ),
@@ -37,6 +46,7 @@ ranked_language as (
     select
         run,
         layer,
+        lang,
         similarity,
         score,
         rank() over (partition by run, layer order by rounded_similarity)
@@ -46,71 +56,113 @@ ranked_language as (
     from scored_language
 ),
 
-layer_correlation as (
+-- Distances from the mean, in units that make r of two sides the sum of their products.
+unit_language as (
     select
         run,
         layer,
-        count(*) as n,
-        count(*) > 2 and stddev_pop(similarity) > 1e-12 and stddev_pop(score) > 1e-12 as varies,
-        corr(similarity, score) as pearson,
-        corr(similarity_rank, score_rank) as spearman
+        lang,
+        count(*) over of_layer as n,
+        (similarity - avg(similarity) over of_layer) / nullif(stddev_pop(similarity) over of_layer, 0) as similarity,
+        (score - avg(score) over of_layer) / nullif(stddev_pop(score) over of_layer, 0) / count(*) over of_layer as score,
+        (similarity_rank - avg(similarity_rank) over of_layer)
+        / nullif(stddev_pop(similarity_rank) over of_layer, 0) as similarity_rank,
+        (score_rank - avg(score_rank) over of_layer)
+        / nullif(stddev_pop(score_rank) over of_layer, 0)
+        / count(*) over of_layer as score_rank,
+        count(*) over of_layer > 2
+        and stddev_pop(similarity) over of_layer > 1e-12
+        and stddev_pop(score) over of_layer > 1e-12 as varies
     from ranked_language
+    window of_layer as (partition by run, layer)
+),
+
+layer_list as (
+    select
+        run,
+        layer,
+        n,
+        list(similarity order by lang) filter (where varies and similarity is not null) as similarities,
+        list(similarity_rank order by lang) filter (where varies and similarity_rank is not null) as similarity_ranks
+    from unit_language
     group by
         run,
-        layer
+        layer,
+        n
 ),
 
-correlation as (
+language as (
+    select distinct
+        run,
+        lang,
+        first_value(score) over of_language as score,
+        first_value(score_rank) over of_language as score_rank
+    from unit_language
+    where varies
+    window of_language as (partition by run, lang order by layer)
+),
+
+-- Permutation 0 is the scores as they are.
+permuted_score as (
+    select
+        language.run,
+        language.score,
+        language.score_rank,
+        permuted.range as permutation,
+        if(permuted.range = 0, language.lang, md5(seed || ':' || permuted.range || ':' || language.lang)) as place
+    from language
+    cross join range(1 + permutations) as permuted
+),
+
+permutation_list as (
     select
         run,
-        layer,
-        n,
-        unnest(['pearson', 'spearman']) as kind,
-        unnest([if(varies, pearson, null), if(varies, spearman, null)]) as r
-    from layer_correlation
+        permutation,
+        list(score order by place) as scores,
+        list(score_rank order by place) as score_ranks
+    from permuted_score
+    group by
+        run,
+        permutation
 ),
 
-correlation_with_rest as (
+layer_permutation as (
+    select
+        layer_list.run,
+        layer_list.layer,
+        layer_list.n,
+        permuted.permutation,
+        list_dot_product(layer_list.similarities, permuted.scores) as pearson,
+        list_dot_product(layer_list.similarity_ranks, permuted.score_ranks) as spearman
+    from layer_list
+    left join permutation_list as permuted
+        on
+            layer_list.run = permuted.run
+            and layer_list.n = len(permuted.scores)
+),
+
+compared_permutation as (
     select
         *,
-        if(abs(r) > 1, 0, 1 - r * r) as unexplained
-    from correlation
-),
-
-tested_correlation as (
-    select
-        run,
-        layer,
-        n,
-        kind,
-        r,
-        case
-            when unexplained < 0.9
-                then
-                    abs(r) / sqrt(pi()) * list_sum(list_transform(
-                        range(400),
-                        lambda j: exp(lgamma(n / 2 - 0.5 + j) - lgamma(n / 2 + j)) * pow(unexplained, n / 2 - 1 + j)
-                    ))
-            when unexplained >= 0.9
-                then
-                    if(n % 2 = 0, 1, 2 / pi() * acos(abs(r)))
-                    - abs(r) / sqrt(pi()) * coalesce(list_sum(list_transform(
-                        range(n // 2 - 1),
-                        lambda j: exp(lgamma(n / 2 - 1.5 - j) - lgamma(n / 2 - 1 - j)) * pow(unexplained, n / 2 - 2 - j)
-                    )), 0)
-        end as p
-    from correlation_with_rest
+        first_value(pearson) over (partition by run, layer order by permutation) as pearson_found,
+        first_value(spearman) over (partition by run, layer order by permutation) as spearman_found,
+        max(abs(pearson)) over (partition by run, permutation) as largest_pearson,
+        max(abs(spearman)) over (partition by run, permutation) as largest_spearman
+    from layer_permutation
 )
 
+-- Permutation 0 is the one in the numerator and the denominator.
 select
     run,
     layer,
     n,
-    any_value(r) filter (where kind = 'pearson') as pearson,
-    any_value(p) filter (where kind = 'pearson') as pearson_p,
-    any_value(r) filter (where kind = 'spearman') as spearman,
-    any_value(p) filter (where kind = 'spearman') as spearman_p
-from tested_correlation
+    any_value(pearson_found) as pearson,
+    avg((abs(pearson) >= abs(pearson_found) - 1e-12)::integer) filter (where permutations > 0) as pearson_p,
+    avg((largest_pearson >= abs(pearson_found) - 1e-12)::integer) filter (where permutations > 0) as pearson_p_layers,
+    any_value(spearman_found) as spearman,
+    avg((abs(spearman) >= abs(spearman_found) - 1e-12)::integer) filter (where permutations > 0) as spearman_p,
+    avg((largest_spearman >= abs(spearman_found) - 1e-12)::integer) filter (where permutations > 0) as spearman_p_layers
+from compared_permutation
 group by
     run,
     layer,

@@ -22,9 +22,10 @@ VALUES = {  # columns that hold what is computed; the others say what a row is a
     *("frequency", "share", "weight_mean", "weight_share", "probability", "jaccard", "isolation"),
     *("entropy", "entropy_normalized", "probability_entropy", "probability_entropy_normalized"),
     *("jsd", "jsd_normalized", "probability_jsd", "probability_jsd_normalized"),
-    *("divergence", "similarity", "specificity", "score", "cv", "overlap"),
+    *("divergence", "similarity", "mispaired", "excess", "specificity", "score", "cv", "overlap"),
     *("gap", "specialization", "language_share", "type_jaccard", "token_overlap", "r_type", "r_token", "consistency"),
-    *("pearson", "pearson_p", "spearman", "spearman_p"),
+    *("pearson", "pearson_p", "pearson_p_layers", "spearman", "spearman_p", "spearman_p_layers"),
+    *("p_type", "p_token", "r_type_normalized", "r_token_normalized", "jsd_controlled", "token_share"),
     *("count", "expected", "corrected", "balanced", "entropy_corrected", "jsd_corrected", "noise"),
 }
 

@@ -34,6 +34,8 @@ WORLDS = {
     "many languages, every expert used": [
         make_world(5, make_record(languages=[f"l{number}" for number in range(9)]), texts=12, unused_experts=0)
     ],
+    "texts for several blocks": [make_world(7, make_record(languages=["a", "b"], moe_layers=[1]), texts=40)],
+    "a text a language": [make_world(8, make_record(languages=["a", "b"]), texts=1)],
     "one language": [make_world(6, make_record(languages=["eng_Latn"]))],
 }
 
@@ -42,7 +44,11 @@ SIZED = ("jaccard", "jaccard_by_layer", "jaccard_by_pair", "jaccard_by_language"
 ARGUMENTS: dict[str, list[dict[str, Any]]] = {
     **{name: [{}, {"n": 1}, {"n": 3}, {"n": 999}] for name in reference.METRICS if name in SIZED},
     "expert_sets": [{}, {"n": 1}, {"n": 999}],
-    "pivot_similarity": [{}, {"pivot_lang": "y"}, {"pivot_lang": "nobody"}],
+    "pivot_similarity": [
+        *({}, {"derangements": 0}, {"derangements": 1}, {"derangements": 12}),
+        *({"pivot_lang": "y"}, {"pivot_lang": "nobody"}),
+    ],
+    "divergence_vs_vocabulary": [{}, {"permutations": 0}, {"permutations": 50, "seed": 3}],
     "specificity": [{}, {"alpha": 0.5}, {"shrinkage": 2.5}],
     "overlap": [{}, {"alpha": 0}],
     "exclusive_experts": [{}, {"threshold": 0.2}, {"threshold": 1}],

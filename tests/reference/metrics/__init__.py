@@ -23,7 +23,11 @@ from tests.reference.metrics.sets import (
 )
 from tests.reference.metrics.texts import pivot_similarity, routing_consistency, text_frequency
 from tests.reference.metrics.totals import Routing, Row, routing
-from tests.reference.metrics.vocabulary import divergence_vs_vocabulary, vocabulary_overlap
+from tests.reference.metrics.vocabulary import (
+    divergence_vocabulary_controlled,
+    divergence_vs_vocabulary,
+    vocabulary_overlap,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +71,7 @@ METRICS: dict[str, Callable[..., list[Row]]] = {
         exclusive_experts,
         vocabulary_overlap,
         divergence_vs_vocabulary,
+        divergence_vocabulary_controlled,
         routing_consistency,
     )
 }

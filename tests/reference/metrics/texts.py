@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import md5
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -11,26 +12,75 @@ from tests.reference.metrics.distributions import jsd_normalized
 from tests.reference.metrics.totals import of_any_languages, of_any_layers, of_languages
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tests.reference.metrics.totals import Routing, Row
 
 
+def derangements_of(pivot_tokens: Mapping[str, int], number: int) -> list[dict[str, str]]:
+    """Return, for each of `number` derangements, which text each text is paired with the translation of.
+
+    `pivot_tokens` are the tokens in the pivot language of each text id that is shared with it. A derangement lacks the
+    texts of blocks that have no further one.
+    """
+    ordered = sorted(
+        pivot_tokens, key=lambda text: (pivot_tokens[text], md5(text.encode(), usedforsecurity=False).hexdigest(), text)
+    )
+    blocks: dict[int, list[str]] = {}
+    number_of_blocks = max(1, len(ordered) // 8)
+    for rank, text in enumerate(ordered):
+        blocks.setdefault(rank * number_of_blocks // len(ordered), []).append(text)
+    return [
+        {
+            text: block[(place + shift) % len(block)]
+            for block in blocks.values()
+            if shift < len(block)
+            for place, text in enumerate(block)
+        }
+        for shift in range(1, number + 1)
+    ]
+
+
 @of_any_layers
-def pivot_similarity(data: Routing, pivot_lang: str | None = None, languages: Sequence[str] | None = None) -> list[Row]:
+def pivot_similarity(
+    data: Routing,
+    pivot_lang: str | None = None,
+    languages: Sequence[str] | None = None,
+    derangements: int = 3,
+) -> list[Row]:
     pivot = pivot_lang or data.pivot
     rows = []
     for lang in of_languages(data, languages).languages:
-        shared = sorted(set(data.profiles[lang]) & set(data.profiles.get(pivot, {})))
+        own, others = data.profiles[lang], data.profiles.get(pivot, {})
+        shared = sorted(set(own) & set(others))
         if lang == pivot or not shared:
             continue
+        tokens = {text.text_id: len(text.token_ids) for text in data.texts[pivot] if text.text_id in shared}
+        partners: dict[str, list[str]] = {text: [] for text in shared}
+        for derangement in derangements_of(tokens, derangements):
+            for text, other in derangement.items():
+                partners[text].append(other)
         for index, layer in enumerate(data.layers):
-            of_pairs = [
-                jsd_normalized(data.profiles[lang][text][index], data.profiles[pivot][text][index]) for text in shared
-            ]
-            mean = float(np.mean(of_pairs))
+            similarity = {
+                (text, other): 1 - jsd_normalized(own[text][index], others[other][index])
+                for text in shared
+                for other in (text, *partners[text])
+            }
+            mean = float(np.mean([similarity[text, text] for text in shared]))
+            mispaired = None
+            if all(partners.values()):
+                of_texts = [np.mean([similarity[text, other] for other in partners[text]]) for text in shared]
+                mispaired = float(np.mean(of_texts))
             rows.append(
-                {"lang": lang, "layer": layer, "pairs": len(shared), "divergence": mean, "similarity": 1 - mean}
+                {
+                    "lang": lang,
+                    "layer": layer,
+                    "pairs": len(shared),
+                    "divergence": 1 - mean,
+                    "similarity": mean,
+                    "mispaired": mispaired,
+                    "excess": None if mispaired is None else mean - mispaired,
+                }
             )
     return rows
 
