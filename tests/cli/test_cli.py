@@ -123,7 +123,7 @@ def test_views_lists_and_describes(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["views", "jaccard"]) == 0
     printed = capsys.readouterr().out
     for word in (
-        "jaccard(n := null, languages := null, layers := null)",
+        "jaccard(n := null, languages := null, layers := null, prompt_only := false, skip_positions := 0",
         "formula:",
         "range:",
         "source:",

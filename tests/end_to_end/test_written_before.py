@@ -36,8 +36,11 @@ def test_every_file_is_what_its_record_says() -> None:
 def test_views_say_what_they_said(view: str) -> None:
     expected = pl.read_csv(BEFORE / "expected" / f"{view}.csv", infer_schema_length=None)
     found = connect(BEFORE / "store").sql(f"select * from {view} order by all").pl()
-    assert found.columns == expected.columns
-    assert_frame_equal(found.cast(dict(expected.schema)), expected, rel_tol=1e-12, abs_tol=1e-12)
+    added = [column for column in found.columns if column not in expected.columns]
+    before = found.select(expected.columns)
+    assert_frame_equal(before.cast(dict(expected.schema)), expected, rel_tol=1e-12, abs_tol=1e-12)
+    assert set(added) <= {"entropy_corrected", "jsd_corrected", "noise"}
+    assert all(found[column].is_null().all() for column in added)  # of sums over texts, which were not kept then
 
 
 def test_the_same_export_writes_the_same_mask(tmp_path: Path) -> None:
