@@ -163,28 +163,15 @@ def _candidates(
     with translate_duckdb_errors():
         rows = connection.execute(
             """
-            with mean_activation as (
-                select layer, expert, avg(frequency) as frequency
-                from activation
-                where run = $run and list_contains($languages, lang)
-                group by all
-            ),
-
-            target_language as (
+            with target_language as (
                 select
                     layer,
                     expert,
                     zones.zone,
-                    zones.zone = 'middle' or used.count >= $least as counts,
-                    if(
-                        $shrinkage > 0,
-                        (used.count + $shrinkage) / (used.tokens * mean_activation.frequency + $shrinkage),
-                        lead.specificity
-                    ) as shrunk,
-                    shrunk * (1 + $alpha * (used.count / used.tokens)) as score
-                from specificity(languages := $languages) as lead
-                inner join usage_by_language as used using (run, lang, layer, expert)
-                inner join mean_activation using (layer, expert)
+                    zones.zone = 'middle' or lead.count >= $least as counts,
+                    lead.specificity,
+                    lead.score
+                from specificity(alpha := $alpha, shrinkage := $shrinkage, languages := $languages) as lead
                 inner join zones using (run, layer)
                 where lead.run = $run and list_contains($targets, lead.lang)
             ),
@@ -195,7 +182,7 @@ def _candidates(
                     expert,
                     zone,
                     max(score) filter (counts) as score,
-                    arg_max(shrunk, score) filter (counts) as specificity
+                    arg_max(specificity, score) filter (counts) as specificity
                 from target_language
                 group by all
             )

@@ -56,7 +56,7 @@ def test_few_decisions_count_as_the_reference_says(
     opened = connect(write_world(tmp_path, world))
     data = reference.routing(world)
     found = 0
-    for budget in range(1, 65):
+    for budget in range(1, 65, 3):
         expected = reference_selections.rise(data, targets, budget, min_count=min_count, shrinkage=shrinkage)
         if len(expected) < budget:
             with pytest.raises(SelectionError, match=r"zone: only \d+ of its 24 experts have .* lower --min-count"):
@@ -65,8 +65,8 @@ def test_few_decisions_count_as_the_reference_says(
         chosen = rise(opened, "run", targets, budget=budget, min_count=min_count, shrinkage=shrinkage).experts
         assert [(item.layer, item.expert, item.zone) for item in chosen] == sorted(expected)
         found += 1
-    assert found >= 8
-    assert found < 64 or not min_count
+    assert found >= 3
+    assert found < 22 or not min_count
 
 
 def test_an_expert_of_just_the_least_count_is_a_candidate_and_shared_ones_need_none(tmp_path: Path) -> None:
