@@ -85,7 +85,7 @@ class TextCounts:
         text, expert = np.divmod(flat[starts], self._experts)
         of_text = decisions[text]
 
-        def by_expert(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        def by_expert(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return np.bincount(expert, weights=values, minlength=self._experts)
 
         return {
