@@ -96,11 +96,10 @@ def added_up(
     schema of `rollups`; a column that one of them lacks is null. Raises StoreError where a file is damaged.
     """
     schema = rollups(record.num_experts).schema
-    summed = usage(record.num_experts)
     size = len(record.moe_layers) * record.num_experts
     sums: dict[str, npt.NDArray[np.generic]] = {}
     known = set(schema.names[3:])
-    parts = (_read(catalog, file, summed.schema_in(version)) for file, version in files)
+    parts = (usage_rows(catalog, record, file, version) for file, version in files)
     for rows in (*((before,) if before else ()), *parts):
         known = {name for name in known if name in rows.schema.names and rows.column(name).null_count == 0}
         for name in known:
@@ -116,6 +115,11 @@ def added_up(
         ),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def usage_rows(catalog: Catalog, record: RunRecord, file: FileRecord, version: int) -> pa.Table:
+    """Return the roll-up of a shard, of the columns that its format version has; StoreError where it is damaged."""
+    return _read(catalog, file, usage(record.num_experts).schema_in(version))
 
 
 def _read(catalog: Catalog, file: FileRecord, schema: pa.Schema) -> pa.Table:

@@ -5,26 +5,32 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from moetrace.store.errors import StoreError, UnreadableError, as_store_errors
 from moetrace.store.format import layout
 from moetrace.store.format.plan_record import MOST_OF_A_PLAN, FailedRecord, PlanRecord
 from moetrace.store.format.schema import FORMAT_VERSION
 from moetrace.store.read.catalog import Catalog
 from moetrace.store.read.compact_index import OlderIndexError, read_index, without_checksums
+from moetrace.store.read.moments import SOURCES, added_moments, moments_in, shard_moments, with_moments
 from moetrace.store.read.rollups import added_up, compacted_rows
 from moetrace.store.read.store_format import SEALED_SINCE, StoreFormat, format_text, read_format
 from moetrace.store.read.verified import read_verified
 from moetrace.store.storage.base import Storage
 from moetrace.store.storage.claims import living_claims
 from moetrace.store.storage.open import open_storage
+from moetrace.store.verify.content import SUM_TOLERANCE
 from moetrace.store.verify.repair import carry_out
 from moetrace.store.verify.run_records import RunRecords
 from moetrace.store.verify.shard import ShardChecker
 from moetrace.store.verify.verdict import Problem, Repair, RunProgress, Verdict, first_line, is_passing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    import pyarrow as pa
 
     from moetrace.store.format.records import CommitRecord, RunRecord
     from moetrace.store.read.compact_index import CompactIndex
@@ -237,17 +243,30 @@ class _Check:
             return
         rows = compacted_rows(self._catalog, record, index.data)
         for lang in index.current(listed):
-            commits = (self._commits[path] for path in sorted(index.entries) if index.entries[path].commit.lang == lang)
+            commits = [self._commits[path] for path in sorted(index.entries) if index.entries[path].commit.lang == lang]
             oldest = self._catalog.format.oldest
             files = [
                 (file, commit.version or oldest) for commit in commits for file in commit.files if file.table == "usage"
             ]
             try:
                 expected = added_up(self._catalog, record, lang, files)
+                if lang in rows:
+                    expected = self._with_moments(record, commits, expected, rows[lang])
             except StoreError:
                 continue  # a shard is the problem
             if lang not in rows or not rows[lang].equals(expected):
                 raise StoreError(f"{where}: what it says of {lang} is not what its shards add up to")
+
+    def _with_moments(
+        self, record: RunRecord, commits: Sequence[CommitRecord], expected: pa.Table, found: pa.Table
+    ) -> pa.Table:
+        """Return what shards add up to, with the moments of their routes where `found` has them and roll-ups do not."""
+        said = moments_in(found)
+        if said is None or moments_in(expected) is not None or not set(SOURCES) <= set(record.tables):
+            return expected
+        counted = added_moments(shard_moments(self._catalog, record, commit) for commit in commits)
+        same = all(np.allclose(said[name], counted[name], rtol=SUM_TOLERANCE, atol=0) for name in said)
+        return with_moments(expected, said if same else counted)
 
     def _plan(self, record: RunRecord) -> None:
         """Check the plan of a run, and say how many of the planned shards are there."""

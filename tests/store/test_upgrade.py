@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import polars as pl
-import pyarrow.parquet as pq
 import pytest
 
 from moetrace.analytics.database.connection import connect
 from moetrace.cli.main import run as moetrace
 from moetrace.store.errors import StoreError
-from moetrace.store.format.schema import ADDED_COLUMNS
 from moetrace.store.format.sealed import CHECKSUM
 from moetrace.store.read.reader import Store
 from moetrace.store.storage.local import LocalStorage
 from moetrace.store.upgrade import upgrade
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.writer import StoreWriter
-from tests.support.records import read_record
+from tests.support.older import as_written_in
 from tests.support.shards import EXPERTS, LAYERS, random_shard, record_with
 
 if TYPE_CHECKING:
@@ -31,22 +28,7 @@ if TYPE_CHECKING:
 def made_in_the_first_format(path: Path) -> Path:
     """Write a shard as the first format had it: columns were missing, and commit records had no block checksums."""
     StoreWriter(path, record_with()).write(random_shard())
-    (path / "commits/run=run/run.json").unlink()
-    record = read_record(path / "runs" / "run.json")
-    (path / "runs" / "run.json").write_text(json.dumps(record, indent=1))
-    (commit,) = path.rglob("commits/**/*.json")
-    record = read_record(commit)
-    del record["version"]
-    for file in record["files"]:
-        if lacking := [name for columns in ADDED_COLUMNS.values() for name in columns.get(file["table"], {})]:
-            content = pq.read_table(path / file["path"], partitioning=None)
-            pq.write_table(content.drop_columns(lacking), path / file["path"])
-        written = (path / file["path"]).read_bytes()
-        del file["crc32"]
-        file.update(bytes=len(written), sha256=hashlib.sha256(written).hexdigest())
-    commit.write_text(json.dumps(record))
-    (path / "store.json").write_text('{"format": "moetrace-store", "version": 1}\n')
-    return path
+    return as_written_in(1, path)
 
 
 def test_a_store_of_the_first_format_is_read_but_not_written(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from moetrace.store.read.reader import Store
-from moetrace.store.shard import rollup
+from moetrace.store.shard import text_counts
 from moetrace.store.write.writer import StoreWriter
 from tests.support.shards import EXPERTS, LAYERS, TOP_K, random_shard, record_with, rows_of
 
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize("bins", [1, 2 * EXPERTS, rollup.BLOCK_BINS], ids=["text by text", "two", "all at once"])
-def test_roll_ups_equal_a_recount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bins: int) -> None:
-    monkeypatch.setattr(rollup, "BLOCK_BINS", bins)
+@pytest.mark.parametrize("bins", [1, 2 * EXPERTS, text_counts.BLOCK_BINS], ids=["text by text", "two", "all at once"])
+@pytest.mark.parametrize("most", [text_counts.MOST_BINS, 0], ids=["bins", "sorted"])
+def test_roll_ups_equal_a_recount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bins: int, most: int) -> None:
+    monkeypatch.setattr(text_counts, "BLOCK_BINS", bins)
+    monkeypatch.setattr(text_counts, "BLOCK_DECISIONS", bins)
+    monkeypatch.setattr(text_counts, "MOST_BINS", most)
     shard = random_shard(3, (5, 2, 9, 1, 2, 7, 1))
     StoreWriter(tmp_path, record_with(weight_precision="f16")).write(shard)
     opened = Store(tmp_path)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moetrace.store.format.blocks import BlockChecksums
 from moetrace.store.format.expert_ids import expert_dtype
 from moetrace.store.format.schema import TABLE_NAMES, tables
 from moetrace.store.shard.counts import Counts
@@ -21,8 +18,8 @@ from moetrace.store.shard.shard import Shard
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.writer import StoreWriter
 from tests.support.examples import examples
-from tests.support.records import read_record, write_record
-from tests.support.stores import data_file, make_record
+from tests.support.older import rewrite_table
+from tests.support.stores import make_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,18 +28,7 @@ if TYPE_CHECKING:
 
 def rewritten(store: Path, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
     """Change a table of a shard and its commit record: all checksums are right, the content is not."""
-    path = data_file(store, table)
-    rows = change(pq.read_table(path, partitioning=None))
-    groups = 3 if table == "routes" else 1
-    pq.write_table(rows, path, row_group_size=max(1, len(rows) // groups), compression="zstd")
-    record = store / "commits/run=run/lang=deu_Latn/00000.json"
-    commit = read_record(record)
-    (file,) = (file for file in commit["files"] if file["table"] == table)
-    content = path.read_bytes()
-    blocks = BlockChecksums()
-    blocks.update(content)
-    file.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), rows=len(rows), crc32=blocks.hex())
-    write_record(record, commit)
+    rewrite_table(store, store / "commits/run=run/lang=deu_Latn/00000.json", table, change)
 
 
 def column(name: str, change: Callable[[np.ndarray], np.ndarray], rows: pa.Table) -> pa.Table:

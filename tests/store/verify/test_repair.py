@@ -208,7 +208,7 @@ def test_files_published_after_the_listing_are_there(store: Path, monkeypatch: p
 
 @pytest.mark.parametrize("which", ["index", "rows"])
 def test_damaged_rollups_are_taken_out(store: Path, good: Path, which: str) -> None:
-    index = compact(Store(store), "run")
+    index = compact(Store(store), "run").index
     flip(store / (layout.compact_index_path("run") if which == "index" else index.data.path))
     verdict = verify(store, repair=True)
     assert len(verdict.done) == 1

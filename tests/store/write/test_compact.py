@@ -49,7 +49,7 @@ def by_language(store: Path) -> list[tuple[object, ...]]:
 
 def test_compacted_rollups_say_the_same(store: Path) -> None:
     before = by_language(store)
-    index = compact(Store(store), "run")
+    index = compact(Store(store), "run").index
     assert len(index.entries) == len(Store(store).commits)
     compacted, rest = Store(store).rollups()
     assert [(found.run, sorted(found.languages)) for found in compacted] == [
@@ -144,7 +144,7 @@ def test_an_index_of_an_older_version_costs_time_and_is_no_problem(store: Path) 
 
 
 def test_damaged_rollups_are_named_and_never_read(store: Path) -> None:
-    index = compact(Store(store), "run")
+    index = compact(Store(store), "run").index
     path = store / index.data.path
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -165,12 +165,12 @@ def test_compacting_again_leaves_one_file(store: Path, world: World) -> None:
     )
     reader = Store(store)
     before = reader.rollups()[0][0].path
-    index = compact(Store(store), "run")
+    index = compact(Store(store), "run").index
     assert compacted(store) == {before, index.data.path}
     assert reader.rollup_table().num_rows > 0  # who has read the index before still finds what it names
     for path in compacted(store):
         os.utime(store / path, (0, 0))
-    index = compact(Store(store), "run")
+    index = compact(Store(store), "run").index
     assert compacted(store) == {index.data.path}
 
 
@@ -187,7 +187,7 @@ def test_two_at_once_leave_an_index_whose_file_is_there(store: Path, monkeypatch
 
     monkeypatch.setattr(LocalStorage, "replace", overtaken)
     first = compact(Store(store), "run")
-    assert compacted(store) == {first.data.path, second[1].data.path}
+    assert compacted(store) == {first.index.data.path, second[1].index.data.path}
     assert verify(store).problems == []
     assert len(Store(store).rollups()[0]) == 1
     connect(store)
