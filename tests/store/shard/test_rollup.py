@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("bins", [1, 2 * EXPERTS, text_counts.BLOCK_BINS], ids=["text by text", "two", "all at once"])
-def test_roll_ups_equal_a_recount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bins: int) -> None:
+@pytest.mark.parametrize("most", [text_counts.MOST_BINS, 0], ids=["bins", "sorted"])
+def test_roll_ups_equal_a_recount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bins: int, most: int) -> None:
     monkeypatch.setattr(text_counts, "BLOCK_BINS", bins)
+    monkeypatch.setattr(text_counts, "BLOCK_DECISIONS", bins)
+    monkeypatch.setattr(text_counts, "MOST_BINS", most)
     shard = random_shard(3, (5, 2, 9, 1, 2, 7, 1))
     StoreWriter(tmp_path, record_with(weight_precision="f16")).write(shard)
     opened = Store(tmp_path)
