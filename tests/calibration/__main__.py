@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 LANGUAGES = ("eng_Latn", "ces_Latn", "slk_Latn", "cat_Latn", "fra_Latn", "deu_Latn", "kor_Hang", "jpn_Jpan")
 UDHR = ("eng_Latn", "deu_Latn", "spa_Latn", "swh_Latn")
 TEXTS = (20, 50, 200)
-NEAR, FAR = ("ces_Latn", "slk_Latn"), ("eng_Latn", "ces_Latn")
+NEAR, FAR = ("ces_Latn", "slk_Latn"), ("ces_Latn", "eng_Latn")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with ui-strings/ and udhr/")
     parser.add_argument("-o", "--output", type=Path, required=True, help="where the traces are kept")
-    parser.add_argument("--samples", type=int, default=400)
+    parser.add_argument("--samples", type=int, default=400, help="of coverage, power and bias")
+    parser.add_argument("--draws", type=int, default=1000, help="of p-values under the null")
     parsed = parser.parse_args()
     started = time.monotonic()
     populations = {
@@ -40,7 +41,7 @@ def main() -> None:
     ui = populations["ui-strings"]
     print(f"{ui.size} parallel texts of UI strings, {populations['udhr'].size} of the UDHR\n", flush=True)
     _coverage(populations, parsed.samples)
-    _nulls(ui, parsed.samples)
+    _nulls(ui, parsed.draws)
     _power(ui, parsed.samples)
     _bias(ui, parsed.samples)
     print(f"\n{time.monotonic() - started:.0f} s")
