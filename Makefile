@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 
 .PHONY: install demo test test-quick test-oldest test-gpu lint format bench-trace bench-store bench-plan bench-analytics \
-	bench-training chaos fuzz-imports fuzz-store experiment-rise model clean
+	bench-training bench-uncertainty calibrate chaos fuzz-imports fuzz-store experiment-rise model clean
 
 install: $(INSTALLED)
 
@@ -82,6 +82,9 @@ bench-plan: install
 bench-analytics: install
 	$(BIN)/python -m tests.benchmarks.bench_analytics
 
+bench-uncertainty: install
+	$(BIN)/python -m tests.benchmarks.bench_uncertainty
+
 bench-training: install
 	$(BIN)/python -m tests.benchmarks.bench_training
 
@@ -89,6 +92,11 @@ bench-training: install
 CHAOS_ARGS ?=
 chaos: install
 	$(BIN)/python -m tests.chaos --kills 1000 $(CHAOS_ARGS)
+
+# Whether intervals cover, p-values are uniform and corrections correct: the tables of docs/statistics.md.
+CALIBRATION ?= moetrace-calibration
+calibrate: install
+	$(BIN)/python -m tests.calibration --data $(SHARED)/data -o $(CALIBRATION)
 
 EXPERIMENT ?= moetrace-experiment
 EXPERIMENT_ARGS ?=
@@ -108,5 +116,5 @@ model: install
 	$(BIN)/python -m moetrace.tracer.bundled.make_model --ui-strings $(SHARED)/data/ui-strings --udhr $(SHARED)/data/udhr
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist src/*.egg-info moetrace-demo moetrace-experiment
+	rm -rf $(VENV) $(OLDEST) build dist src/*.egg-info moetrace-demo moetrace-experiment moetrace-calibration
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moetrace.cli.explanation import explanation
 from moetrace.cli.groups import InOrder
-from moetrace.cli.options import FINITE, RUN, STORE, output
-from moetrace.cli.table import aligned
+from moetrace.cli.options import FINITE, RUN, STORE, FiniteRange, output
 from moetrace.cli.terminal import printable
 
 if TYPE_CHECKING:
@@ -35,6 +35,14 @@ REFERENCE = click.option(
     multiple=True,
     metavar="LANG",
     help="Language to compare with; may be repeated.  [default: all of the run]",
+)
+MIN_COUNT = click.option(
+    "--min-count",
+    type=click.IntRange(min=0),
+    default=30,
+    show_default=True,
+    metavar="N",
+    help="Routing decisions that an expert needs to be taken as the language's own; 0: any.",
 )
 OUTPUT = output("Write the mask here.  [default: standard output]")
 
@@ -78,7 +86,9 @@ def strategy(name: str, short_help: str, *options: Callable[..., Any]) -> Callab
             mask = build_mask(selection, record, opened.traced_at(record.run), opened.format.version)
             _write(mask, file_format, output)
             if explain:
-                click.echo(_explanation(selection), err=output is None)
+                click.echo(explanation(selection), err=output is None)
+            for note in () if explain else selection.notes:
+                click.echo(printable(note), err=True)
 
         found: Any = command
         for option in (EXPLAIN, OUTPUT, FORMAT, *reversed(options), RUN, STORE):
@@ -101,6 +111,15 @@ def strategy(name: str, short_help: str, *options: Callable[..., Any]) -> Callab
     click.option(
         "--middle", type=FINITE, default=0.25, show_default=True, help="The middle zone's share; the rest is deep."
     ),
+    MIN_COUNT,
+    click.option(
+        "--shrinkage",
+        type=FiniteRange(min=0),
+        default=0.0,
+        show_default=True,
+        metavar="LAMBDA",
+        help="Decisions at the mean rate that are added to what was seen of an expert.",
+    ),
 )
 def rise(connection: duckdb.DuckDBPyConnection, run: str, references: tuple[str, ...], **options: Any) -> Selection:
     """Select K experts by RISE (arXiv 2604.03592, eq. 8 and algorithm 1).
@@ -110,8 +129,12 @@ def rise(connection: duckdb.DuckDBPyConnection, run: str, references: tuple[str,
     O (1 + alpha mean a), O = 1 / (1 + standard deviation of a / mean a). The zones are the first 37.5%, the next 25%
     and the last 37.5% of the MoE layers. What a zone cannot hold goes to the zone with most room.
 
+    Ours: an expert with fewer than N routing decisions of the target is not specific to it (0: RISE's own behaviour),
+    and S = (count + lambda) / (tokens mean a + lambda) draws what little was seen towards 1.
+
     \b
     moetrace export rise my-store --target swh_Latn --budget 32 -o mask.json
+    moetrace export rise my-store --target swh_Latn --min-count 0 --shrinkage 100 -o mask.json
     """  # noqa: D301  click wants the escape itself
     from moetrace.analytics.selection import rise as select
 
@@ -125,18 +148,22 @@ def rise(connection: duckdb.DuckDBPyConnection, run: str, references: tuple[str,
     REFERENCE,
     click.option("--layers", type=int, default=2, show_default=True, metavar="N", help="How many final MoE layers."),
     click.option("--alpha", type=FINITE, default=0.01, show_default=True, help="The least gap."),
-    click.option("--shared", type=int, metavar="K", help="Shared experts of each layer.  [default: the run's top-k]"),
+    click.option("--shared", type=int, metavar="K", help="Shared experts of each layer.  [default: 5, or all it has]"),
     click.option("--parent", metavar="LANG", help="Borrow this language's set: for a low-resource target."),
+    MIN_COUNT,
 )
 def gap(connection: duckdb.DuckDBPyConnection, run: str, references: tuple[str, ...], **options: Any) -> Selection:
     """Select by activation gap in the final MoE layers (arXiv 2605.29714).
 
     With p = an expert's share of the layer's routing decisions: the experts that the target uses most, with
     gap = largest p - second largest p over the languages >= alpha; and in each layer K shared ones beside them, those
-    with the highest mean p over the languages.
+    with the highest mean p over the languages. With a parent, the target itself is none of the languages: it would take
+    from its parent what the two have in common. Ours: an expert with fewer than N routing decisions of the language
+    whose it is, the target or its parent, is not taken; shared ones are not held to it.
 
     \b
     moetrace export gap my-store --target swh_Latn --layers 2 -o mask.json
+    moetrace export gap my-store --target gsw_Latn --parent deu_Latn --reference eng_Latn -o mask.json
     """  # noqa: D301  click wants the escape itself
     from moetrace.analytics.selection import gap as select
 
@@ -169,10 +196,13 @@ def top_p(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Se
     "The most used experts, of the model or of each layer.",
     _target("Language to select for, several pooled; none: all of the run"),
     click.option("--budget", type=int, metavar="K", help="Experts over the whole model.  [default: 128]"),
-    click.option("--per-layer", type=int, metavar="K", help="Experts of each layer, instead of a budget."),
+    click.option("--per-layer", type=int, metavar="K", help="Experts of each layer instead."),
+    MIN_COUNT,
 )
 def top_k(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Selection:
     """Select the K experts with the highest activation frequency a = count / T (a of RISE, arXiv 2604.03592).
+
+    Only of experts with at least N routing decisions of the target, of all targets together where there are several.
 
     \b
     moetrace export top-k my-store --target swh_Latn --per-layer 4 -o mask.json
@@ -208,21 +238,49 @@ def task(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Sel
     "random",
     "A control: as many experts of each layer as a mask has, drawn.",
     click.option("--like", type=MASK, required=True, metavar="MASK", help="The mask that this is a control for."),
+    click.option(
+        "--match",
+        type=click.Choice(["count", "load"]),
+        default="count",
+        show_default=True,
+        help="What each layer has as the mask has it: the number of experts, or their load, too.",
+    ),
+    click.option(
+        "--exclude",
+        "excluded",
+        type=MASK,
+        multiple=True,
+        metavar="MASK",
+        help="Draw none of this mask's experts; may be repeated, and be the same as --like.",
+    ),
+    click.option(
+        "--slack",
+        type=FiniteRange(0, 1),
+        default=0.05,
+        show_default=True,
+        metavar="S",
+        help="Of load: how much further than the nearest a draw may be, as a part of the mask's load. 0: no further.",
+    ),
     click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Another seed, another draw."),
 )
-def random(connection: duckdb.DuckDBPyConnection, run: str, like: Path, seed: int) -> Selection:
+def random(
+    connection: duckdb.DuckDBPyConnection, run: str, like: Path, excluded: tuple[Path, ...], **options: Any
+) -> Selection:
     """Draw, in each layer, as many experts as MASK has there, in the same roles: a control.
 
-    Every expert of a layer is as likely as any other. The draw is the experts with the least SHA-256 of
-    "seed:layer:expert", the same on every machine.
+    By count, every expert of a layer is as likely as any other. By load, those drawn meet together as many of the
+    routing decisions of the mask's target as the mask's do, or as nearly as many as the layer allows. The load asked
+    for and the one got are told and stand in the mask. A seed means the same draw on every machine.
 
     \b
     moetrace export random my-store --like mask.json --seed 1 -o control.json
+    moetrace export random my-store --like mask.json --match load --exclude mask.json -o control.json
     """  # noqa: D301  click wants the escape itself
     from moetrace.analytics.selection import random as select
     from moetrace.store.mask import read_mask
 
-    return select(connection, run, like=read_mask(like), seed=seed, where=str(like))
+    exclude = {str(path): read_mask(path) for path in excluded}
+    return select(connection, run, like=read_mask(like), exclude=exclude, where=str(like), **options)
 
 
 @strategy(
@@ -279,6 +337,7 @@ def convert(mask: Path, file_format: str, output: Path | None) -> None:
 
 def _write(mask: Mapping[str, Any], file_format: str, output: Path | None) -> None:
     from moetrace.analytics.masks.formats import FORMATS as WRITERS
+    from moetrace.store.mask import mask_targets
     from moetrace.store.output import write_text
 
     text = WRITERS[file_format](mask)
@@ -286,22 +345,6 @@ def _write(mask: Mapping[str, Any], file_format: str, output: Path | None) -> No
         click.echo(text, nl=False)
         return
     write_text(output, text)
-    target = mask["strategy"]["target"]
-    languages = [target] if isinstance(target, str) else target or []
+    languages = mask_targets(mask)
     words = f" for {', '.join(languages)}" if languages else ""
     click.echo(printable(f"{output}: {len(mask['experts'])} experts{words}"), err=True)
-
-
-def _explanation(selection: Selection) -> str:
-    """Return what was chosen and what just missed, as two tables."""
-    columns = [
-        name
-        for name in ("layer", "expert", "role", "zone", "score", "specificity", "overlap", "reason")
-        if any(getattr(item, name) is not None for item in selection.experts)
-    ]
-    parts = [f"Chosen: {len(selection.experts)} experts"]
-    parts.append(aligned(columns, [[getattr(item, name) for name in columns] for item in selection.experts]))
-    if selection.missed:
-        parts.append("\nJust missed")
-        parts.append(aligned(columns, [[getattr(item, name) for name in columns] for item in selection.missed]))
-    return "\n".join(parts)

@@ -83,6 +83,20 @@ from moetrace.cli.terminal import printable
 @click.option("--prefix-caching", is_flag=True, help="Leave vLLM's prefix cache on (traced texts never read it).")
 @click.option("--compile", "compiled", is_flag=True, help="Let vLLM compile the model: slow to start, faster on a GPU.")
 @click.option("--revision", metavar="R", help="Revision of the model on its hub.")
+@click.option("--prompt-only", is_flag=True, help="Leave out of every table the tokens that the model writes itself.")
+@click.option(
+    "--skip-positions",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Leave out of every table the first N tokens of each text.",
+)
+@click.option(
+    "--skip-special",
+    is_flag=True,
+    help="Leave out of every table the tokenizer's special tokens, such as those of chat templates.",
+)
 @click.option("--no-profiles", is_flag=True, help="Leave out the mean router probabilities of each text.")
 @click.option("--no-routes", is_flag=True, help="Leave out the single decisions; roll-ups are kept.")
 def trace(
@@ -119,6 +133,9 @@ def trace(
     prefix_caching: bool,
     compiled: bool,
     revision: str | None,
+    prompt_only: bool,
+    skip_positions: int,
+    skip_special: bool,
     no_profiles: bool,
     no_routes: bool,
 ) -> None:
@@ -155,6 +172,9 @@ def trace(
         top_p=top_p,
         seed=seed,
         prompt=PromptSettings(chat, system, chat_template.read_text(encoding="utf-8") if chat_template else None),
+        prompt_only=prompt_only,
+        skip_positions=skip_positions,
+        skip_special=skip_special,
         max_memory=int(max_memory * 2**30),
         engine=EngineSettings(
             dtype=dtype,
@@ -181,8 +201,9 @@ def trace(
             progress=progress,
         )
     skipped = f", {result.skipped_shards} were there before" if result.skipped_shards else ""
+    aside = f"; {result.set_aside:,} texts of which nothing is left were set aside" if result.set_aside else ""
     click.echo(
         f"run {result.run} in {printable(store)}: {result.written_shards} shards, {result.written_tokens:,} tokens "
-        f"in {result.seconds:.0f} s{skipped}",
+        f"in {result.seconds:.0f} s{skipped}{aside}",
         err=True,
     )

@@ -149,6 +149,12 @@ def check_mask_fits(
         )
 
 
+def mask_targets(mask: Mapping[str, Any]) -> list[str]:
+    """Return the languages that a mask is for."""
+    target = mask["strategy"]["target"]
+    return [] if target is None else [target] if isinstance(target, str) else list(target)
+
+
 def in_spans(numbers: Iterable[int]) -> str:
     """Return numbers as ascending spans: 1-3, 5, 7-9."""
     spans: list[list[int]] = []

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TESTS = ROOT / "tests"
 MODULES = product_modules()
-OF_NO_PACKAGE = {"benchmarks", "chaos", "end_to_end", "hostile", "reference", "results", "support"}
+OF_NO_PACKAGE = {"benchmarks", "calibration", "chaos", "end_to_end", "hostile", "reference", "results", "support"}
 STARTED = {  # by name, and imported by nobody
     *(place.partition(":")[0] for place in COMMANDS.values()),
     "moetrace.tracer.recording.plugin",  # by vLLM

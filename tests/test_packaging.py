@@ -148,7 +148,7 @@ def test_the_commands_run_in_a_folder_with_files_of_our_names(installed: Path, o
     query = "select lang, sum(count)::int as n from usage group by lang order by lang"
     assert moetrace("sql", "store", query, "--format", "csv").split() == ["lang,n", "en,32", "sw,32"]
     moetrace("verify", "store")
-    moetrace("export", "rise", "store", "--target", "sw", "--budget", "4", "-o", "mask.json")
+    moetrace("export", "rise", "store", "--target", "sw", "--budget", "4", "--min-count", "0", "-o", "mask.json")
     found = run(
         installed,
         others_folder,

@@ -267,6 +267,7 @@ def _run_row(record: RunRecord) -> tuple[object, ...]:
         record.corpus.get("pivot"),
         record.parallel,
         record.special_token_ids,
+        record.nominal_tokens,
         record.tables,
     )
 

@@ -14,6 +14,12 @@ from moetrace.store.format.schema import TABLE_NAMES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+FILTER_NEEDS = {  # arguments of metrics that leave out tokens, and the tables that counts are then made of
+    "prompt_only": ("tokens", "routes"),
+    "skip_positions": ("tokens", "routes"),
+    "skip_special": ("tokens", "routes"),
+    "shared_texts": ("sequences", "tokens", "routes"),
+}
 PARALLEL = "parallel text ids"  # what a view's header says it needs where it pairs texts of one id
 WRITES_FILES = {duckdb.StatementType.COPY, duckdb.StatementType.EXPORT}
 
@@ -35,7 +41,8 @@ def run_query(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[duc
 def missing_inputs(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
     """Return a sentence for each view that a query names and each run that lacks what the view needs.
 
-    Where the query names runs, only those are looked at. What such a view has of such a run are no rows, or NULL.
+    Where the query names a filter, a view that takes it also needs what its counts are then made of. Where the query
+    names runs, only those are looked at. What such a view has of such a run are no rows, or NULL.
     """
     named = set(re.findall(r"[\w.-]+", query))
     with translate_duckdb_errors():
@@ -45,16 +52,18 @@ def missing_inputs(connection: duckdb.DuckDBPyConnection, query: str) -> list[st
     wanted = [found for found in runs if found[0] in named] or runs
     found = []
     for view in (view for name, view in views().items() if name in named):
-        needs = view.needs.split(", ")
+        filters = [name for name in FILTER_NEEDS if name in named & view.defaults.keys()]
+        needed = {*view.needs.split(", "), *(table for name in filters for table in FILTER_NEEDS[name])}
+        with_filters = f" with {' and '.join(filters)}" if filters else ""
         for run, tables, parallel in wanted:
-            lacking = [table for table in TABLE_NAMES if table in needs and table not in tables]
+            lacking = [table for table in TABLE_NAMES if table in needed and table not in tables]
             if lacking:
                 reason = f"which was traced without {' and '.join(lacking)}"
-            elif PARALLEL in needs and not parallel:
+            elif PARALLEL in needed and not parallel:
                 reason = "whose text ids are not parallel: the same id in two languages is not the same text"
             else:
                 continue
-            found.append(f"{view.name} has nothing of run '{run}', {reason}")
+            found.append(f"{view.name}{with_filters} has nothing of run '{run}', {reason}")
     return found
 
 

@@ -46,6 +46,7 @@ def build_mask(
             "pool": len(record.moe_layers) * record.num_experts,
             "parameters": parameters,
             "share_of_model": parameters / whole if parameters is not None and whole else None,
+            "load": {"target": selection.load.target, "others": selection.load.others},
         },
         "provenance": {
             "store_format": store_format,
@@ -62,7 +63,7 @@ def build_mask(
 def _expert(item: SelectedExpert) -> dict[str, Any]:
     metrics = {"specificity": item.specificity, "overlap": item.overlap}
     return {
-        **{name: getattr(item, name) for name in ("layer", "expert", "role", "zone", "score")},
+        **{name: getattr(item, name) for name in ("layer", "expert", "role", "zone", "score", "count")},
         **{name: value for name, value in metrics.items() if value is not None},
     }
 

@@ -5,11 +5,13 @@
 
 The definitions, columns, ranges and sources stand in the SQL files; `moetrace views NAME` prints them. Frames are
 sorted by their columns, from left to right, and hold every run of the store. A language that no run has raises
-UnknownNameError. Where there is no row because no run was traced with what the metric needs, MoetraceError says so.
+UnknownNameError. Metrics made of counts take `Filters` by keyword, such as prompt_only=True, and then count the other
+tokens alone. Where there is no row because no run was traced with what the metric needs, MoetraceError says so.
 """
 
 from moetrace.analytics.metrics.distributions import activation, divergence, divergence_by_layer, routing_entropy
 from moetrace.analytics.metrics.experts import activation_gap, exclusive_experts, overlap, specificity
+from moetrace.analytics.metrics.filters import Filters
 from moetrace.analytics.metrics.layers import language_specialization, zones, zones_auto
 from moetrace.analytics.metrics.runs import stage_comparison, task_experts
 from moetrace.analytics.metrics.scores import read_scores, score_correlation, use_scores
@@ -19,6 +21,7 @@ from moetrace.analytics.metrics.sets import (
     jaccard_by_language,
     jaccard_by_layer,
     jaccard_by_pair,
+    jaccard_curve,
 )
 from moetrace.analytics.metrics.texts import corpus_profile, pivot_similarity, routing_consistency
 from moetrace.analytics.metrics.vocabulary import (
@@ -28,6 +31,7 @@ from moetrace.analytics.metrics.vocabulary import (
 )
 
 __all__ = [
+    "Filters",
     "activation",
     "activation_gap",
     "corpus_profile",
@@ -41,6 +45,7 @@ __all__ = [
     "jaccard_by_language",
     "jaccard_by_layer",
     "jaccard_by_pair",
+    "jaccard_curve",
     "language_specialization",
     "overlap",
     "pivot_similarity",

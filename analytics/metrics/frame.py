@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from moetrace.analytics.database.documentation import view
 from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.analytics.database.names import check_languages
-from moetrace.analytics.database.query import missing_inputs
+from moetrace.analytics.database.query import FILTER_NEEDS, missing_inputs
 from moetrace.store.errors import MoetraceError
 
 if TYPE_CHECKING:
@@ -22,8 +23,11 @@ def metric_frame(connection: duckdb.DuckDBPyConnection, name: str, **arguments: 
     """Return the rows of a view or macro of sql/3_metrics, sorted by its columns from left to right.
 
     `arguments` are the macro's own, None for its default. Raises UnknownNameError for a language that no run has,
-    MoetraceError where there are no rows because no run was traced with what the metric needs.
+    MoetraceError where there are no rows because no run was traced with what the metric, or one of its filters, needs,
+    TypeError for an argument that the metric does not take.
     """
+    if unknown := arguments.keys() - view(name).defaults.keys():
+        raise TypeError(f"{name}() got an unexpected keyword argument '{min(unknown)}'")
     given = {key: list(value) if key in LISTS and value is not None else value for key, value in arguments.items()}
     if given.get("languages") is not None:
         check_languages(connection, given["languages"])
@@ -31,7 +35,8 @@ def metric_frame(connection: duckdb.DuckDBPyConnection, name: str, **arguments: 
     call = f"{name}({listed})" if given else name
     with translate_duckdb_errors():
         frame: pl.DataFrame = connection.sql(f"from {call} order by all", params=given or None).pl()
-    if frame.is_empty() and (missing := missing_inputs(connection, name)):
+    filters = " ".join(argument for argument in FILTER_NEEDS if arguments.get(argument))
+    if frame.is_empty() and (missing := missing_inputs(connection, f"{name} {filters}")):
         with translate_duckdb_errors():
             ((runs,),) = connection.execute("select count(*) from runs").fetchall()
         if len(missing) == runs:

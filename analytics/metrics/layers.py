@@ -8,9 +8,12 @@ from moetrace.analytics.metrics.frame import metric_frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Unpack
 
     import duckdb
     import polars as pl
+
+    from moetrace.analytics.metrics.filters import Filters
 
 
 def zones(connection: duckdb.DuckDBPyConnection) -> pl.DataFrame:
@@ -24,7 +27,10 @@ def zones_auto(connection: duckdb.DuckDBPyConnection, languages: Sequence[str] |
 
 
 def language_specialization(
-    connection: duckdb.DuckDBPyConnection, languages: Sequence[str] | None = None, layers: Sequence[int] | None = None
+    connection: duckdb.DuckDBPyConnection,
+    languages: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    **filters: Unpack[Filters],
 ) -> pl.DataFrame:
     """Return how much the expert tells about the language of a token, at each layer."""
-    return metric_frame(connection, "language_specialization", languages=languages, layers=layers)
+    return metric_frame(connection, "language_specialization", languages=languages, layers=layers, **filters)

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from moetrace.store.mask import check_mask, check_mask_fits, read_mask
+from moetrace.store.mask import check_mask, check_mask_fits, mask_targets, read_mask
 
 if TYPE_CHECKING:
     from moetrace.store.format.records import RunRecord
 
-COLUMNS = {"layer": pl.Int64, "expert": pl.Int64, "role": pl.String, "zone": pl.String, "score": pl.Float64}
+_TYPES = (pl.Int64, pl.Int64, pl.String, pl.String, pl.Float64, pl.Int64)
+COLUMNS = dict(zip(("layer", "expert", "role", "zone", "score", "count"), _TYPES, strict=True))
 SETTINGS = (  # parameters that are options of the same name
-    *("reference", "budget", "per_layer", "alpha", "shallow", "middle"),
+    *("reference", "budget", "per_layer", "alpha", "shallow", "middle", "min_count", "shrinkage"),
     *("layers", "shared", "parent", "score", "p", "against", "tau"),
 )
+COUNTED = ("rise", "gap", "top-k")  # strategies that have --min-count
 REPEATABLE = ("rise", "gap", "top-p", "top-k", "task")  # strategies that need nothing but the store
 MOST_ITEMS = 6
 
@@ -41,14 +43,8 @@ def fitting_mask(mask: Mapping[str, Any] | str | Path, record: RunRecord) -> dic
     return found
 
 
-def mask_targets(mask: Mapping[str, Any]) -> list[str]:
-    """Return the languages that the mask is for."""
-    target = mask["strategy"]["target"]
-    return [] if target is None else [target] if isinstance(target, str) else list(target)
-
-
 def mask_frame(mask: Mapping[str, Any]) -> pl.DataFrame:
-    """Return the mask's experts: layer, expert, role, zone, score."""
+    """Return the mask's experts: layer, expert, role, zone, score, count."""
     rows = [{column: entry.get(column) for column in COLUMNS} for entry in mask["experts"]]
     return pl.DataFrame(rows, schema=COLUMNS).with_columns(pl.col("zone").fill_null("none"))
 
@@ -64,12 +60,23 @@ def mask_facts(mask: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         found.append(("Parameters", f"{summary['parameters']:,}"))
     if summary["share_of_model"] is not None:
         found.append(("Share of the model", f"{summary['share_of_model']:.2%}"))
+    found += [(name, f"{share:.1%}") for name, share in _loads(mask)]
     found += [
         (name.replace("_", " ").capitalize(), _plain(value))
         for name, value in strategy["parameters"].items()
-        if value not in (None, [])
+        if value not in (None, [], {}) and name != "load"
     ]
     return tuple(found)
+
+
+def _loads(mask: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return the loads that the mask tells of, by name; of older masks none."""
+    load = mask["summary"].get("load") or {}
+    named = {"Load of the target": load.get("target"), "Load of the other languages": load.get("others")}
+    asked = mask["strategy"]["parameters"].get("load")
+    if isinstance(asked, Mapping):
+        named["Load asked for"] = asked.get("asked")
+    return [(name, share) for name, share in named.items() if isinstance(share, int | float)]
 
 
 def mask_command(mask: Mapping[str, Any]) -> str | None:
@@ -84,6 +91,8 @@ def mask_command(mask: Mapping[str, Any]) -> str | None:
         value = strategy["parameters"].get(name)
         for item in value if isinstance(value, list) else [] if value is None else [value]:
             words += [f"--{name.replace('_', '-')}", str(item)]
+    if strategy["name"] in COUNTED and "min_count" not in strategy["parameters"]:
+        words += ["--min-count", "0"]  # an older mask, of when there was no such rule
     return shlex.join([*words, "-o", "mask.json"])
 
 

@@ -10,9 +10,10 @@ import polars as pl
 from moetrace.analytics.database.quoting import literal
 from moetrace.analytics.report.expert_charts import expert_axis, layer_rows, on_grid
 from moetrace.analytics.report.layer_charts import row_step
-from moetrace.analytics.report.mask_input import mask_command, mask_facts, mask_frame, mask_targets
+from moetrace.analytics.report.mask_input import mask_command, mask_facts, mask_frame
 from moetrace.analytics.report.section import Section, Table, figure
 from moetrace.analytics.report.style import GREYS, OTHERS, ROLES
+from moetrace.store.mask import mask_targets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -188,6 +189,7 @@ def _zones(source: Source, experts: pl.DataFrame, roles: list[str]) -> Table:
 def _best(grid: pl.DataFrame, experts: pl.DataFrame, target: str | None) -> Table:
     best = experts.sort("score", "layer", "expert", descending=[True, False, False], nulls_last=True).head(TOP)
     joined = best.join(grid.with_columns(pl.col("layer", "expert").cast(pl.Int64)), on=["layer", "expert"], how="left")
+    counted = bool(best["count"].is_not_null().any())
     rows = tuple(
         (
             f"{row['layer']}",
@@ -195,6 +197,7 @@ def _best(grid: pl.DataFrame, experts: pl.DataFrame, target: str | None) -> Tabl
             row["role"],
             row["zone"],
             "none" if row["score"] is None else f"{row['score']:.4f}",
+            *((f"{row['count']:,}" if row["count"] is not None else "unknown",) if counted else ()),
             f"{row['background']:.3f}",
             *((f"{row['frequency']:.2%}",) if target else ()),
         )
@@ -204,4 +207,4 @@ def _best(grid: pl.DataFrame, experts: pl.DataFrame, target: str | None) -> Tabl
     )
     last = ("specificity", f"tokens of {target}") if target else ("overlap",)
     caption = f"The {len(rows)} experts with the highest score" if len(rows) == TOP else "The mask's experts by score"
-    return Table(caption, ("layer", "expert", "role", "zone", "score", *last), rows)
+    return Table(caption, ("layer", "expert", "role", "zone", "score", *(("count",) if counted else ()), *last), rows)

@@ -18,7 +18,7 @@ from moetrace.analytics.database.documentation import views
 from moetrace.analytics.report.entropy import entropy
 from moetrace.analytics.report.header import Header, header
 from moetrace.analytics.report.isolation import isolation
-from moetrace.analytics.report.mask_input import fitting_mask, mask_targets
+from moetrace.analytics.report.mask_input import fitting_mask
 from moetrace.analytics.report.mask_map import mask_section
 from moetrace.analytics.report.pairs import pairs
 from moetrace.analytics.report.pivot import pivot
@@ -28,6 +28,7 @@ from moetrace.analytics.report.specificity import specificity
 from moetrace.analytics.report.style import configuration
 from moetrace.store.errors import StoreError
 from moetrace.store.format.schema import FORMAT_VERSION
+from moetrace.store.mask import mask_targets
 from moetrace.store.output import write_text
 from moetrace.store.read.reader import Store
 

@@ -28,14 +28,22 @@ def check_count(name: str, value: int, most: int, pool: str, *, least: int = 1) 
 
 
 def compared_languages(
-    connection: duckdb.DuckDBPyConnection, run: str, strategy: str, chosen: Sequence[str], reference: Sequence[str]
+    connection: duckdb.DuckDBPyConnection,
+    run: str,
+    strategy: str,
+    chosen: Sequence[str],
+    reference: Sequence[str],
+    without: Sequence[str] = (),
 ) -> dict[str, int]:
     """Return the tokens of the languages that a strategy compares: `chosen` and `reference`, all where that is empty.
+
+    None of `without` is compared.
 
     Raises UnknownNameError for a run or language that is not in the store, SelectionError for fewer than two languages.
     """
     languages_of(connection, run, chosen)
     traced = languages_of(connection, run, {*chosen, *reference} if reference else None)
+    traced = {lang: tokens for lang, tokens in traced.items() if lang not in without}
     if len(traced) < 2:
         raise SelectionError(
             f"run '{run}': {strategy} compares languages, and {', '.join(traced)} is the only one; "

@@ -50,6 +50,13 @@ def model_of(connection: duckdb.DuckDBPyConnection, run: str) -> RunModel:
     return RunModel([layer for (layer,) in layers], *row)
 
 
+def counts_are_nominal(connection: duckdb.DuckDBPyConnection, run: str) -> bool:
+    """Return whether the counts of a run stand for no real ones: only activation frequencies are known."""
+    with translate_duckdb_errors():
+        rows = connection.execute("select nominal_tokens from runs where run = ?", [run]).fetchall()
+    return any(nominal for (nominal,) in rows)
+
+
 def pooled_usage(connection: duckdb.DuckDBPyConnection, run: str, languages: Iterable[str]) -> list[PooledUsage]:
     """Return a row for each expert of a run, by layer and expert: its counts and tokens summed over `languages`.
 

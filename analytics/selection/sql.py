@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from moetrace.analytics.database.errors import QueryError, translate_duckdb_errors
 from moetrace.analytics.database.names import languages_of
 from moetrace.analytics.database.query import run_query
+from moetrace.analytics.selection.load import with_counts
 from moetrace.analytics.selection.run_facts import model_of
 from moetrace.analytics.selection.selection import SelectedExpert, Selection, SelectionError, by_layer_and_expert
 from moetrace.store.mask import in_spans
@@ -62,7 +63,7 @@ def sql(
         experts[cell] = SelectedExpert(layer, expert, role, score=score, reason="returned by the query")
     if not experts:
         raise SelectionError("the query returns no rows, so there is no expert to select; loosen its conditions")
-    return Selection(
+    selection = Selection(
         strategy="sql",
         run=run,
         targets=chosen_targets,
@@ -72,6 +73,7 @@ def sql(
         experts=by_layer_and_expert(experts.values()),
         zones={},
     )
+    return with_counts(connection, selection)
 
 
 def _result(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[list[str], list[tuple[Any, ...]]]:

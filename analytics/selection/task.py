@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.analytics.database.names import check_runs, languages_of
 from moetrace.analytics.selection.checks import check_finite
+from moetrace.analytics.selection.load import with_counts
 from moetrace.analytics.selection.ranking import ranking_key
 from moetrace.analytics.selection.run_facts import model_of, require_usage
 from moetrace.analytics.selection.selection import SelectedExpert, Selection, SelectionError, by_layer_and_expert
@@ -53,7 +54,7 @@ def task(
             f"run '{run}': no middle-zone expert scores above tau {tau:g} against run '{against}' ({best})"
             + ("; lower --tau" if missed else "")
         )
-    return Selection(
+    selection = Selection(
         strategy="task",
         run=run,
         targets=chosen_targets,
@@ -64,6 +65,7 @@ def task(
         zones={},
         missed=tuple(missed),
     )
+    return with_counts(connection, selection)
 
 
 def _split(

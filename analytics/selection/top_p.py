@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from moetrace.analytics.database.names import languages_of
 from moetrace.analytics.selection.checks import check_finite
+from moetrace.analytics.selection.load import with_counts
 from moetrace.analytics.selection.ranking import as_decimal, rounded_score
 from moetrace.analytics.selection.run_facts import pooled_usage
 from moetrace.analytics.selection.selection import SelectedExpert, Selection, SelectionError, by_layer_and_expert
@@ -62,7 +63,7 @@ def top_p(
             reached += steps
             reason = f"rank {rank}: with it the scores sum to {reached / STEPS:.4f}, p is {p:g}"
             experts.append(SelectedExpert(layer, expert, role, score=steps / STEPS, reason=reason))
-    return Selection(
+    selection = Selection(
         strategy="top-p",
         run=run,
         targets=chosen_targets,
@@ -73,6 +74,7 @@ def top_p(
         zones={},
         missed=tuple(missed),
     )
+    return with_counts(connection, selection)
 
 
 def _steps(of_layer: Sequence[PooledUsage], score: str, run: str) -> dict[int, int]:

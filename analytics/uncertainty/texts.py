@@ -24,10 +24,13 @@ class Texts:
 
     - languages: those whose texts are resampled, sorted
     - pivot: the language that they are compared to, None where they are compared to each other
+    - parallel: whether the same text id in two languages means the same text
     - layers: the MoE layers to look at, ascending
     - seqs: language -> int [S], the numbers of its S texts, ascending; the pivot's too
-    - ids: language -> intp [S], the index of each of its texts' ids; the same text has the same index in all languages
-    - id_count: how many text ids there are over all languages
+    - ids: language -> intp [S], the index of each of its texts' ids; the same text has the same index in all languages,
+      and no two languages share one where texts are not parallel
+    - names: the text id of each index
+    - tokens: language -> int [S], tokens of each of its texts
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -36,29 +39,29 @@ class Texts:
     num_experts: int
     languages: list[str]
     pivot: str | None
+    parallel: bool
     layers: list[int]
     seqs: Mapping[str, npt.NDArray[Any]]
     ids: Mapping[str, npt.NDArray[np.intp]]
-    id_count: int
+    names: npt.NDArray[np.object_]
+    tokens: Mapping[str, npt.NDArray[np.int64]]
 
-    def fetch(self, query: str, *values: object) -> dict[str, npt.NDArray[Any]]:
-        """Return the columns of a query's result."""
-        return _fetch(self.connection, query, *values)
+    def fetch(self, query: str, **values: object) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns of a query's result; `values` stand in it as $name."""
+        return _fetch(self.connection, query, **values)
 
     def rows_of_ids(self, lang: str, ids: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
         """Return where the texts of these ids stand among the texts of `lang`, -1 for a text that it lacks."""
-        rows = np.full(self.id_count, -1)
+        rows = np.full(len(self.names), -1)
         rows[self.ids[lang]] = np.arange(len(self.ids[lang]))
         return rows[ids]
 
-    def shared_ids(self) -> npt.NDArray[np.intp]:
-        """Return the indices of the text ids that all languages have; raise MoetraceError where there are none."""
-        found = self.ids[self.languages[0]]
-        for lang in [*self.languages[1:], *([self.pivot] if self.pivot else [])]:
-            found = np.intersect1d(found, self.ids[lang])
-        if not len(found):
-            raise MoetraceError(f"run '{self.run}': {', '.join(self.languages)} have no text in common to permute")
-        return found
+    def shared_rows(self, lang: str, other: str) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Return where the texts that two languages share stand in each; raise MoetraceError where there are none."""
+        shared = np.intersect1d(self.ids[lang], self.ids[other])
+        if not len(shared):
+            raise MoetraceError(f"run '{self.run}': {lang} and {other} have no text in common to exchange")
+        return self.rows_of_ids(lang, shared), self.rows_of_ids(other, shared)
 
 
 def find_texts(
@@ -84,7 +87,13 @@ def find_texts_and_translations(
 ) -> Texts:
     """Return the texts as `find_texts` does, and those of the pivot language (the run's where None) with them."""
     found = _find_run(connection, run)
-    pivot = str(pivot_lang or found.pivot)
+    if not found.parallel:
+        raise MoetraceError(
+            f"run '{found.name}': its text ids are numbers, and the same one in two languages is not the same text; "
+            "pivot_similarity needs translations"
+        )
+    if not (pivot := pivot_lang or found.pivot):
+        raise MoetraceError(f"run '{found.name}' names no pivot language; name one: pivot_lang")
     languages_of(connection, found.name, [pivot])
     return _find(connection, found, languages, layers, pivot)
 
@@ -95,11 +104,14 @@ class _Run:
     top_k: int
     num_experts: int
     pivot: str | None
+    parallel: bool
 
 
 def _find_run(connection: duckdb.DuckDBPyConnection, run: str | None) -> _Run:
     with translate_duckdb_errors():
-        known = connection.execute("select run, top_k, num_experts, pivot_lang from runs order by run").fetchall()
+        known = connection.execute(
+            "select run, top_k, num_experts, pivot_lang, parallel from runs order by run"
+        ).fetchall()
     if run is not None:
         check_runs(connection, [run])
     elif len(known) != 1:
@@ -120,13 +132,16 @@ def _find(
     names = sorted({*chosen, *([pivot] if pivot else [])})
     rows = _fetch(
         connection,
-        "select lang, seq, dense_rank() over (order by text_id) - 1 as text from sequences "
-        "where run = ? and list_contains(?, lang) order by lang, seq",
-        run.name,
-        names,
+        "select lang, seq, tokens, text_id, dense_rank() over (order by if($parallel, '', lang), text_id) - 1 as text "
+        "from sequences where run = $run and list_contains($languages, lang) order by lang, seq",
+        parallel=run.parallel,
+        run=run.name,
+        languages=names,
     )
     if not len(rows["seq"]):
         raise MoetraceError(f"run '{run.name}' has roll-ups only: without its texts nothing can be resampled")
+    text_ids = np.empty(int(rows["text"].max()) + 1, dtype=object)
+    text_ids[rows["text"]] = rows["text_id"]
     mine = {lang: rows["lang"] == lang for lang in names}
     return Texts(
         connection=connection,
@@ -135,15 +150,17 @@ def _find(
         num_experts=run.num_experts,
         languages=chosen,
         pivot=pivot,
+        parallel=run.parallel,
         layers=_find_layers(connection, run.name, layers),
         seqs={lang: rows["seq"][at] for lang, at in mine.items()},
         ids={lang: rows["text"][at].astype(np.intp) for lang, at in mine.items()},
-        id_count=int(rows["text"].max()) + 1,
+        names=text_ids,
+        tokens={lang: rows["tokens"][at].astype(np.int64) for lang, at in mine.items()},
     )
 
 
 def _find_layers(connection: duckdb.DuckDBPyConnection, run: str, layers: Sequence[int] | None) -> list[int]:
-    rows = _fetch(connection, "select layer from moe_layers where run = ? order by layer", run)
+    rows = _fetch(connection, "select layer from moe_layers where run = $run order by layer", run=run)
     known: list[int] = rows["layer"].tolist()
     for layer in layers or ():
         if layer not in known:
@@ -151,7 +168,7 @@ def _find_layers(connection: duckdb.DuckDBPyConnection, run: str, layers: Sequen
     return known if layers is None else sorted(set(layers))
 
 
-def _fetch(connection: duckdb.DuckDBPyConnection, query: str, *values: object) -> dict[str, npt.NDArray[Any]]:
+def _fetch(connection: duckdb.DuckDBPyConnection, query: str, **values: object) -> dict[str, npt.NDArray[Any]]:
     with translate_duckdb_errors():
-        found: dict[str, npt.NDArray[Any]] = connection.execute(query, list(values)).fetchnumpy()
+        found: dict[str, npt.NDArray[Any]] = connection.execute(query, values).fetchnumpy()
     return found

@@ -24,6 +24,7 @@
 --   pivot_lang: the pivot language, that others are compared to
 --   parallel: whether the same text id in two languages means the same text
 --   special_token_ids: token ids that are no text, such as those that begin and end one; NULL where nobody knows
+--   nominal_tokens: whether only activation frequencies are known, so that tokens and counts stand for no real ones
 --   tables: names of the tables that were traced
 create or replace table runs (
     run varchar,
@@ -45,5 +46,6 @@ create or replace table runs (
     pivot_lang varchar,
     parallel boolean,
     special_token_ids integer [],
+    nominal_tokens boolean,
     tables varchar []
 );

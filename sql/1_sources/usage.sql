@@ -16,6 +16,8 @@
 --   sequence_share_sum: sum over texts of count / (tokens k)
 --   probability_sum: sum over tokens of the full router probability; NULL in a run without profiles
 --   sequence_probability_sum: sum over texts of their mean router probability; NULL in a run without profiles
+--   count_squared_sum: sum over texts of count squared; NULL in counts alone and in shards of a format before 5
+--   count_decisions_sum: sum over texts of count * tokens k; NULL in the same shards
 create or replace view usage as
 select
     run,
@@ -27,5 +29,7 @@ select
     weight_sum,
     sequence_share_sum,
     probability_sum,
-    sequence_probability_sum
+    sequence_probability_sum,
+    count_squared_sum,
+    count_decisions_sum
 from files.usage;

@@ -9,26 +9,47 @@
 --   threshold: the least language_share
 --   languages: the languages that are compared; null = all of the run; one language alone has a share of 1
 --   layers: decoder layers to look at; null = all
+--   prompt_only: whether to leave out tokens that the model generated; like the next three it needs routes and tokens
+--   skip_positions: how many tokens at the beginning of each text to leave out
+--   skip_special: whether to leave out the run's special tokens
+--   shared_texts: whether to leave out texts whose id not each of `languages` has; needs sequences too
 -- columns:
 --   run: the run's name
 --   lang: the language's code
 --   layer: the decoder layer's own index
 --   expert: logical expert id
+--   count: the language's tokens routed to the expert
 --   share: p, tokens routed to the expert / routing decisions of the layer
 --   language_share: p / sum over languages of p
-create or replace macro exclusive_experts(threshold := 0.5, languages := null, layers := null) as table
+create or replace macro exclusive_experts(
+    threshold := 0.5,
+    languages := null,
+    layers := null,
+    prompt_only := false,
+    skip_positions := 0,
+    skip_special := false,
+    shared_texts := false
+) as table
 with language_expert as (
     select
-        activation.run,
-        activation.lang,
-        activation.layer,
-        activation.expert,
-        activation.share,
-        activation.share / nullif(
-            sum(activation.share) over (partition by activation.run, activation.layer, activation.expert), 0
+        used.run,
+        used.lang,
+        used.layer,
+        used.expert,
+        used.count,
+        used.share,
+        used.share / nullif(
+            sum(used.share) over (partition by used.run, used.layer, used.expert), 0
         ) as language_share
-    from activation
-    where wanted(activation.lang, languages) and wanted(activation.layer, layers)
+    from
+        shares(
+            languages := languages,
+            layers := layers,
+            prompt_only := prompt_only,
+            skip_positions := skip_positions,
+            skip_special := skip_special,
+            shared_texts := shared_texts
+        ) as used
 )
 
 select
@@ -36,6 +57,7 @@ select
     lang,
     layer,
     expert,
+    count,
     share,
     language_share
 from language_expert

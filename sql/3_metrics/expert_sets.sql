@@ -8,6 +8,10 @@
 --   n: size of the sets; null = the run's top_k
 --   languages: languages to look at; null = all of the run
 --   layers: decoder layers to look at; null = all
+--   prompt_only: whether to leave out tokens that the model generated; like the next three it needs routes and tokens
+--   skip_positions: how many tokens at the beginning of each text to leave out
+--   skip_special: whether to leave out the run's special tokens
+--   shared_texts: whether to leave out texts whose id not each of `languages` has; needs sequences too
 -- columns:
 --   run: the run's name
 --   lang: the language's code
@@ -16,7 +20,15 @@
 --   rank: 0 = highest a
 --   expert: logical expert id
 --   frequency: a
-create or replace macro expert_sets(n := null, languages := null, layers := null) as table
+create or replace macro expert_sets(
+    n := null,
+    languages := null,
+    layers := null,
+    prompt_only := false,
+    skip_positions := 0,
+    skip_special := false,
+    shared_texts := false
+) as table
 with ranked_expert as (
     select
         used.run,
@@ -29,9 +41,16 @@ with ranked_expert as (
         ) - 1 as rank,
         used.expert,
         used.count / used.tokens as frequency
-    from usage_by_language as used
+    from
+        usage_of(
+            languages := languages,
+            layers := layers,
+            prompt_only := prompt_only,
+            skip_positions := skip_positions,
+            skip_special := skip_special,
+            shared_texts := shared_texts
+        ) as used
     inner join runs using (run)
-    where wanted(used.lang, languages) and wanted(used.layer, layers)
 )
 
 select

@@ -1,6 +1,8 @@
 -- A row is one pair of languages at one MoE layer: how much their sets of most used experts overlap.
 --
--- formula: jaccard = |A and B| / |A or B|, A and B of `expert_sets(n)`; isolation = 1 - jaccard
+-- formula: jaccard = |A and B| / |A or B|, A and B of `expert_sets(n)`; isolation = 1 - jaccard;
+--   expected = the mean jaccard of two sets of n of the E experts, each drawn at random by itself (`expected_jaccard`):
+--   (jaccard - expected) / (1 - expected) is corrected for chance
 -- range: 0 (no expert shared) to 1 (the same sets)
 -- source: ours, after RISE's routing isolation, 2604.03592
 -- needs: usage
@@ -8,6 +10,10 @@
 --   n: size of the sets; null = the run's top_k
 --   languages: the languages that are compared; null = all of the run
 --   layers: decoder layers to look at; null = all
+--   prompt_only: whether to leave out tokens that the model generated; like the next three it needs routes and tokens
+--   skip_positions: how many tokens at the beginning of each text to leave out
+--   skip_special: whether to leave out the run's special tokens
+--   shared_texts: whether to leave out texts whose id not each of `languages` has; needs sequences too
 -- columns:
 --   run: the run's name
 --   layer: the decoder layer's own index
@@ -16,7 +22,16 @@
 --   n: size of the sets
 --   jaccard: intersection over union
 --   isolation: 1 - jaccard
-create or replace macro jaccard(n := null, languages := null, layers := null) as table
+--   expected: what chance alone gives sets of this size
+create or replace macro jaccard(
+    n := null,
+    languages := null,
+    layers := null,
+    prompt_only := false,
+    skip_positions := 0,
+    skip_special := false,
+    shared_texts := false
+) as table
 with member as (
     select
         chosen.run,
@@ -24,7 +39,16 @@ with member as (
         chosen.layer,
         chosen.n as set_size,
         chosen.expert
-    from expert_sets(n := n, languages := languages, layers := layers) as chosen
+    from
+        expert_sets(
+            n := n,
+            languages := languages,
+            layers := layers,
+            prompt_only := prompt_only,
+            skip_positions := skip_positions,
+            skip_special := skip_special,
+            shared_texts := shared_texts
+        ) as chosen
 ),
 
 expert_set as (
@@ -67,6 +91,14 @@ pair as (
             a.run = b.run
             and a.layer = b.layer
             and a.lang < b.lang
+),
+
+-- By run, not by row: a sum of logarithms of factorials.
+chance as (
+    select
+        runs.run,
+        expected_jaccard(least(coalesce(n, runs.top_k), runs.num_experts), runs.num_experts) as expected
+    from runs
 )
 
 select
@@ -76,6 +108,8 @@ select
     lang_b,
     set_size as n,
     coalesce(shared, 0) / (2 * set_size - coalesce(shared, 0)) as jaccard,
-    1 - coalesce(shared, 0) / (2 * set_size - coalesce(shared, 0)) as isolation
+    1 - coalesce(shared, 0) / (2 * set_size - coalesce(shared, 0)) as isolation,
+    expected
 from pair
+inner join chance using (run)
 left join pair_with_shared_experts using (run, layer, lang_a, lang_b);

@@ -8,6 +8,10 @@
 --   n: size of the sets; null = the run's top_k
 --   languages: the languages that are compared; null = all of the run
 --   layers: decoder layers in the mean; null = all
+--   prompt_only: whether to leave out tokens that the model generated; like the next three it needs routes and tokens
+--   skip_positions: how many tokens at the beginning of each text to leave out
+--   skip_special: whether to leave out the run's special tokens
+--   shared_texts: whether to leave out texts whose id not each of `languages` has; needs sequences too
 -- columns:
 --   run: the run's name
 --   lang: the language's code
@@ -15,7 +19,15 @@
 --   pairs: (layer, other language) in the mean
 --   jaccard: mean intersection over union
 --   isolation: 1 - jaccard
-create or replace macro jaccard_by_language(n := null, languages := null, layers := null) as table
+create or replace macro jaccard_by_language(
+    n := null,
+    languages := null,
+    layers := null,
+    prompt_only := false,
+    skip_positions := 0,
+    skip_special := false,
+    shared_texts := false
+) as table
 with language_in_pair as (
     select
         pair.run,
@@ -23,7 +35,16 @@ with language_in_pair as (
         pair.n as set_size,
         pair.jaccard,
         pair.isolation
-    from jaccard(n := n, languages := languages, layers := layers) as pair
+    from
+        jaccard(
+            n := n,
+            languages := languages,
+            layers := layers,
+            prompt_only := prompt_only,
+            skip_positions := skip_positions,
+            skip_special := skip_special,
+            shared_texts := shared_texts
+        ) as pair
 )
 
 select

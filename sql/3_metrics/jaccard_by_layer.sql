@@ -8,6 +8,10 @@
 --   n: size of the sets; null = the run's top_k
 --   languages: the languages that are compared; null = all of the run
 --   layers: decoder layers to look at; null = all
+--   prompt_only: whether to leave out tokens that the model generated; like the next three it needs routes and tokens
+--   skip_positions: how many tokens at the beginning of each text to leave out
+--   skip_special: whether to leave out the run's special tokens
+--   shared_texts: whether to leave out texts whose id not each of `languages` has; needs sequences too
 -- columns:
 --   run: the run's name
 --   layer: the decoder layer's own index
@@ -15,7 +19,15 @@
 --   pairs: language pairs in the mean
 --   jaccard: mean intersection over union
 --   isolation: 1 - jaccard
-create or replace macro jaccard_by_layer(n := null, languages := null, layers := null) as table
+create or replace macro jaccard_by_layer(
+    n := null,
+    languages := null,
+    layers := null,
+    prompt_only := false,
+    skip_positions := 0,
+    skip_special := false,
+    shared_texts := false
+) as table
 select
     pair.run,
     pair.layer,
@@ -23,5 +35,14 @@ select
     count(*) as pairs,
     avg(pair.jaccard) as jaccard,
     avg(pair.isolation) as isolation
-from jaccard(n := n, languages := languages, layers := layers) as pair
+from
+    jaccard(
+        n := n,
+        languages := languages,
+        layers := layers,
+        prompt_only := prompt_only,
+        skip_positions := skip_positions,
+        skip_special := skip_special,
+        shared_texts := shared_texts
+    ) as pair
 group by all;

@@ -6,7 +6,7 @@ Both save work and say what is lacking; that a shard is whole rests on its commi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from moetrace.store.format.layout import shard_key
 from moetrace.store.format.record_schemas import FailedSchema, PlanSchema, check_record
@@ -70,6 +70,10 @@ class FailedRecord:
     shard: int
     run_sha256: str
     texts: tuple[FailedText, ...]
+
+    def to_json(self) -> str:
+        """Return the record, with its checksum, as JSON text."""
+        return sealed_text(asdict(self))
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> FailedRecord:

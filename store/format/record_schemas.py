@@ -136,6 +136,9 @@ class Settings(_Open):
     weight_precision_exact: bool = False
     tokens: Literal["nominal"] | None = None
     imported: Text | None = None
+    prompt_only: bool = False
+    skip_positions: Count = 0
+    skip_special: bool = False
 
 
 class RunSchema(_Closed):

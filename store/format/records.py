@@ -27,9 +27,11 @@ class RunRecord:
       and, where known, parameters_per_expert and parameters (of the whole model) and special_token_ids
     - routing: scoring (softmax | sigmoid), normalized (the weights of a token sum to `scale`), scale,
       selection_bias (selection uses a bias that weights do not carry); null in a run without `routes`: unknown
-    - corpus: sha256, languages, pivot, and texts, tokens and shards of each language; parallel: false where the same
-      text id in two languages does not mean the same text
+    - corpus: sha256, languages, pivot, and texts, tokens and shards of each language; parallel: whether the
+      same text id in two languages means the same text; where that is not said, it does in a trace, not in an import
     - settings: what else decides the numbers (max_model_len, shard_tokens, weight_precision, tables, engine, ...);
+      where tokens are left out of every table, prompt_only (those that the model generated), skip_positions (those
+      below that position of their text), skip_special (special_token_ids);
       of an import, `imported`: the format, and `tokens`: "nominal" where only activation frequencies are known
     - provenance: where and when it was made; not compared
     """
@@ -67,9 +69,18 @@ class RunRecord:
         return self.settings.get("tokens") == "nominal"
 
     @property
+    def leaves_out_tokens(self) -> bool:
+        """Return whether tokens of the texts are left out of every table."""
+        return any(self.settings.get(name) for name in ("prompt_only", "skip_positions", "skip_special"))
+
+    @property
     def parallel(self) -> bool:
-        """Return whether the same text id in two languages means the same text."""
-        return self.corpus.get("parallel", True) is not False
+        """Return whether the same text id in two languages means the same text.
+
+        Where the record does not say it, a trace's do; of an import nobody knows that they do.
+        """
+        said = self.corpus.get("parallel")
+        return "imported" not in self.settings if said is None else bool(said)
 
     @property
     def special_token_ids(self) -> list[int] | None:
@@ -79,9 +90,15 @@ class RunRecord:
     def identity(self) -> dict[str, Any]:
         """Return the part of the record that must not change while a run is resumed."""
         record = asdict(self)
-        record["model"].pop("special_token_ids", None)  # older records lack them, and the tokenizer has a digest
+        if not self.settings.get("skip_special"):
+            record["model"].pop("special_token_ids", None)  # older records lack them, and the tokenizer has a digest
         # What a person chose stands first: it is what a message about a difference should name.
         return {key: record[key] for key in ("run", "settings", "model", "routing", "corpus")}
+
+    def _meaning(self) -> dict[str, Any]:
+        """Return the identity with `parallel` spelled out: an older record does not say what a newer one does."""
+        found = self.identity()
+        return {**found, "corpus": {**found["corpus"], "parallel": self.parallel}}
 
     def sha256(self) -> str:
         """Return the digest of the identity."""
@@ -115,7 +132,7 @@ class RunRecord:
     def require_same(self, other: RunRecord) -> None:
         """Raise RunMismatchError naming the first fields in which `other` is another run."""
         # Both sides through JSON, so that a tuple and the list it was stored as are equal.
-        mine, theirs = (json.loads(json.dumps(record.identity())) for record in (self, other))
+        mine, theirs = (json.loads(json.dumps(record._meaning())) for record in (self, other))  # noqa: SLF001
         found = [f"{path}: {old!r} in the store, {new!r} now" for path, old, new in _differences(mine, theirs)]
         if found:
             raise RunMismatchError(

@@ -19,15 +19,18 @@ from moetrace.store.format.expert_ids import expert_dtype
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 TABLE_NAMES = layout.TABLE_NAMES
 
 # Rows of a layer at which a byte of all its weights fills half a block of zstd, which has one Huffman table a block.
 BLOCKS_OF_WEIGHTS = 1 << 16
 
+MOMENTS_SINCE = 5  # format version in which `usage` has sums over texts of c^2 and c t
+
 # Columns that stores of an older version lack: version that brought them -> table -> column -> SQL of what it was.
 ADDED_COLUMNS = {
     2: {"sequences": {"generated": "0", "text": "null::varchar"}, "tokens": {"generated": "false"}},
+    MOMENTS_SINCE: {"usage": {"count_squared_sum": "null::double", "count_decisions_sum": "null::double"}},
 }
 
 
@@ -50,6 +53,12 @@ class Table:
     statistics: tuple[str, ...] = ()
     codec: str = "zstd"
     levels: Mapping[str, int] = field(default_factory=dict)
+
+    def schema_in(self, version: int) -> pa.Schema:
+        """Return the schema of a file that was written in a format version, which may lack columns."""
+        added = (columns.get(self.name, {}) for since, columns in ADDED_COLUMNS.items() if since > version)
+        lacking = {name for columns in added for name in columns}
+        return pa.schema([field for field in self.schema if field.name not in lacking])
 
     @property
     def compression(self) -> dict[str, Any]:
@@ -190,6 +199,18 @@ def usage(num_experts: int) -> Table:
                     "sequence_probability_sum",
                     pa.float64(),
                     "sum over sequences of their mean router probability",
+                    nullable=True,
+                ),
+                column(
+                    "count_squared_sum",
+                    pa.float64(),
+                    "sum over sequences of the square of their count",
+                    nullable=True,
+                ),
+                column(
+                    "count_decisions_sum",
+                    pa.float64(),
+                    "sum over sequences of count * tokens * top_k",
                     nullable=True,
                 ),
             ]

@@ -166,6 +166,7 @@ def _corpus(plans: Mapping[str, _Plan]) -> ImportedCorpus:
         shards={lang: len(plan.shards) for lang, plan in plans.items()},
         texts={lang: sum(shard.lines for shard in plan.shards) for lang, plan in plans.items()},
         tokens={lang: sum(shard.tokens for shard in plan.shards) for lang, plan in plans.items()},
+        numbered=True,
     )
 
 

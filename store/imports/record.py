@@ -39,13 +39,15 @@ class ImportedModel:
 class ImportedCorpus:
     """What is known of the texts: digest of the files, languages sorted, and per language what can be counted.
 
-    shards: of each language; texts, tokens: of each language, empty where nobody knows
+    - shards: of each language; texts, tokens: of each language, empty where nobody knows
+    - numbered: text ids are the numbers of lines, so that the same one in two languages says nothing
     """
 
     sha256: str
     shards: Mapping[str, int]
     texts: Mapping[str, int] = field(default_factory=dict)
     tokens: Mapping[str, int] = field(default_factory=dict)
+    numbered: bool = False
 
 
 def imported_record(
@@ -72,6 +74,7 @@ def imported_record(
             "sha256": corpus.sha256,
             "languages": languages,
             "pivot": _pivot(languages),
+            **({"parallel": False} if corpus.numbered else {}),
             "texts": dict(corpus.texts),
             "tokens": dict(corpus.tokens),
             "shards": dict(corpus.shards),

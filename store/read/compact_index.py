@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
     from moetrace.store.storage.base import Entry, Storage
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 MOST_OF_A_COMMIT = 1 << 13  # bytes of an index; 1 << 16 more for the rest of it
+
+
+class OlderIndexError(StoreError):
+    """An index is of an older format: it cannot be used, and nothing is wrong."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,8 @@ class CompactIndex:
 def read_index(storage: Storage, record: RunRecord, commits: int) -> CompactIndex | None:
     """Return the index of a run that has so many commits; None where it has none.
 
-    Raises StoreError, naming the field, for one that is damaged, of another format, or not of this run; OSError.
+    Raises StoreError, naming the field, for one that is damaged, of another format (OlderIndexError for an older one),
+    or not of this run; OSError.
     """
     path = layout.compact_index_path(record.run)
     where = f"{storage}: {path}"
@@ -85,8 +90,12 @@ def read_index(storage: Storage, record: RunRecord, commits: int) -> CompactInde
     except FileNotFoundError:
         return None
     found = read_sealed(content, where, required=True, most=most)
-    if found.get("version") != INDEX_VERSION:
-        raise StoreError(f"{where}: version: is {found.get('version')!r}, this moetrace makes {INDEX_VERSION}")
+    version = found.get("version")
+    if version != INDEX_VERSION:
+        older = isinstance(version, int) and version < INDEX_VERSION
+        raise (OlderIndexError if older else StoreError)(
+            f"{where}: version: is {version!r}, this moetrace makes {INDEX_VERSION}"
+        )
     check_record(IndexSchema, found, where)
     entries = {
         path: IndexEntry(entry["bytes"], entry["stamp"], CommitRecord.from_fields(entry["record"]))

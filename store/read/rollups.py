@@ -66,10 +66,10 @@ def rollup_table(catalog: Catalog, run: str) -> pa.Table:
     for found in (found for found in compacted if found.run == run):
         rows = compacted_rows(catalog, record, catalog.file_record(found.path))
         parts |= {lang: part for lang, part in rows.items() if lang in found.languages}
-    shards: dict[str, list[FileRecord]] = {}
+    shards: dict[str, list[tuple[FileRecord, int]]] = {}
     for file in rest:
         if file.run == run:
-            shards.setdefault(file.lang, []).append(catalog.file_record(file.path))
+            shards.setdefault(file.lang, []).append((catalog.file_record(file.path), file.version))
     for lang, files in shards.items():
         parts[lang] = added_up(catalog, record, lang, files, parts.get(lang))
     return pa.concat_tables([schema.empty_table(), *(parts[lang].cast(schema) for lang in sorted(parts))])
@@ -84,32 +84,42 @@ def compacted_rows(catalog: Catalog, record: RunRecord, file: FileRecord) -> dic
 
 
 def added_up(
-    catalog: Catalog, record: RunRecord, lang: str, files: Sequence[FileRecord], before: pa.Table | None = None
+    catalog: Catalog,
+    record: RunRecord,
+    lang: str,
+    files: Sequence[tuple[FileRecord, int]],
+    before: pa.Table | None = None,
 ) -> pa.Table:
     """Return the roll-ups of one language, added up in the order of the shards, to what was added up `before`.
 
-    files: the `usage` files of its shards. One row is one expert of one layer, in the schema of `rollups`. Raises
-    StoreError where a file is damaged.
+    files: the `usage` files of its shards, each with its format version. One row is one expert of one layer, in the
+    schema of `rollups`; a column that one of them lacks is null. Raises StoreError where a file is damaged.
     """
     schema = rollups(record.num_experts).schema
-    summed = usage(record.num_experts).schema
     size = len(record.moe_layers) * record.num_experts
     sums: dict[str, npt.NDArray[np.generic]] = {}
-    for rows in (*((before,) if before else ()), *(_read(catalog, file, summed) for file in files)):
-        for name in schema.names[3:]:
-            column = rows.column(name)
-            if column.null_count == 0:
-                sums[name] = sums[name] + column.to_numpy() if name in sums else column.to_numpy()
+    known = set(schema.names[3:])
+    parts = (usage_rows(catalog, record, file, version) for file, version in files)
+    for rows in (*((before,) if before else ()), *parts):
+        known = {name for name in known if name in rows.schema.names and rows.column(name).null_count == 0}
+        for name in known:
+            values = rows.column(name).to_numpy()
+            sums[name] = sums[name] + values if name in sums else values
     columns = [
         pa.array([lang] * size, schema.field("lang").type),
         pa.array(np.repeat(np.asarray(record.moe_layers), record.num_experts), schema.field("layer").type),
         pa.array(np.tile(np.arange(record.num_experts), len(record.moe_layers)), schema.field("expert").type),
         *(
-            pa.array(sums[name], schema.field(name).type) if name in sums else pa.nulls(size, schema.field(name).type)
+            pa.array(sums[name], schema.field(name).type) if name in known else pa.nulls(size, schema.field(name).type)
             for name in schema.names[3:]
         ),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def usage_rows(catalog: Catalog, record: RunRecord, file: FileRecord, version: int) -> pa.Table:
+    """Return the roll-up of a shard, of the columns that its format version has; StoreError where it is damaged."""
+    return _read(catalog, file, usage(record.num_experts).schema_in(version))
 
 
 def _read(catalog: Catalog, file: FileRecord, schema: pa.Schema) -> pa.Table:

@@ -9,52 +9,31 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from moetrace.store.format.schema import usage
+from moetrace.store.shard.text_counts import TextCounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from moetrace.store.format.records import RunRecord
     from moetrace.store.shard.shard import Shard
+    from moetrace.store.shard.text_counts import Sums
 
 
 class UsageRollup:
-    """Adds up one layer after another; every sum is float64, every count int64.
-
-    Decisions are counted by expert and length of text, of which a shard of T tokens has at most sqrt(2 T) different
-    ones: counts and shares of texts then come from one pass. Arrays are used again for every layer: `bincount` would
-    convert ids and weights to fresh ones each time.
-    """
+    """Adds up one layer after another; every sum is float64, every count int64."""
 
     def __init__(self, shard: Shard, record: RunRecord) -> None:
         self._record = record
         self._profiles = shard.profiles
         self._lengths = shard.lengths.astype(np.float64)
-        kinds, kind = np.unique(shard.lengths, return_inverse=True)
-        self._text_share = 1.0 / (kinds * float(record.top_k))
-        self._bins = (len(kinds), record.num_experts)
-        self._first_bin = np.repeat(kind.astype(np.intp) * record.num_experts, shard.lengths)
-        self._bin = np.empty((record.top_k, shard.tokens), dtype=np.intp)
-        self._weights = np.empty((record.top_k, shard.tokens), dtype=np.float64)
-        self._layers: list[dict[str, npt.NDArray[np.generic]]] = []
+        self._counts = TextCounts(shard.lengths, record.top_k, record.num_experts)
+        self._layers: list[Sums] = []
 
     def add_layer(self, experts: npt.NDArray[np.unsignedinteger], weights: npt.NDArray[np.float32]) -> None:
-        """Add the next MoE layer: experts and (rounded) weights, [k, T] in the order of the texts, ranks in any order.
-
-        In that order equal experts seldom stand together: adding to one bin again and again waits for itself.
-        """
-        size, index = self._bins[0] * self._bins[1], len(self._layers)
-        np.add(self._first_bin, experts, out=self._bin)
-        np.copyto(self._weights, weights)
-        flat = self._bin.ravel()
-        counts = np.bincount(flat, minlength=size).reshape(self._bins)
-        weight_sums = np.bincount(flat, weights=self._weights.ravel(), minlength=size).reshape(self._bins)
-        columns: dict[str, npt.NDArray[np.generic]] = {
-            "count": counts.sum(axis=0),
-            "weight_sum": weight_sums.sum(axis=0),
-            "sequence_share_sum": (counts * self._text_share[:, None]).sum(axis=0),
-        }
+        """Add the next MoE layer: experts and (rounded) weights, [k, T], text after text, ranks in any order."""
+        columns = self._counts.add_up(experts, weights)
         if self._profiles is not None:
-            profiles = self._profiles[index].astype(np.float64)
+            profiles = self._profiles[len(self._layers)].astype(np.float64)
             columns["sequence_probability_sum"] = profiles.sum(axis=0)
             profiles *= self._lengths[:, None]  # not a matrix product: BLAS would wake threads that the model needs
             columns["probability_sum"] = profiles.sum(axis=0)

@@ -15,6 +15,7 @@ from moetrace.store.format.layout import shard_key
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from moetrace.store.format.plan_record import FailedText
     from moetrace.store.format.records import RunRecord
 
 SUM_TOLERANCE = 0.02  # of the scale: a bf16 router's renormalised weights miss 1 by up to 0.4 % each
@@ -36,6 +37,8 @@ class Shard:
     - profiles: float32 [L, S, E], mean router probability of each text, or None where profiles are not traced
     - generated: int32 [S], how many of a text's tokens, the last ones, the model generated; None: none of any
     - texts: S strings, what the model generated; None where it was not asked to
+    - token_positions: int32 [T], ascending in each text; None: every text has its positions from 0 on, none left out
+    - set_aside: texts of the shard that are not among these, because nothing is left of them
     """
 
     lang: str
@@ -50,6 +53,8 @@ class Shard:
     profiles: npt.NDArray[np.float32] | None
     generated: npt.NDArray[np.int32] | None = None
     texts: Sequence[str] | None = None
+    token_positions: npt.NDArray[np.int32] | None = None
+    set_aside: Sequence[FailedText] = ()
 
     @property
     def key(self) -> str:
@@ -67,6 +72,10 @@ class Shard:
 
     def positions(self) -> npt.NDArray[np.int32]:
         """Return for each token its position in its text, int32 [T]."""
+        return self._places() if self.token_positions is None else self.token_positions
+
+    def _places(self) -> npt.NDArray[np.int32]:
+        """Return for each token how many of its text stand before it, int32 [T]."""
         starts = np.cumsum(self.lengths) - self.lengths
         return (np.arange(self.tokens) - np.repeat(starts, self.lengths)).astype(np.int32)
 
@@ -74,7 +83,7 @@ class Shard:
         """Return for each token whether the model generated it, bool [T]."""
         if self.generated is None:
             return np.zeros(self.tokens, dtype=bool)
-        return self.positions() >= np.repeat(self.lengths - self.generated, self.lengths)
+        return self._places() >= np.repeat(self.lengths - self.generated, self.lengths)
 
 
 def token_order(
@@ -87,9 +96,9 @@ def token_order(
     there is room for, and the token's index, which makes the order the same on every machine.
     """
     key = np.zeros(experts.shape[1], dtype=np.uint64) if token_ids is None else token_ids.astype(np.uint64)
-    index_bits = (len(key) - 1).bit_length()
+    index_bits = max(0, len(key) - 1).bit_length()
     id_bits = max(1, (num_experts - 1).bit_length())
-    room = 64 - index_bits - int(key.max()).bit_length()
+    room = 64 - index_bits - int(key.max(initial=0)).bit_length()
     for ranked in experts[: room // id_bits]:
         key = key << np.uint64(id_bits) | ranked
     key = key << np.uint64(index_bits) | np.arange(len(key), dtype=np.uint64)
@@ -114,22 +123,33 @@ def check_shard(shard: Shard, record: RunRecord) -> None:
     known = {
         "token_ids": (shard.token_ids, (total,)),
         "generated": (shard.generated, (texts,)),
+        "token_positions": (shard.token_positions, (total,)),
         "profiles": (shard.profiles, (len(layers), texts, experts)),
     }
     shapes |= {name: (values.shape, expected) for name, (values, expected) in known.items() if values is not None}
     for name, (found, expected) in shapes.items():
         if found != expected:
             raise CaptureError(f"{where}: {name} has shape {found}, the plan says {expected}")
-    if total == 0 or int(shard.lengths.min()) < 1:
+    if int(shard.lengths.min(initial=1)) < 1 or not (total or shard.set_aside):
         raise CaptureError(f"{where}: a text without tokens cannot be traced")
+    if shard.token_positions is not None and not _ascend(shard.token_positions, shard.lengths):
+        raise CaptureError(f"{where}: the positions of a text do not ascend from 0 on")
     for index, layer in enumerate(layers):
         check_layer(shard.experts[index], shard.weights[index], record, f"{where}, layer {layer}")
-    if shard.profiles is not None:
+    if shard.profiles is not None and texts:
         sums = shard.profiles.sum(axis=2)
         if not np.all(np.isfinite(sums)) or float(shard.profiles.min()) < 0 or np.abs(sums - 1).max() > 1e-3:
             raise CaptureError(
                 f"{where}: a profile is not a probability distribution (sums {sums.min()} to {sums.max()})"
             )
+
+
+def _ascend(positions: npt.NDArray[np.int32], lengths: npt.NDArray[np.int32]) -> bool:
+    """Tell whether the positions [T] of each text, of so many tokens, ascend, the first at 0 or above."""
+    step = np.diff(positions, prepend=-1)
+    firsts = (np.cumsum(lengths) - lengths)[lengths > 0]
+    step[firsts] = positions[firsts] + 1
+    return bool(np.all(step > 0))
 
 
 def check_layer(
@@ -139,6 +159,8 @@ def check_layer(
     where: str,
 ) -> None:
     """Raise CaptureError, beginning with `where`, where arrays [k, T] cannot be the experts and weights of a layer."""
+    if not experts.size:
+        return
     scale = float(record.routing["scale"])
     ids, gates = np.ascontiguousarray(experts), np.ascontiguousarray(weights)  # a view in another order is slow
     if int(ids.max()) >= record.num_experts:

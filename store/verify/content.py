@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moetrace.store.errors import CaptureError
-from moetrace.store.format.schema import ADDED_COLUMNS
+from moetrace.store.format.schema import ADDED_COLUMNS, MOMENTS_SINCE
 from moetrace.store.shard.shard import check_layer
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from moetrace.store.format.records import CommitRecord, RunRecord
 
 SUM_TOLERANCE = 1e-9  # relative: the same numbers added up in another order
+MOST_POSITIONS = 1 << 31  # of a text: positions are int32
 PROFILE_TOLERANCE = 1e-3  # of a profile's sum, as in a capture
 
 
@@ -44,11 +45,15 @@ class ShardContent:
             yield f"its texts have {int(self._lengths.sum())} tokens, the commit record says {self._commit.tokens}"
         if len(np.unique(self._seqs)) != len(rows) or (len(rows) and int(self._lengths.min()) < 1):
             yield "a text stands twice, or has no tokens"
-        if self._version >= min(ADDED_COLUMNS) and np.any(_numbers(rows, "generated") > self._lengths):
-            yield "a text has more generated tokens than tokens"
+        if self._version >= min(ADDED_COLUMNS):
+            generated = _numbers(rows, "generated")
+            if np.any(generated > self._lengths):
+                yield "a text has more generated tokens than tokens"
+            if self._record.settings.get("prompt_only") and generated.any():
+                yield "a text has generated tokens, which the run leaves out"
 
     def tokens(self) -> Iterator[str]:
-        """Check that every position of every text is there once."""
+        """Check that every position of every text that the run does not leave out is there once."""
         rows = self._files["tokens"].read()
         total = int(self._lengths.sum())
         token, seq, position = (_numbers(rows, name) for name in ("token", "seq", "position"))
@@ -61,18 +66,36 @@ class ShardContent:
             yield "has tokens of a text that the shard does not have"
             return
         text = order[at]
-        starts = np.cumsum(self._lengths) - self._lengths
-        if np.any(position < 0) or np.any(position >= self._lengths[text]):
+        first, last = self._positions(text)
+        if np.any(position < first) or np.any(position > last):
             yield "has a position outside its text"
             return
-        if len(np.unique(starts[text] + position)) != total:
+        if len(np.unique(text << 32 | position)) != total:
             yield "has a position twice"
             return
         ids = rows.column("token_id")
         if ids.null_count < len(ids) and int(ids.drop_null().to_numpy().min()) < 0:
             yield "has a negative token id"
+        special = self._record.special_token_ids
+        if self._record.settings.get("skip_special") and special and np.isin(ids.drop_null().to_numpy(), special).any():
+            yield "has a special token, which the run leaves out"
+        if self._record.settings.get("prompt_only") and rows.column("generated").to_numpy().any():
+            yield "has a generated token, which the run leaves out"
         self._text_of_token = np.empty(total, dtype=np.int64)
         self._text_of_token[token] = text
+
+    def _positions(self, text: npt.NDArray[np.intp]) -> tuple[int, npt.NDArray[np.int64]]:
+        """Return the first position that tokens may have, and the last of each token, of so many texts' index.
+
+        Where special tokens are left out, there are gaps, of which nobody knows how many: the window is the limit.
+        """
+        first = int(self._record.settings.get("skip_positions", 0))
+        last = first + self._lengths[text] - 1
+        if self._record.settings.get("skip_special"):
+            engine = self._record.settings.get("engine")
+            window = engine.get("max_model_len") if isinstance(engine, dict) else None
+            last = np.full(len(text), window if isinstance(window, int) else MOST_POSITIONS, dtype=np.int64) - 1
+        return first, last
 
     def profiles(self) -> Iterator[str]:
         """Check that each text has a probability distribution for each layer."""
@@ -91,7 +114,8 @@ class ShardContent:
             return
         probability = rows.column("probability").to_numpy().reshape(shape)
         sums = probability.sum(axis=2, dtype=np.float64)
-        if not np.all(np.isfinite(sums)) or probability.min() < 0 or np.abs(sums - 1).max() > PROFILE_TOLERANCE:
+        least, error = probability.min(initial=0), np.abs(sums - 1).max(initial=0)
+        if not np.all(np.isfinite(sums)) or least < 0 or error > PROFILE_TOLERANCE:
             yield "a profile is not a probability distribution"
             return
         wide = probability.astype(np.float64)
@@ -119,6 +143,11 @@ class ShardContent:
         tolerance = 0 if not self._counted_only else 1e-3 * decisions
         if count is None or count.min() < 0 or np.abs(count.sum(axis=1) - decisions).max() > tolerance:
             yield f"counts of a layer do not sum to {decisions}"
+        if self._version >= MOMENTS_SINCE and not self._counted_only:
+            squares = float(np.square(self._lengths * float(self._record.top_k)).sum())
+            products = self._usage["count_decisions_sum"]
+            if products is None or not np.allclose(products.sum(axis=1), squares, rtol=SUM_TOLERANCE):
+                yield f"count_decisions_sum of a layer does not sum to {squares:.0f}"
         for name, values in expected.items():
             if values is not None and not _same(self._usage[name], values):
                 yield f"{name} is not what the profiles add up to"
@@ -161,10 +190,13 @@ class ShardContent:
         counts = np.bincount(flat, minlength=size)
         sums = {"count": counts, "weight_sum": np.bincount(flat, weights.ravel().astype(np.float64), minlength=size)}
         if self._text_of_token is not None:
+            decisions = self._lengths * float(self._record.top_k)
             bins = self._text_of_token[None, :] * size + experts
             by_text = np.bincount(bins.ravel(), minlength=texts * size).reshape(texts, size)
-            shares = by_text / (self._lengths * float(self._record.top_k))[:, None]
-            sums["sequence_share_sum"] = shares.sum(axis=0)
+            sums["sequence_share_sum"] = (by_text / decisions[:, None]).sum(axis=0)
+            if self._version >= MOMENTS_SINCE:
+                sums["count_squared_sum"] = np.square(by_text).sum(axis=0)
+                sums["count_decisions_sum"] = (by_text * decisions[:, None]).sum(axis=0)
         for name, values in sums.items():
             stored = self._usage.get(name)
             if stored is None or not _same(stored[index], values):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moetrace.store.errors import MoetraceError, StoreError
-from moetrace.store.format.schema import ADDED_COLUMNS, tables
+from moetrace.store.format.schema import tables
 from moetrace.store.read.verified import VerifiedFile
 from moetrace.store.verify.content import ShardContent
 from moetrace.store.verify.verdict import first_line, is_passing
@@ -80,7 +80,7 @@ class ShardChecker:
             rows, schema = parquet.metadata.num_rows, parquet.schema_arrow
         if rows != file.rows:
             yield f"has {rows} rows, the commit record says {file.rows}"
-        expected = _schema_of(file.table, self._record, self._version)
+        expected = tables(self._record.num_experts)[file.table].schema_in(self._version)
         if [(field.name, field.type) for field in schema] != [(field.name, field.type) for field in expected]:
             yield f"has columns {', '.join(schema.names)}; expected {', '.join(expected.names)}, or their types differ"
 
@@ -105,12 +105,3 @@ class ShardChecker:
                         yield files[name].path, reason, False
                 except (OSError, MoetraceError, pa.ArrowException, ValueError, KeyError, IndexError) as error:
                     yield files[name].path, f"cannot be checked ({first_line(error)})", is_passing(error)
-
-
-def _schema_of(table: str, record: RunRecord, version: int) -> pa.Schema:
-    schema = tables(record.num_experts)[table].schema
-    for added, columns in ADDED_COLUMNS.items():
-        if added > version:
-            for name in columns.get(table, {}):
-                schema = schema.remove(schema.get_field_index(name))
-    return schema

@@ -5,26 +5,32 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from moetrace.store.errors import StoreError, UnreadableError, as_store_errors
 from moetrace.store.format import layout
 from moetrace.store.format.plan_record import MOST_OF_A_PLAN, FailedRecord, PlanRecord
 from moetrace.store.format.schema import FORMAT_VERSION
 from moetrace.store.read.catalog import Catalog
-from moetrace.store.read.compact_index import read_index, without_checksums
+from moetrace.store.read.compact_index import OlderIndexError, read_index, without_checksums
+from moetrace.store.read.moments import SOURCES, added_moments, moments_in, shard_moments, with_moments
 from moetrace.store.read.rollups import added_up, compacted_rows
-from moetrace.store.read.store_format import StoreFormat, format_text, read_format
+from moetrace.store.read.store_format import SEALED_SINCE, StoreFormat, format_text, read_format
 from moetrace.store.read.verified import read_verified
 from moetrace.store.storage.base import Storage
 from moetrace.store.storage.claims import living_claims
 from moetrace.store.storage.open import open_storage
+from moetrace.store.verify.content import SUM_TOLERANCE
 from moetrace.store.verify.repair import carry_out
 from moetrace.store.verify.run_records import RunRecords
 from moetrace.store.verify.shard import ShardChecker
 from moetrace.store.verify.verdict import Problem, Repair, RunProgress, Verdict, first_line, is_passing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    import pyarrow as pa
 
     from moetrace.store.format.records import CommitRecord, RunRecord
     from moetrace.store.read.compact_index import CompactIndex
@@ -141,7 +147,7 @@ class _Check:
         if newest > self._catalog.format.version:
             what = f"version: is {self._catalog.format.version}, and there are shards of version {newest}"
             self._verdict.problems.append(Problem(layout.FORMAT, what))
-            if newest == FORMAT_VERSION and _proven(self._storage):
+            if newest >= SEALED_SINCE and _proven(self._storage):
                 self._verdict.repairs.append(_written_again(self._storage))
 
     def shards(self, on_shard: Callable[[int, int], None] | None) -> None:
@@ -186,12 +192,12 @@ class _Check:
 
     def beside(self) -> None:
         """Check what stands beside the shards: roll-ups added up, plans, texts that were set aside, unfinished work."""
-        for record in self._runs.usable.values():
-            self._compacted(record)
-            self._plan(record)
         for path in self.listed:
             if path.startswith(f"{layout.FAILED}/"):
                 self._failed(path)
+        for record in self._runs.usable.values():
+            self._compacted(record)
+            self._plan(record)
         self._verdict.orphans = [
             path for path in self.listed if path.split("/")[0] in layout.TABLE_NAMES and path not in self._named
         ]
@@ -211,8 +217,8 @@ class _Check:
             read_verified(self._catalog, index.data, 0, index.data.bytes)
             self._same_sums(record, index)
         except (StoreError, OSError) as error:
-            if not self._catalog.format.sealed:
-                self._verdict.notes.append(f"{at}: is of an older format, not used; `moetrace upgrade` takes it out")
+            if not self._catalog.format.sealed or isinstance(error, OlderIndexError):
+                self._verdict.notes.append(f"{at}: is of an older format, not used; `moetrace compact` makes it again")
                 return
             what = first_line(error).removeprefix(f"{self._storage}: {at}: ")
             what, passing = f"{what}; make it again with `moetrace compact`", is_passing(error)
@@ -237,14 +243,30 @@ class _Check:
             return
         rows = compacted_rows(self._catalog, record, index.data)
         for lang in index.current(listed):
-            commits = (self._commits[path] for path in sorted(index.entries) if index.entries[path].commit.lang == lang)
-            files = [file for commit in commits for file in commit.files if file.table == "usage"]
+            commits = [self._commits[path] for path in sorted(index.entries) if index.entries[path].commit.lang == lang]
+            oldest = self._catalog.format.oldest
+            files = [
+                (file, commit.version or oldest) for commit in commits for file in commit.files if file.table == "usage"
+            ]
             try:
                 expected = added_up(self._catalog, record, lang, files)
+                if lang in rows:
+                    expected = self._with_moments(record, commits, expected, rows[lang])
             except StoreError:
                 continue  # a shard is the problem
             if lang not in rows or not rows[lang].equals(expected):
                 raise StoreError(f"{where}: what it says of {lang} is not what its shards add up to")
+
+    def _with_moments(
+        self, record: RunRecord, commits: Sequence[CommitRecord], expected: pa.Table, found: pa.Table
+    ) -> pa.Table:
+        """Return what shards add up to, with the moments of their routes where `found` has them and roll-ups do not."""
+        said = moments_in(found)
+        if said is None or moments_in(expected) is not None or not set(SOURCES) <= set(record.tables):
+            return expected
+        counted = added_moments(shard_moments(self._catalog, record, commit) for commit in commits)
+        same = all(np.allclose(said[name], counted[name], rtol=SUM_TOLERANCE, atol=0) for name in said)
+        return with_moments(expected, said if same else counted)
 
     def _plan(self, record: RunRecord) -> None:
         """Check the plan of a run, and say how many of the planned shards are there."""
@@ -275,10 +297,19 @@ class _Check:
         where = layout.plan_path(record.run)
         if (plan.run, plan.run_sha256) != (record.run, record.sha256()):
             raise StoreError(f"{where}: run_sha256: is of another record than that of run '{record.run}'")
+        fewer = record.leaves_out_tokens
+        more = bool(record.settings.get("generation")) and not record.settings.get("prompt_only")
         for key, (texts, tokens) in plan.sizes.items():
             commit = commits.get(key)
-            if commit is not None and (commit.sequences, commit.tokens) != (texts, tokens):
+            if commit is None:
+                continue
+            failed = layout.failed_path(commit.run, commit.lang, commit.shard)
+            aside = self._verdict.failed.get(failed, None if failed in self.listed else 0)
+            whole = commit.sequences <= texts if aside is None else commit.sequences + aside == texts
+            if not whole or (commit.tokens > tokens and not more) or (commit.tokens < tokens and not (fewer or aside)):
                 what = f"has {commit.sequences} texts of {commit.tokens} tokens, {where} says {texts} of {tokens}"
+                if aside:
+                    what += f", {failed} that {aside} of them were set aside"
                 path = layout.commit_path(commit.run, commit.lang, commit.shard)
                 self._verdict.problems.append(Problem(path, what))
 

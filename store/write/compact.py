@@ -6,24 +6,52 @@ What is compacted can always be made again; `store.read.compact_index` says when
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moetrace.store.errors import StoreError, as_store_errors
 from moetrace.store.format import layout
-from moetrace.store.format.schema import rollups
-from moetrace.store.read.compact_index import CompactIndex, IndexEntry
-from moetrace.store.read.rollups import added_up
+from moetrace.store.format.schema import MOMENTS_SINCE, rollups
+from moetrace.store.read.compact_index import CompactIndex, IndexEntry, without_checksums
+from moetrace.store.read.moments import SOURCES, added_moments, moments_in, shard_moments, with_moments
+from moetrace.store.read.rollups import added_up, compacted_rows
 from moetrace.store.write.files import HashedFile, write_parquet
 
 if TYPE_CHECKING:
-    from moetrace.store.format.records import FileRecord
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import pyarrow as pa
+
+    from moetrace.store.format.records import CommitRecord, RunRecord
     from moetrace.store.read.catalog import Catalog
+    from moetrace.store.read.moments import Moments
 
 KEPT = 3600.0  # seconds that replaced roll-ups stay
 
 
-def compact(catalog: Catalog, run: str) -> CompactIndex:
+@dataclass(frozen=True)
+class Compacted:
+    """The index that was written, and what became of shards whose roll-ups have no second moments over texts.
+
+    - computed: shards of which they were computed from routes, now or by an earlier `compact`
+    - lacking: by language that has none for that, how many of its shards lack them
+    - computable: whether the run has the tables that they are computed from
+    """
+
+    index: CompactIndex
+    computed: int
+    lacking: Mapping[str, int]
+    computable: bool
+
+
+def compact(
+    catalog: Catalog, run: str, *, moments: bool = False, on_shard: Callable[[int, int], None] | None = None
+) -> Compacted:
     """Add up the roll-ups of a run, shard after shard, and put them beside the commit records.
+
+    `moments`: second moments over texts are computed from routes where shards of a format before 5 lack them; without
+    it, those that an earlier `compact` computed are kept while its shards have the same files. `on_shard` is told how
+    many of how many such shards are done.
 
     Raises StoreError where a file of a shard is damaged, or the store cannot be written. What was compacted before
     stays for an hour: readers, and another `compact` at the same time, may be about to use it. A run that grows later
@@ -33,16 +61,13 @@ def compact(catalog: Catalog, run: str) -> CompactIndex:
     commits = [commit for commit in catalog.commits if commit.run == run]
     if "usage" not in record.tables:
         raise StoreError(f"{catalog.url}: run '{run}' has no roll-ups that could be added up")
-    by_language: dict[str, list[FileRecord]] = {}
-    for commit in commits:
-        by_language.setdefault(commit.lang, []).extend(file for file in commit.files if file.table == "usage")
+    languages = _Languages(catalog, record, commits, on_shard if moments else None, compute=moments)
     table = rollups(record.num_experts)
     storage = catalog.storage
     with as_store_errors(catalog.url, "written", "; nothing was lost"):
         path = layout.compact_data_path(run, uuid.uuid4().hex)
         with storage.staging() as staging, HashedFile(staging / table.name) as written:
-            groups = (added_up(catalog, record, lang, found) for lang, found in by_language.items())
-            rows = write_parquet(written, table, groups)
+            rows = write_parquet(written, table, languages.rows())
             data = written.finish(path, table.name, rows)
             written.sync()
             storage.publish(staging / table.name, path)
@@ -56,4 +81,83 @@ def compact(catalog: Catalog, run: str) -> CompactIndex:
         for entry in others:
             if layout.place_of(entry.path) and now - entry.modified > KEPT:
                 storage.delete(entry.path)
-    return index
+    return Compacted(index, languages.computed, languages.lacking, languages.computable)
+
+
+class _Languages:
+    """The roll-ups of a run, language after language."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        record: RunRecord,
+        commits: Sequence[CommitRecord],
+        on_shard: Callable[[int, int], None] | None,
+        *,
+        compute: bool,
+    ) -> None:
+        self.computed, self.lacking = 0, dict[str, int]()
+        self.computable = set(SOURCES) <= set(record.tables)
+        self._catalog, self._record, self._compute, self._on_shard = catalog, record, compute, on_shard
+        self._commits: dict[str, list[CommitRecord]] = {}
+        for commit in commits:
+            self._commits.setdefault(commit.lang, []).append(commit)
+        self._done, self._total = 0, sum(map(self._lacks, commits))
+
+    def rows(self) -> Iterator[pa.Table]:
+        """Yield the rows of each language."""
+        before = self._before()
+        for lang, commits in self._commits.items():
+            files = [
+                (file, self._version(commit)) for commit in commits for file in commit.files if file.table == "usage"
+            ]
+            rows = added_up(self._catalog, self._record, lang, files)
+            moments = moments_in(rows) or self._moments(lang, before.get(lang))
+            yield with_moments(rows, moments) if moments else rows
+
+    def _moments(self, lang: str, before: tuple[Moments, set[str]] | None) -> Moments | None:
+        """Return the moments of a language with shards that lack them; None where one is left without."""
+        parts, known = ([before[0]], before[1]) if before else ([], set[str]())
+        older = [commit for commit in self._commits[lang] if self._lacks(commit)]
+        if not self.computable or not (self._compute or all(commit.key in known for commit in older)):
+            self.lacking[lang] = len(older)
+            return None
+        for commit in self._commits[lang]:
+            if commit.key not in known:
+                parts.append(shard_moments(self._catalog, self._record, commit))
+                self._report(commit)
+        self.computed += len(older)
+        return added_moments(parts)
+
+    def _before(self) -> dict[str, tuple[Moments, set[str]]]:
+        """Return the moments of each language whose shards were compacted as they are, and which shards these are of.
+
+        Files are compared, by digest, not the times of commit records: of a store that was copied or upgraded, too,
+        nothing is computed twice.
+        """
+        index = self._catalog.indexes.get(self._record.run)
+        if index is None or self._total == 0:
+            return {}
+        try:
+            rows = compacted_rows(self._catalog, self._record, index.data)
+        except StoreError:
+            return {}  # whatever it said is made again
+        now = {commit.key: without_checksums(commit).files for each in self._commits.values() for commit in each}
+        then = {entry.commit.key: without_checksums(entry.commit) for entry in index.entries.values()}
+        changed = {commit.lang for key, commit in then.items() if now.get(key) != commit.files}
+        found: dict[str, tuple[Moments, set[str]]] = {}
+        for lang in rows.keys() - changed:
+            if moments := moments_in(rows[lang]):
+                found[lang] = moments, {key for key, commit in then.items() if commit.lang == lang}
+        return found
+
+    def _report(self, commit: CommitRecord) -> None:
+        self._done += self._lacks(commit)
+        if self._on_shard:
+            self._on_shard(self._done, self._total)
+
+    def _lacks(self, commit: CommitRecord) -> bool:
+        return self._version(commit) < MOMENTS_SINCE or "sequences" not in self._record.tables
+
+    def _version(self, commit: CommitRecord) -> int:
+        return commit.version or self._catalog.format.oldest

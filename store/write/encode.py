@@ -94,7 +94,7 @@ def _profile_rows(shard: Shard, record: RunRecord, table: Table) -> RowGroups:
     if shard.profiles is None:
         raise CaptureError(f"{shard.lang} shard {shard.number}: the run record promises profiles, none were captured")
     texts, size = len(shard.seqs), record.num_experts
-    together = max(1, PROFILE_ROWS // (texts * size))
+    together = max(1, PROFILE_ROWS // max(1, texts * size))
     expert = np.tile(np.arange(size, dtype=expert_dtype(size)), texts)
     seq = np.repeat(shard.seqs.astype(np.int32), size)
     for start in range(0, len(record.moe_layers), together):

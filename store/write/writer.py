@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from moetrace.store.errors import CaptureError, StoreError, as_store_errors
 from moetrace.store.format import layout
-from moetrace.store.format.plan_record import PlanRecord
+from moetrace.store.format.plan_record import FailedRecord, PlanRecord
 from moetrace.store.format.records import CommitRecord, FileRecord, RunRecord
 from moetrace.store.format.schema import FORMAT_VERSION, tables
 from moetrace.store.format.weights import lies_on
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from moetrace.store.format.plan_record import PlannedShards
+    from moetrace.store.format.plan_record import FailedText, PlannedShards
     from moetrace.store.write.encode import TableRows
 
 
@@ -114,7 +114,12 @@ class StoreWriter:
                 "promises; trace into a new run with --weight-precision f16"
             )
         return self._commit(
-            shard.lang, shard.number, len(shard.lengths), shard.tokens, shard_tables(shard, self.record)
+            shard.lang,
+            shard.number,
+            len(shard.lengths),
+            shard.tokens,
+            shard_tables(shard, self.record),
+            set_aside=shard.set_aside,
         )
 
     def write_counts(self, counts: Counts) -> CommitRecord:
@@ -124,10 +129,20 @@ class StoreWriter:
         contents = iter([(table, count_rows(counts, self.record))])
         return self._commit(counts.lang, counts.number, counts.sequences, counts.tokens, contents)
 
-    def _commit(self, lang: str, number: int, sequences: int, tokens: int, contents: TableRows) -> CommitRecord:
+    def _commit(
+        self,
+        lang: str,
+        number: int,
+        sequences: int,
+        tokens: int,
+        contents: TableRows,
+        *,
+        set_aside: Sequence[FailedText] = (),
+    ) -> CommitRecord:
         with self._as_store_errors(), self.storage.staging() as staging:
             files = self._stage(staging, lang, number, contents)
             self._write_run_record()
+            self._write_failed(FailedRecord(self.record.run, lang, number, self._run_sha256, tuple(set_aside)))
             published = self._publish_all(staging, files)
             commit = CommitRecord(
                 run=self.record.run,
@@ -153,6 +168,14 @@ class StoreWriter:
             self._claims.release(lang, number)
             reach(FaultPoint.RELEASED)
         return stored
+
+    def _write_failed(self, failed: FailedRecord) -> None:
+        """Write which texts of a shard are set aside; take away what an earlier attempt said of one that sets none."""
+        path = layout.failed_path(failed.run, failed.lang, failed.shard)
+        if failed.texts:
+            self.storage.replace(path, failed.to_json().encode())
+        elif self.record.leaves_out_tokens and self.storage.has(path):
+            self.storage.delete(path)
 
     def _write_run_record(self) -> None:
         """Write the run record, a copy of it beside the commits, and the plan, where nobody has.

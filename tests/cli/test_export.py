@@ -22,14 +22,23 @@ if TYPE_CHECKING:
 
 LAYERS = range(2, 10)
 CALLS: dict[str, tuple[str, ...]] = {
-    "rise": ("--target", "swh_Latn", "--budget", "9", "--shallow", "0.5", "--middle", "0.2", "--alpha", "3.5"),
-    "gap": ("--target", "swh_Latn", "--layers", "3", "--alpha", "0.02", "--shared", "1", "--parent", "eng_Latn"),
+    "rise": (
+        *("--target", "swh_Latn", "--budget", "9", "--shallow", "0.5", "--middle", "0.2", "--alpha", "3.5"),
+        *("--min-count", "5", "--shrinkage", "2.5"),
+    ),
+    "gap": (
+        *("--target", "swh_Latn", "--layers", "3", "--alpha", "0.02", "--shared", "1", "--parent", "eng_Latn"),
+        *("--min-count", "3"),
+    ),
     "top-p": ("--target", "swh_Latn", "--target", "eng_Latn", "--score", "gate", "--p", "0.3"),
-    "top-k": ("--per-layer", "2"),
+    "top-k": ("--per-layer", "2", "--min-count", "8"),
     "task": ("--against", "general", "--tau", "0.01"),
-    "random": ("--seed", "3"),
+    "random": ("--seed", "3", "--match", "load", "--slack", "0.1"),
     "sql": ("--query", "select layer, expert, score from specificity where run = 'run' and lang = 'swh_Latn'"),
 }
+
+
+WHOSE = {"target": "the target", "others": "the other languages"}
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +65,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 str(path / "like.json"),
                 "--budget",
                 "20",
+                "--min-count",
+                "0",
             ]
         )
         == 0
@@ -64,7 +75,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(folder: Path, strategy: str, *more: str) -> list[str]:
-    like = ("--like", str(folder / "like.json")) if strategy == "random" else ()
+    mask = str(folder / "like.json")
+    like = ("--like", mask, "--exclude", mask) if strategy == "random" else ()
     return ["export", strategy, str(folder / "store"), "--run", "run", *like, *CALLS[strategy], *more]
 
 
@@ -154,7 +166,13 @@ def test_explain_tells_of_every_expert_and_of_what_just_missed(
         assert line.split()[:3] == [str(item["layer"]), str(item["expert"]), item["role"]]
         if item["score"] is not None:
             assert f"{item['score']:.6g}" in line.split()
+        assert f"{item['count']}" in line.split()
+    assert lines[1].split().count("count") == 1
     assert ("Just missed" in lines) == (strategy not in {"random", "sql"})
+    load = mask["summary"]["load"]
+    told = [f"{load[whose]:.4f} of {name}" for whose, name in WHOSE.items() if load[whose] is not None]
+    assert f"Load, the share of routing decisions that meet a chosen expert: {', '.join(told)}" in lines
+    assert len(told) == (2 if mask["strategy"]["target"] else 1)
 
 
 def test_explain_names_the_runner_up_of_each_zone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,6 +218,12 @@ def test_a_query_may_come_from_a_file(folder: Path, capsys: pytest.CaptureFixtur
         ("rise", "--target swh", "did you mean swh_Latn"),
         ("rise", "--target swh_Latn --reference english", "did you mean eng_Latn"),
         ("rise", "--target swh_Latn --budget 65", "budget 65: run 'run' has 64 experts; pass --budget 1 to 64"),
+        (
+            "rise",
+            "--target swh_Latn --budget 9",
+            "only 0 of its 24 experts have 30 routing decisions of swh_Latn or more",
+        ),
+        ("top-k", "--per-layer 1", "lower --min-count"),
         ("rise", "--target swh_Latn --shallow 0.9", "zone shares 0.9 and 0.25"),
         ("rise", "--target a --run one", "a is the only one; trace or name another"),
         ("rise", "--target eng_Latn --run routes", "run 'routes' has no usage"),
@@ -220,6 +244,10 @@ def test_a_query_may_come_from_a_file(folder: Path, capsys: pytest.CaptureFixtur
         ("task", "--against generel", "did you mean general"),
         ("task", "--against deeper", "of other models: MoE layers 2-9 and 2-10"),
         ("task", "--against general --tau 0.99", "lower --tau"),
+        ("gap", "--target swh_Latn --parent swh_Latn", "'swh_Latn' cannot borrow its own set"),
+        ("gap", "--target swh_Latn", "with at least 30 routing decisions of it"),
+        ("random", "--like LIKE --match load --run routes", "of a model whose MoE layers are 2-9, this model's are"),
+        ("random", "--like LIKE --exclude nowhere.json", "nowhere.json: cannot be read as a mask"),
         ("random", "--like LIKE --run deeper", "MoE layers are 2-9, this model's are 2-10"),
         ("random", "--like nowhere.json", "nowhere.json: cannot be read as a mask"),
         ("sql", "--query-file nowhere.sql", "nowhere.sql: cannot be read as a query"),
@@ -292,6 +320,10 @@ def test_a_file_that_cannot_be_written_is_one_line(folder: Path, capsys: pytest.
         ["export", "top-p", "store", "--score", "tokens"],
         ["export", "top-k", "store", "--reference", "a"],
         ["export", "convert"],
+        ["export", "rise", "store", "--target", "a", "--min-count", "-1"],
+        ["export", "rise", "store", "--target", "a", "--shrinkage", "-1"],
+        ["export", "random", "store", "--like", "a", "--match", "loads"],
+        ["export", "random", "store", "--like", "a", "--slack", "1.5"],
     ],
 )
 def test_wrong_usage_exits_with_2(args: list[str]) -> None:
@@ -307,7 +339,9 @@ def test_exporting_imports_nothing_heavy(folder: Path) -> None:
     calls = [arguments(folder, strategy, "--explain", "-o", str(folder / "out")) for strategy in CALLS]
     # A run that was imported lacks tables.
     write_counts(folder / "bare", make_record("one", ["a"], tables=["usage"]), {"a": np.full((3, 8), 5)}, {"a": 20})
-    calls.append(["export", "top-k", str(folder / "bare"), "--budget", "3", "-o", str(folder / "out")])
+    calls.append(
+        ["export", "top-k", str(folder / "bare"), "--budget", "3", "--min-count", "5", "-o", str(folder / "out")]
+    )
     calls.append(["export", "convert", str(folder / "like.json"), "--format", "axolotl"])
     program = f"""
 import sys

@@ -21,7 +21,7 @@ COMMANDS = {  # a command but for its output -> the name of a file that it write
     "sql STORE --format table": ("rows.txt", "from runs"),
     "sql STORE --format json": ("rows.json", "from runs"),
     "sql STORE --format parquet": ("rows.parquet", "from runs"),
-    "export rise STORE --target swh_Latn --budget 5": ("mask.json",),
+    "export rise STORE --target swh_Latn --budget 5 --min-count 0": ("mask.json",),
     "export convert MASK --format axolotl": ("experts.yaml",),
     "report STORE": ("report.html",),
 }
@@ -32,7 +32,7 @@ DATABASE = "sql STORE --database"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("outputs")
     write_world(made / "store", make_world(1, make_record()))
-    rise = ["export", "rise", str(made / "store"), "--target", "swh_Latn", "--budget", "5"]
+    rise = ["export", "rise", str(made / "store"), "--target", "swh_Latn", "--budget", "5", "--min-count", "0"]
     assert run([*rise, "-o", str(made / "mask.json")]) == 0
     return made
 

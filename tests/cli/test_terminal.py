@@ -87,8 +87,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("ls", "STORE", "--json"),
         ("sql", "STORE", "select model_id from runs"),
         ("sql", "STORE", "select 1 as \"a\x1b[2J\", 'x' || chr(27) || chr(155) as b"),
-        ("export", "rise", "STORE", "--target", "swh_Latn", "--budget", "5", "--format", "axolotl"),
-        ("export", "top-k", "STORE", "--budget", "5", "--explain", "--format", "esft"),
+        ("export", "rise", "STORE", "--target", "swh_Latn", "--budget", "5", "--min-count", "0", "--format", "axolotl"),
+        ("export", "top-k", "STORE", "--budget", "5", "--min-count", "0", "--explain", "--format", "esft"),
     ],
 )
 def test_commands_print_nothing_that_is_obeyed(
@@ -109,7 +109,19 @@ def test_a_models_name_is_shown_whole(hostile: Path, capsys: pytest.CaptureFixtu
 
 def test_a_models_name_stays_in_the_comment_of_the_yaml(hostile: Path, capsys: pytest.CaptureFixture[str]) -> None:
     yaml = pytest.importorskip("yaml")
-    words = ["export", "rise", str(hostile), "--target", "swh_Latn", "--budget", "5", "--format", "axolotl"]
+    words = [
+        "export",
+        "rise",
+        str(hostile),
+        "--target",
+        "swh_Latn",
+        "--budget",
+        "5",
+        "--min-count",
+        "0",
+        "--format",
+        "axolotl",
+    ]
     assert run(words) == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[0].startswith("# 5 experts of org/model")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
-import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import pytest
 from moetrace.store.mask import read_mask
 from moetrace.store.read.reader import Store
 from moetrace.store.verify.verify import verify
-from moetrace.tracer.bundled import CORPUS
+from moetrace.tracer.bundled import CORPUS, MODEL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,8 +42,6 @@ def rows(store: Path, table: str) -> pl.DataFrame:
 def assert_every_position_stands_once(store: Path) -> None:
     """Compare the store with the corpus tokenised again, text by text."""
     from transformers import AutoTokenizer
-
-    from moetrace.tracer.bundled import MODEL
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     found = rows(store, "tokens").join(rows(store, "sequences"), on=("lang", "shard", "seq"))
@@ -136,34 +135,31 @@ def test_a_trace_stopped_by_ctrl_c_keeps_its_shards_and_others_go_on(
     assert counts[0].equals(counts[1])
 
 
-def peak_memory(started: subprocess.Popen[str]) -> int:
-    """Wait for a process to end well and return its peak resident memory in bytes."""
-    assert started.stderr is not None
-    said = started.stderr.read()
-    _, status, usage = os.wait4(started.pid, 0)
-    assert status == 0, said[-2000:]
-    return usage.ru_maxrss * 1024
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="no glibc of 2.33 or later: nobody counts")
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, warm: WarmProcess) -> None:
+    """What is in use in the second third of a trace is compared with the first third.
 
-
-def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    Of the last third every shard is kept on purpose: that must show, or the measurement says nothing.
+    """
     from moetrace.tracer.corpus.corpus import open_corpus
+    from moetrace.tracer.model.facts import read_facts
 
     texts = [text.text for text in open_corpus(str(CORPUS)).read("swh_Latn")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # both at once: threads would wait for each other's cores
-    started = {}
-    for times in (1, 20):
-        folder = tmp_path / f"corpus-{times}"
-        folder.mkdir()
-        rows = [{"id": f"{n}-{i}", "text": text} for n in range(4 * times) for i, text in enumerate(texts)]
-        (folder / "swh_Latn.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-        limits = ("--shard-tokens", "4096", "--max-memory", "0.004", "--kv-cache-gib", "0.1")
-        store = tmp_path / f"store-{times}"
-        # Not forks of a process that has imported vLLM: their peak would be of what they share with it as well.
-        command = [*PROGRAM, "trace", "bundled", "--corpus", str(folder), "--store", str(store), *limits]
-        started[times] = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-    peaks = {times: peak_memory(process) for times, process in started.items()}
-    tokens = {n: sum(c.tokens for c in Store(tmp_path / f"store-{n}").commits) for n in peaks}
-    assert tokens[20] == 20 * tokens[1]
-    assert peaks[20] - peaks[1] < 64 * 2**20, f"{peaks} bytes at the peak for {tokens} tokens"
+    folder, notes, store, shards = tmp_path / "corpus", tmp_path / "notes", tmp_path / "store", 72
+    folder.mkdir()
+    rows = [{"id": f"{n}-{i}", "text": text} for n in range(shards) for i, text in enumerate(texts)]
+    (folder / "swh_Latn.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    # Small steps and little memory for shards: what is under way, and comes and goes, is little too.
+    small = ("--max-num-batched-tokens", 512, "--max-memory", 0.001, "--kv-cache-gib", 0.1, "--shard-tokens", 2048)
+    arguments = ("trace", "bundled", "--corpus", folder, "--store", store, *small)
+    traced = warm.start("tests.support.live_memory", notes, 2 * shards // 3, *arguments)
+    assert traced.wait() == 0, traced.stderr
+    noted = [json.loads(line) for line in notes.read_text().splitlines()]
+    assert len(noted) == len(Store(store).commits) == shards
+    first, second, last = (noted[part * shards // 3 : (part + 1) * shards // 3] for part in range(3))
+    assert [rows[-1]["kept"] for rows in (first, second, last)] == [0, 0, shards // 3]
+    in_use = [statistics.median(note["live"] for note in part) for part in (first, second)]
+    facts = read_facts(str(MODEL))
+    routes = facts.captured_bytes(second[-1]["tokens"] - first[-1]["tokens"], 0, len(facts.moe_layers))
+    assert last[-1]["live"] - in_use[1] > routes / 2, "shards that are kept do not show: nothing is measured"
+    assert in_use[1] - in_use[0] < routes / 8, f"{in_use} bytes in use; {routes} are what routes take that are kept"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_type_hints
 
 import pytest
 
 from moetrace.analytics import metrics
 from moetrace.analytics.database.connection import connect
 from moetrace.analytics.database.documentation import SQL, SqlFile, sql_files, views
+from moetrace.analytics.metrics.filters import Filters
 from tests.support.stores import make_record, make_world, write_world
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ def test_each_view_has_the_columns_it_documents(item: SqlFile, opened: duckdb.Du
 def test_every_file_of_the_sql_folder_is_a_view_or_a_function() -> None:
     assert sorted(path.stem for path in SQL.rglob("*.sql")) == sorted(sql_files())
     assert {name: found.signature for name, found in sql_files().items() if name not in views()} == {
-        "wanted": "wanted(value, choice)"
+        "expected_jaccard": "expected_jaccard(size, pool)",
+        "leaves_out": "leaves_out(prompt_only, skip_positions, skip_special, shared_texts)",
+        "wanted": "wanted(value, choice)",
     }
 
 
@@ -65,10 +68,15 @@ def test_every_metric_restricts_languages_and_layers_by_the_one_function() -> No
 def test_each_metric_has_a_python_function_with_the_same_arguments(item: SqlFile) -> None:
     function = inspect.signature(getattr(metrics, item.name))
     defaults = {name: parameter.default for name, parameter in list(function.parameters.items())[1:]}
+    if defaults.pop("filters", None):  # nothing is left out where nothing is said
+        defaults |= {name: kind() for name, kind in get_type_hints(Filters).items()}
     if item.name == "score_correlation":  # in SQL a table's name, in Python a frame
         assert defaults.pop("scores") is inspect.Parameter.empty
         defaults = {"scores": "'scores'"} | defaults
-    assert {name: "null" if value is None else str(value) for name, value in defaults.items()} == item.defaults
+    assert {
+        name: "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in defaults.items()
+    } == item.defaults
 
 
 @pytest.mark.parametrize("item", [item for item in METRICS if item.kind == "macro"], ids=lambda item: item.name)

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from moetrace.analytics.masks.mask import build_mask
-from moetrace.store.mask import SCHEMA_FILE, MaskError, check_mask_fits, mask_text, read_mask
+from moetrace.store.mask import SCHEMA_FILE, MaskError, check_mask_fits, mask_targets, mask_text, read_mask
 from tests.support.commands import failure
 from tests.support.masks import mask_of
 from tests.support.selections import CREATED, six_experts
@@ -58,6 +58,18 @@ def test_the_schema_is_a_schema_and_describes_every_part() -> None:
         (["experts", 5, "expert"], 8, r"mask.json, \$.experts\[5\]: expert 8, but a layer has 8 experts"),
         (["summary", "experts"], 7, r"mask.json, \$.summary.experts: says 7, the mask has 6"),
         (["summary", "pool"], 7, r"mask.json, \$.summary.pool: says 7, the mask has 24"),
+        (
+            ["summary", "load", "target"],
+            1.5,
+            r"mask.json, \$.summary.load.target: 1.5 is greater than the maximum of 1",
+        ),
+        (["summary", "load", "others"], -0.1, r"mask.json, \$.summary.load.others: -0.1 is less than the minimum of 0"),
+        (["summary", "load"], {"target": 0.5}, r"mask.json, \$.summary.load: 'others' is a required property"),
+        (["summary", "load", "all"], 0.5, r"mask.json, \$.summary.load: Additional properties are not allowed"),
+        (["experts", 2, "count"], -1, r"mask.json, \$.experts\[2\].count: -1 is less than the minimum of 0"),
+        (["experts", 2, "count"], 1.0, r"mask.json, \$.experts\[2\].count: 1.0 is not of type 'integer', 'null'"),
+        (["experts", 2, "count"], True, r"mask.json, \$.experts\[2\].count: True is not of type"),
+        (["experts", 2, "count"], 2**70, r"mask.json, \$.experts\[2\].count: a number above"),
         (["provenance", "run_sha256"], "abc", r"mask.json, \$.provenance.run_sha256: 'abc' does not match"),
     ],
 )
@@ -73,6 +85,29 @@ def test_a_mask_that_is_wrong_is_refused_with_the_place(
     with pytest.raises(MaskError, match=message) as raised:
         read_mask(tmp_path / "mask.json")
     assert "\n" not in str(raised.value)
+
+
+def test_counts_and_loads_that_nobody_knows_are_null_and_older_masks_have_none(
+    selection: Selection, tmp_path: Path
+) -> None:
+    made = json.loads(mask_text(build_mask(selection, RECORD, CREATED)))
+    unknown, older = json.loads(json.dumps(made)), json.loads(json.dumps(made))
+    unknown["summary"]["load"] = {"target": None, "others": None}
+    del older["summary"]["load"]
+    for item in unknown["experts"]:
+        item["count"] = None
+    for item in older["experts"]:
+        del item["count"]
+    for mask in (made, unknown, older):
+        (tmp_path / "mask.json").write_text(json.dumps(mask))
+        assert read_mask(tmp_path / "mask.json") == mask
+
+
+def test_the_targets_of_a_mask_are_a_list() -> None:
+    made = mask_of([(1, 0)], moe_layers=[1], num_experts=8, top_k=2)
+    for target, languages in ((None, []), ("a", ["a"]), (["a", "b"], ["a", "b"])):
+        made["strategy"]["target"] = target
+        assert mask_targets(made) == languages
 
 
 def test_a_mask_file_without_experts_is_refused(selection: Selection, tmp_path: Path) -> None:
@@ -236,6 +271,12 @@ def test_all_experts_of_the_largest_models_fit_in_a_mask(tmp_path: Path) -> None
     chosen = [(layer, expert) for layer in range(60) for expert in range(384)]
     mask = mask_of(chosen, moe_layers=range(60), num_experts=384, top_k=8)
     for number, item in enumerate(mask["experts"]):
-        item |= {"score": number / 7, "zone": "middle", "specificity": number / 3}
+        item |= {
+            "score": number / 7,
+            "zone": "middle",
+            "count": 10**9 - number,
+            "specificity": number / 3,
+            "overlap": 0.7,
+        }
     (tmp_path / "mask.json").write_text(mask_text(mask))
     assert len(read_mask(tmp_path / "mask.json")["experts"]) == 23040

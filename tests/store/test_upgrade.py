@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pyarrow.parquet as pq
+import polars as pl
 import pytest
 
 from moetrace.analytics.database.connection import connect
 from moetrace.cli.main import run as moetrace
 from moetrace.store.errors import StoreError
-from moetrace.store.format.schema import ADDED_COLUMNS
 from moetrace.store.format.sealed import CHECKSUM
 from moetrace.store.read.reader import Store
 from moetrace.store.storage.local import LocalStorage
 from moetrace.store.upgrade import upgrade
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.writer import StoreWriter
-from tests.support.records import read_record
-from tests.support.shards import random_shard, record_with
+from tests.support.older import as_written_in
+from tests.support.shards import EXPERTS, LAYERS, random_shard, record_with
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,44 +28,37 @@ if TYPE_CHECKING:
 def made_in_the_first_format(path: Path) -> Path:
     """Write a shard as the first format had it: columns were missing, and commit records had no block checksums."""
     StoreWriter(path, record_with()).write(random_shard())
-    (path / "commits/run=run/run.json").unlink()
-    record = read_record(path / "runs" / "run.json")
-    (path / "runs" / "run.json").write_text(json.dumps(record, indent=1))
-    (commit,) = path.rglob("commits/**/*.json")
-    record = read_record(commit)
-    del record["version"]
-    for file in record["files"]:
-        if lacking := list(ADDED_COLUMNS[2].get(file["table"], {})):
-            content = pq.read_table(path / file["path"], partitioning=None)
-            pq.write_table(content.drop_columns(lacking), path / file["path"])
-        written = (path / file["path"]).read_bytes()
-        del file["crc32"]
-        file.update(bytes=len(written), sha256=hashlib.sha256(written).hexdigest())
-    commit.write_text(json.dumps(record))
-    (path / "store.json").write_text('{"format": "moetrace-store", "version": 1}\n')
-    return path
+    return as_written_in(1, path)
 
 
 def test_a_store_of_the_first_format_is_read_but_not_written(tmp_path: Path) -> None:
     db = connect(made_in_the_first_format(tmp_path))
     assert db.sql("select distinct generated, text from sequences").fetchall() == [(0, None)]
     assert db.sql("select distinct generated from tokens").fetchall() == [(False,)]
-    with pytest.raises(StoreError, match="made in format version 1, this moetrace writes 4; `moetrace upgrade"):
+    with pytest.raises(StoreError, match="made in format version 1, this moetrace writes 5; `moetrace upgrade"):
         StoreWriter(tmp_path, record_with())
 
 
 def test_an_upgraded_store_has_shards_of_both_formats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert moetrace(["upgrade", str(made_in_the_first_format(tmp_path))]) == 0
-    assert capsys.readouterr().out == f"{tmp_path}: format version 1 -> 4\n"
+    assert capsys.readouterr().out == f"{tmp_path}: format version 1 -> 5\n"
     assert verify(tmp_path).problems == []
     StoreWriter(tmp_path, record_with()).write(replace(random_shard(1), number=1, seqs=random_shard().seqs + 100))
     db = connect(tmp_path)
+    moments = "count(count_squared_sum), count(count_decisions_sum), count(*)"
+    found = db.sql(f"select shard, {moments} from usage group by 1 order by 1").fetchall()
+    assert found == [(0, 0, 0, LAYERS * EXPERTS), (1, *[LAYERS * EXPERTS] * 3)]
+    # The language has no sum over its texts: half a sum would be a wrong variance.
+    assert db.sql(f"select {moments} from usage_by_language").fetchall() == [(0, 0, LAYERS * EXPERTS)]
+    assert Store(tmp_path).rollup_table().column("count_squared_sum").null_count == LAYERS * EXPERTS
+    scanned = Store(tmp_path).scan("usage").group_by("shard").agg(pl.col("count_squared_sum").count()).collect()
+    assert dict(scanned.iter_rows()) == {0: 0, 1: LAYERS * EXPERTS}
     assert db.sql("select shard, bool_or(generated), count(*) > 0 from tokens group by 1 order by 1").fetchall() == [
         (0, False, True),
         (1, False, True),
     ]
     assert moetrace(["upgrade", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == f"{tmp_path}: has format version 4 already\n"
+    assert capsys.readouterr().out == f"{tmp_path}: has format version 5 already\n"
     counted = "select shard, count(*) from routes group by 1 order by 1"
     assert connect(tmp_path).sql(counted).fetchall() == db.sql(counted).fetchall()
 

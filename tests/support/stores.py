@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Text:
-    """One text: experts and weights are [tokens, layers, top_k], the profile is [layers, experts]."""
+    """One text: experts and weights are [tokens, layers, top_k], the profile is [layers, experts].
+
+    The model generated the last `generated` of the tokens.
+    """
 
     text_id: str
     token_ids: np.ndarray
     experts: np.ndarray
     weights: np.ndarray
     profile: np.ndarray
+    generated: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ def make_shard(record: RunRecord, lang: str, number: int, first_seq: int, texts:
         experts=np.concatenate([text.experts for text in texts]).transpose(1, 2, 0),
         weights=np.concatenate([text.weights for text in texts]).transpose(1, 2, 0),
         profiles=np.stack([text.profile for text in texts], axis=1) if "profiles" in record.tables else None,
+        generated=np.array([text.generated for text in texts], dtype=np.int32),
     )
 
 

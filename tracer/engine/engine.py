@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moetrace.store.errors import CaptureError, MoetraceError
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from moetrace.tracer.engine.settings import EngineSettings
     from moetrace.tracer.model.facts import ModelFacts
     from moetrace.tracer.plan.shards import PlannedShard
+    from moetrace.tracer.plan.token_filter import TokenFilter
 
 
 class TracedEngine:
@@ -53,17 +56,19 @@ class TracedEngine:
         on_tokens: Callable[[int], None] | None = None,
         generation: Generation | None = None,
         memory: Memory | None = None,
+        token_filter: TokenFilter | None = None,
     ) -> Iterator[Shard]:
         """Run the texts of `shards` in order and yield each shard as soon as its last position is captured.
 
-        `on_tokens` is called with the number of tokens of each finished text. The queue holds a few steps' worth of
+        `on_tokens` is called with the number of tokens of each finished text, whatever `token_filter` leaves out of
+        the shards. The queue holds a few steps' worth of
         texts, and no shard is begun whose bytes `memory` does not have, so memory does not grow with the corpus: who
         writes the shards gives their bytes back. Raises CaptureError where anything was not captured.
         """
         under_way = UnderWay(self.facts, len(self.moe_layers), generation, memory)
         queue = TextQueue(iter(shards), under_way, limit=4 * self.settings.max_num_batched_tokens)
         try:
-            while queue.fill(self._open, self._add):
+            while queue.fill(partial(self._open, token_filter), self._add):
                 ends = []
                 for output in self.llm.llm_engine.step():
                     if output.finished:
@@ -126,8 +131,10 @@ class TracedEngine:
                 "(--no-self-check traces it all the same, and records that)"
             ) from error
 
-    def _open(self, shard: PlannedShard, generation: Generation | None) -> None:
-        tell_taps(self.llm, "open", shard.key, shard.lengths.tolist(), generation.max_new_tokens if generation else 0)
+    def _open(self, token_filter: TokenFilter | None, shard: PlannedShard, generation: Generation | None) -> None:
+        new_tokens = generation.max_new_tokens if generation else 0
+        left_out = asdict(token_filter) if token_filter else None
+        tell_taps(self.llm, "open", shard.key, shard.lengths.tolist(), new_tokens, left_out)
 
     def _add(self, shard: PlannedShard, index: int, generation: Generation | None) -> str:
         from vllm.sampling_params import RequestOutputKind, SamplingParams  # noqa: PLC0415

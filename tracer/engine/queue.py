@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from moetrace.store.errors import CaptureError
+from moetrace.store.format.plan_record import FailedText
 from moetrace.store.shard.shard import Shard
 from moetrace.tracer.worker.assembly import CapturedShard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import numpy.typing as npt
 
     from moetrace.tracer.engine.generation import Generation
     from moetrace.tracer.model.facts import ModelFacts
@@ -65,7 +68,10 @@ class UnderWay:
         return [key for key, parts in self.parts.items() if len(parts) == stages]
 
     def finish(self, key: str) -> Shard:
-        """Take off a completed shard and return it; raise CaptureError where the token ids are not the plan's."""
+        """Take off a completed shard and return what a filter keeps of it.
+
+        Raises CaptureError where the token ids are not the plan's.
+        """
         planned, parts = self.shards.pop(key), self.parts.pop(key)
         outputs = self.outputs.pop(key, {})
         whole = parts[0] if len(parts) == 1 else _stacked(parts)
@@ -75,7 +81,7 @@ class UnderWay:
         ]
         if not np.array_equal(whole.token_ids, np.concatenate(expected)):
             raise CaptureError(f"{key}: the engine ran other tokens than the plan's")
-        return Shard(
+        shard = Shard(
             lang=planned.lang,
             number=planned.number,
             seqs=planned.seqs,
@@ -89,6 +95,7 @@ class UnderWay:
             generated=(whole.lengths - planned.lengths).astype(np.int32) if self.generation else None,
             texts=[self.generation.decode(outputs[i]) for i in range(len(planned.seqs))] if self.generation else None,
         )
+        return shard if whole.kept is None else without_left_out(shard, whole.kept)
 
     def _bytes(self, shard: PlannedShard) -> int:
         new = self.generation.max_new_tokens if self.generation else 0
@@ -160,9 +167,46 @@ class TextQueue:
         return text.shard, text.index, text.tokens + len(generated)
 
 
+def without_left_out(shard: Shard, kept: npt.NDArray[np.bool_]) -> Shard:
+    """Return a shard without the tokens that a filter leaves out; texts of which nothing is left are set aside.
+
+    shard: experts and weights are of the kept tokens alone, all else of every token; kept: bool [T]
+    """
+    texts, text = len(shard.seqs), shard.sequence_of_token()
+    lengths = np.bincount(text[kept], minlength=texts).astype(np.int32)
+    generated = None
+    if shard.generated is not None:
+        generated = np.bincount(text[kept & shard.generated_tokens()], minlength=texts).astype(np.int32)
+    there = np.flatnonzero(lengths)
+    gone = np.flatnonzero(lengths == 0).tolist()
+    return replace(
+        shard,
+        seqs=shard.seqs[there],
+        text_ids=[shard.text_ids[index] for index in there],
+        lengths=lengths[there],
+        truncated=shard.truncated[there],
+        token_ids=None if shard.token_ids is None else shard.token_ids[kept],
+        profiles=None if shard.profiles is None else shard.profiles[:, there],
+        generated=None if generated is None else generated[there],
+        texts=None if shard.texts is None else [shard.texts[index] for index in there],
+        token_positions=shard.positions()[kept],
+        set_aside=tuple(
+            FailedText(
+                int(shard.seqs[index]),
+                shard.text_ids[index],
+                f"the run's settings leave out all of its {shard.lengths[index]} tokens",
+            )
+            for index in gone
+        ),
+    )
+
+
 def _stacked(parts: list[CapturedShard]) -> CapturedShard:
     """Return the layers of all pipeline stages as one shard; stages come in order."""
     first = parts[0]
+    kept = [part.kept for part in parts if part.kept is not None]
+    if any(not np.array_equal(kept[0], other) for other in kept[1:]):
+        raise CaptureError(f"{first.key}: the pipeline stages ran different tokens")
     profiles = None if first.profiles is None else np.concatenate([part.profiles for part in parts])
     return CapturedShard(
         first.key,
@@ -171,4 +215,5 @@ def _stacked(parts: list[CapturedShard]) -> CapturedShard:
         np.concatenate([part.weights for part in parts]),
         profiles,
         first.token_ids,
+        first.kept,
     )

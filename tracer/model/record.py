@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moetrace.tracer.model.checkpoint import read_checkpoint
+from moetrace.tracer.model.tokenizer import special_token_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def model_record(facts: ModelFacts, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
     """Return the `model` part of a run record, but for what only a running engine knows (MoE layers, dtype)."""
-    return {
+    found: dict[str, Any] = {
         "id": model_id(facts.id),
         "revision": facts.revision,
         "config_sha256": facts.config_sha256,
@@ -28,6 +29,7 @@ def model_record(facts: ModelFacts, tokenizer: PreTrainedTokenizerBase | None) -
         "parameters": _parameters(facts.id),
         "tokenizer_sha256": None if tokenizer is None else _tokenizer_digest(tokenizer),
     }
+    return found if tokenizer is None else {**found, "special_token_ids": special_token_ids(tokenizer)}
 
 
 def model_id(model: str) -> str:

@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from moetrace.tracer.model.facts import ModelFacts
 
 
+def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of a tokenizer's special tokens, ascending.
+
+    Those that it has a name for (such as eos), and those of its vocabulary that are marked as special, as the tokens
+    of many chat templates are.
+    """
+    marked = (number for number, token in tokenizer.added_tokens_decoder.items() if token.special)
+    named = (number for number in tokenizer.all_special_ids if number is not None)
+    return sorted({int(number) for number in (*named, *marked)})
+
+
 def load_tokenizer(facts: ModelFacts) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer; raise MoetraceError where it has none."""
     from transformers import AutoTokenizer  # noqa: PLC0415  seconds to import

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from moetrace.tracer.corpus.fields import Text
     from moetrace.tracer.plan.prompts import Encode
     from moetrace.tracer.plan.shards import PlannedShard
+    from moetrace.tracer.plan.token_filter import TokenFilter
 
 PIVOTS = ("eng_Latn", "eng", "en")
 BATCH_TEXTS = 1024  # texts that are tokenised at once,
@@ -106,13 +107,15 @@ def make_plan(
     on_long: str = "truncate",
     pivot: str | None = None,
     limit: int | None = None,
+    token_filter: TokenFilter | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> Plan:
     """Tokenise a corpus and cut each language into shards of at most `shard_tokens` tokens (one text at least).
 
     A text of more than `window` tokens is truncated (`on_long="truncate"`) or refused (`"error"`).
     Ids that some languages lack are kept where they are and counted in `Plan.missing`.
-    Raises MoetraceError for a text without tokens, a long text under "error", an unknown pivot, or a full disk.
+    Raises MoetraceError for a text without tokens, a long text under "error", an unknown pivot, a language of which
+    `token_filter` leaves nothing (the plan is of all tokens), or a full disk.
     """
     corpus = corpus if limit is None else corpus.first(limit)
     digest = hashlib.sha256()
@@ -130,6 +133,8 @@ def make_plan(
         if progress:
             progress(lang, sum(shard.tokens for shard in shards[before:]))
     spool.seal()
+    if token_filter:
+        _require_some(corpus, token_filter, shards)
     missing = {lang: len(everywhere) - count for lang, count in counts.items() if count < len(everywhere)}
     chosen = _pivot(pivot, corpus)
     return Plan(tuple(shards), digest.hexdigest(), corpus.languages, chosen, missing, corpus.selection, spool)
@@ -195,6 +200,21 @@ def _batches(texts: Iterator[Text]) -> Iterator[list[Text]]:
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def _require_some(corpus: Corpus, token_filter: TokenFilter, shards: Sequence[PlannedShard]) -> None:
+    """Raise MoetraceError where a filter leaves nothing of a language."""
+
+    def keeps_some(shard: PlannedShard) -> bool:
+        positions = np.concatenate([np.arange(length) for length in shard.lengths])
+        return bool(token_filter.keeps(positions, positions + 1, np.concatenate(shard.token_ids)).any())
+
+    for lang in corpus.languages:
+        if not any(keeps_some(shard) for shard in shards if shard.lang == lang):
+            raise MoetraceError(
+                f"{corpus.source}: --skip-positions or --skip-special leave no token of any text of {lang}; "
+                "skip fewer positions, or leave the language out"
+            )
 
 
 def _cut(spool: Spool, lang: str, texts: _Encoded, shard_tokens: int) -> Iterator[SpooledShard]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from moetrace.store.errors import CaptureError, MoetraceError
@@ -16,6 +16,7 @@ from moetrace.tracer.engine.commands import tell_taps
 from moetrace.tracer.engine.settings import engine_versions
 from moetrace.tracer.model.facts import read_facts
 from moetrace.tracer.model.record import model_id, model_record
+from moetrace.tracer.model.tokenizer import load_tokenizer, special_token_ids
 from moetrace.tracer.worker import TAG, TRACED_WORKER
 from moetrace.tracer.worker.contacts import require_contacts
 from moetrace.tracer.worker.modes import is_compiled
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
     from moetrace.store.format.records import RunRecord
+    from moetrace.tracer.model.facts import ModelFacts
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +135,7 @@ def requests_record(
     left_out = set() if profiles else {"profiles"}
     record = make_run_record(
         checked_run(run or f"{model_id(facts.id).rpartition('/')[2]}-live"),
-        model=model_record(facts, None),
+        model={**model_record(facts, None), **_special_tokens(config, facts)},
         routing=asdict(facts.rule),
         corpus={"sha256": None, "languages": [], "pivot": None, "texts": {}, "tokens": {}, "shards": {}},
         settings={
@@ -152,6 +154,20 @@ def requests_record(
         provenance=made_here(facts.id, f"requests, recorded into {store.rpartition('/')[2]}"),
     )
     return with_engine_facts(record, {"dtype": str(model.dtype).removeprefix("torch."), "moe_layers": []})
+
+
+def _special_tokens(config: VllmConfig, facts: ModelFacts) -> dict[str, Any]:
+    """Return what a run record says of the special tokens of the engine's tokenizer; nothing where none can be read.
+
+    The digest of the tokenizer is left out: nobody knows whether a client's token ids are of it.
+    """
+    model = config.model_config
+    named = replace(facts, id=str(model.tokenizer), revision=model.tokenizer_revision)
+    try:
+        return {"special_token_ids": special_token_ids(load_tokenizer(named))}
+    except (MoetraceError, ImportError) as error:
+        log.info("special tokens are not recorded: %s", error)
+        return {}
 
 
 def _install(llm: LLM, config: VllmConfig, *, profiles: bool) -> bool:

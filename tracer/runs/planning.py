@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from moetrace.tracer.corpus.corpus import Corpus, open_corpus
 from moetrace.tracer.engine.generation import Generation
 from moetrace.tracer.model.facts import ModelFacts, read_facts
-from moetrace.tracer.model.tokenizer import load_tokenizer
+from moetrace.tracer.model.tokenizer import load_tokenizer, special_token_ids
 from moetrace.tracer.plan.plan import Plan, make_plan
 from moetrace.tracer.plan.prompts import encoder, stop_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from moetrace.tracer.plan.token_filter import TokenFilter
     from moetrace.tracer.runs.progress import TraceProgress
     from moetrace.tracer.runs.settings import TraceSettings
 
@@ -34,6 +35,7 @@ class PlannedTrace:
     - settings: as asked for, with the engine's window filled in
     - tokenizer: what made the tokens of the plan; source: the corpus as it was named
     - generation: how the model goes on after each text, None where it does not
+    - token_filter: which tokens are left out of the tables, None where none is
     """
 
     facts: ModelFacts
@@ -42,6 +44,7 @@ class PlannedTrace:
     source: str
     plan: Plan
     generation: Generation | None
+    token_filter: TokenFilter | None
 
 
 def open_inputs(
@@ -68,6 +71,7 @@ def plan_trace(inputs: Inputs, settings: TraceSettings, progress: TraceProgress)
     tokenizer = load_tokenizer(facts)
     settings = settings.for_model(facts)
     generation = _generation(settings, facts, tokenizer)
+    token_filter = settings.token_filter(special_token_ids(tokenizer))
     if settings.sample is not None:
         corpus = corpus.sample(settings.sample, settings.sample_seed)
     plan = make_plan(
@@ -78,8 +82,10 @@ def plan_trace(inputs: Inputs, settings: TraceSettings, progress: TraceProgress)
         on_long=settings.on_long,
         pivot=settings.pivot,
         limit=settings.limit,
+        # What a model may write itself is not known before it does.
+        token_filter=token_filter if generation is None or settings.prompt_only else None,
     )
-    return PlannedTrace(facts, settings, tokenizer, corpus.source, plan, generation)
+    return PlannedTrace(facts, settings, tokenizer, corpus.source, plan, generation, token_filter)
 
 
 def _generation(settings: TraceSettings, facts: ModelFacts, tokenizer: PreTrainedTokenizerBase) -> Generation | None:

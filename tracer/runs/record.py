@@ -35,6 +35,7 @@ def planned_record(run: str, planned: PlannedTrace) -> RunRecord:
             "tables": settings.tables(),
             "prompt": settings.prompt.record(),
             "generation": settings.generation_record(),
+            **settings.filter_record(),
             "engine": settings.engine.record(),
             "versions": engine_versions(),
         },

@@ -11,8 +11,11 @@ from moetrace.store.format.schema import TABLE_NAMES
 from moetrace.store.format.weights import MANTISSA_BITS
 from moetrace.tracer.engine.settings import EngineSettings
 from moetrace.tracer.plan.prompts import PromptSettings
+from moetrace.tracer.plan.token_filter import TokenFilter
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from moetrace.tracer.model.facts import ModelFacts
 
 
@@ -36,6 +39,9 @@ class TraceSettings:
     top_p: float = 1.0
     seed: int = 0
     prompt: PromptSettings = field(default_factory=PromptSettings)
+    prompt_only: bool = False
+    skip_positions: int = 0
+    skip_special: bool = False
     max_memory: int | None = None
     engine: EngineSettings = field(default_factory=EngineSettings)
 
@@ -47,11 +53,15 @@ class TraceSettings:
     def for_model(self, facts: ModelFacts) -> TraceSettings:
         """Return the settings with vLLM's max_model_len: the one asked for, by default the model's window.
 
-        Raises MoetraceError where the model does not take so many tokens.
+        Raises MoetraceError where the model does not take so many tokens, or as many positions are skipped.
         """
         length = self.engine.max_model_len or facts.window
         if not 2 <= length <= facts.window:
             raise MoetraceError(f"--max-model-len {length}: {facts.id} takes 2 to {facts.window} tokens")
+        if self.skip_positions >= length - 1:
+            raise MoetraceError(
+                f"--skip-positions {self.skip_positions}: a text has at most {length - 1} tokens here; lower it"
+            )
         return replace(self, engine=replace(self.engine, max_model_len=length))
 
     @property
@@ -72,6 +82,16 @@ class TraceSettings:
         """Return the names of the tables that the run has."""
         asked = {"routes": self.routes, "profiles": self.engine.profiles}
         return [name for name in TABLE_NAMES if asked.get(name, True)]
+
+    def filter_record(self) -> dict[str, Any]:
+        """Return what the run record keeps of which tokens are left out: what is not as in a run without filters."""
+        asked = {name: getattr(self, name) for name in ("prompt_only", "skip_positions", "skip_special")}
+        return {name: value for name, value in asked.items() if value}
+
+    def token_filter(self, special: Sequence[int]) -> TokenFilter | None:
+        """Return which tokens are left out, None where none is; `special`: the tokenizer's special token ids."""
+        made = TokenFilter(self.prompt_only, self.skip_positions, tuple(special) if self.skip_special else ())
+        return made or None
 
     def generation_record(self) -> dict[str, Any] | None:
         """Return what the run record keeps of how the model goes on after each text; None where it does not."""

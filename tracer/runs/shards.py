@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from time import sleep
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from moetrace.store.format.plan_record import PlannedShards
-    from moetrace.store.format.records import RunRecord
+    from moetrace.store.format.records import CommitRecord, RunRecord
     from moetrace.store.storage.base import Storage
     from moetrace.tracer.engine.generation import Generation
     from moetrace.tracer.model.facts import ModelFacts
     from moetrace.tracer.plan.shards import PlannedShard
+    from moetrace.tracer.plan.token_filter import TokenFilter
     from moetrace.tracer.runs.progress import TraceProgress
     from moetrace.tracer.runs.settings import TraceSettings
+
+
+@dataclass
+class Written:
+    """What was traced here: shards and their tokens, less those left out, and texts of which nothing is left."""
+
+    shards: int = 0
+    tokens: int = 0
+    set_aside: int = 0
+
 
 WAIT = 1.0  # seconds between looks at what other processes are tracing
 
@@ -33,9 +45,10 @@ def trace_shards(
     facts: ModelFacts,
     settings: TraceSettings,
     generation: Generation | None,
+    token_filter: TokenFilter | None,
     progress: TraceProgress,
-) -> list[PlannedShard]:
-    """Start an engine, trace shards until the store has them all, and return those that were traced here.
+) -> Written:
+    """Start an engine, trace shards until the store has them all, and return what was written here.
 
     `record` is the planned one (`record.planned_record`), `plan` the sizes of all of its shards; of `settings` only the
     engine's, the weight precision and the memory count here. Raises MoetraceError children: a place that cannot be
@@ -49,7 +62,7 @@ def trace_shards(
         progress.stage("tracing")
         with StoreWriter(storage, traced_record(record, engine, settings.weight_precision), plan) as writer:
             memory = settings.max_memory or DEFAULT_MEMORY
-            return _trace_all(engine, writer, shards, generation, memory, progress)
+            return _trace_all(engine, writer, shards, generation, token_filter, memory, progress)
     finally:
         engine.close()
 
@@ -59,15 +72,17 @@ def _trace_all(
     writer: StoreWriter,
     shards: Sequence[PlannedShard],
     generation: Generation | None,
+    token_filter: TokenFilter | None,
     memory: int,
     progress: TraceProgress,
-) -> list[PlannedShard]:
-    """Trace shards until the store has them all, and return those that were traced here.
+) -> Written:
+    """Trace shards until the store has them all, and return what was written here.
 
     Other processes may be tracing the same run: what one of them has claimed is left to it, and waited for, so that a
     trace that ends well is a whole one; it is traced here if that process dies.
     """
     mine: list[PlannedShard] = []
+    written = Written()
 
     def claimed(candidates: Sequence[PlannedShard]) -> Iterator[PlannedShard]:
         for shard in candidates:
@@ -75,11 +90,17 @@ def _trace_all(
                 mine.append(shard)
                 yield shard
 
+    def committed(commit: CommitRecord) -> None:
+        written.shards += 1
+        written.tokens += commit.tokens
+        progress.committed(commit)
+
     left, said = list(shards), False
     while left:
         before = len(mine)
-        with Outlet(writer, limit=memory, background=not engine.on_cpu, committed=progress.committed) as outlet:
-            for shard in engine.trace(claimed(left), progress.advance, generation, outlet):
+        with Outlet(writer, limit=memory, background=not engine.on_cpu, committed=committed) as outlet:
+            for shard in engine.trace(claimed(left), progress.advance, generation, outlet, token_filter):
+                written.set_aside += len(shard.set_aside)
                 outlet.put(shard)
                 del shard  # the engine goes on: nothing may hold the arrays once they are written
         done, own = writer.committed(), {shard.key for shard in mine}
@@ -90,4 +111,4 @@ def _trace_all(
                 progress.stage(f"waiting for {len(left)} shards that another process is tracing")
             said = True
             sleep(WAIT)
-    return mine
+    return written

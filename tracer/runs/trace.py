@@ -16,7 +16,7 @@ from moetrace.tracer.runs.planning import open_inputs, plan_trace
 from moetrace.tracer.runs.progress import TraceProgress
 from moetrace.tracer.runs.record import planned_record, resumed_record, stored_record
 from moetrace.tracer.runs.settings import TraceSettings
-from moetrace.tracer.runs.shards import trace_shards
+from moetrace.tracer.runs.shards import Written, trace_shards
 
 if TYPE_CHECKING:
     from moetrace.tracer.plan.plan import Plan
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TraceResult:
-    """What a trace did: shards and tokens written now, those that were there before, and the time it took."""
+    """What a trace did: shards and tokens written now, those that were there before, and the time it took.
+
+    `set_aside`: texts of the shards that were written now of which the run's filters leave nothing.
+    """
 
     run: str
     plan: Plan
@@ -32,6 +35,7 @@ class TraceResult:
     written_tokens: int
     skipped_shards: int
     seconds: float
+    set_aside: int = 0
 
 
 def trace(
@@ -66,13 +70,21 @@ def trace(
     todo = [shard for shard in plan.shards if shard.key not in done]
     progress.planned(plan, plan.tokens - sum(shard.tokens for shard in todo))
     started = monotonic()
+    written = Written()
     if todo:
-        todo = trace_shards(
-            todo, record, plan.sizes(), storage, planned.facts, planned.settings, planned.generation, progress
+        written = trace_shards(
+            todo,
+            record,
+            plan.sizes(),
+            storage,
+            planned.facts,
+            planned.settings,
+            planned.generation,
+            planned.token_filter,
+            progress,
         )
-    return TraceResult(
-        name, plan, len(todo), sum(shard.tokens for shard in todo), len(plan.shards) - len(todo), monotonic() - started
-    )
+    skipped = len(plan.shards) - written.shards
+    return TraceResult(name, plan, written.shards, written.tokens, skipped, monotonic() - started, written.set_aside)
 
 
 def _default_run(model: str, corpus: str) -> str:

@@ -16,20 +16,22 @@ import numpy.typing as npt
 from moetrace.store.errors import CaptureError
 from moetrace.store.format.expert_ids import expert_dtype
 from moetrace.tracer.worker import TAG
-from moetrace.tracer.worker.steps import Step, StepRows, require_written
+from moetrace.tracer.worker.steps import KeptRows, Step, StepRows, require_written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from vllm.v1.core.sched.output import NewRequestData
 
+    from moetrace.tracer.plan.token_filter import TokenFilter
+
 
 @dataclass(frozen=True)
 class CapturedShard:
-    """A shard of S texts and T tokens whose every position was captured.
+    """A shard of S texts and T tokens whose every position was captured, K of them kept (all, without a filter).
 
-    - lengths: int64 [S]; experts, weights: [L, k, T], text after text; profiles: float32 [L, S, E] or None
-    - token_ids: int32 [T]
+    - lengths: int64 [S]; token_ids: int32 [T]; kept: bool [T], None where all are; of every position, text after text
+    - experts, weights: [L, k, K]; profiles: float32 [L, S, E] or None, 0 for a text of which nothing is kept
     """
 
     key: str
@@ -38,12 +40,15 @@ class CapturedShard:
     weights: npt.NDArray[np.float32]
     profiles: npt.NDArray[np.float32] | None
     token_ids: npt.NDArray[np.int32]
+    kept: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass
 class _OpenShard:
     """Buffers of a shard under way, with room for every position that a text may come to have."""
 
+    token_filter: TokenFilter | None
+    prompts: npt.NDArray[np.int64]  # positions of each text that the model does not generate
     starts: npt.NDArray[np.int64]
     room: npt.NDArray[np.int64]
     expected: npt.NDArray[np.int64]  # positions that make a text complete; -1: not known yet
@@ -96,15 +101,21 @@ class PlannedShards:
         """Forget a request; its text is whole by its length, or by `finish`."""
         self._texts.pop(request, None)
 
-    def open(self, key: str, lengths: Sequence[int], new_tokens: int = 0) -> None:
+    def open(
+        self, key: str, lengths: Sequence[int], new_tokens: int = 0, token_filter: TokenFilter | None = None
+    ) -> None:
         """Announce a shard and the number of tokens of each of its texts, before any of them runs.
 
-        With `new_tokens` each text may grow by that many generated tokens, and ends where `finish` says.
+        With `new_tokens` each text may grow by that many generated tokens, and ends where `finish` says. Shards that
+        are open at the same time have the same filter, or none.
         """
-        room = np.asarray(lengths, dtype=np.int64) + new_tokens
+        prompts = np.asarray(lengths, dtype=np.int64)
+        room = prompts + new_tokens
         total, layers, texts = int(room.sum()), len(self._layers), len(room)
         ids = expert_dtype(self._num_experts)
         self._open[key] = _OpenShard(
+            token_filter=token_filter,
+            prompts=prompts,
             starts=np.cumsum(room) - room,
             room=room,
             expected=np.full(texts, -1) if new_tokens else room,
@@ -131,6 +142,21 @@ class PlannedShards:
     def unfinished(self) -> list[str]:
         """Return the keys of shards that lack positions."""
         return list(self._open)
+
+    def kept(self, rows: StepRows) -> KeptRows | None:
+        """Tell which rows of a step count in a profile; None: every one."""
+        token_filter = next((shard.token_filter for shard in self._open.values() if shard.token_filter), None)
+        if token_filter is None:
+            return None
+        prompts = np.zeros(len(rows.requests), dtype=np.int64)
+        for number, request in enumerate(rows.requests):
+            key, text = self._texts.get(request, (None, 0))
+            if key in self._open:
+                prompts[number] = self._open[key].prompts[text]
+        firsts = np.cumsum(rows.counts) - rows.counts
+        positions = np.arange(rows.counts.sum()) + np.repeat(rows.starts - firsts, rows.counts)
+        at_kept = token_filter.keeps_position(positions, np.repeat(prompts, rows.counts))
+        return KeptRows(at_kept, token_filter.special)
 
     def add(self, step: Step, rows: StepRows) -> None:
         """Add a step.
@@ -216,13 +242,23 @@ def _copy(shard: _OpenShard, step: Step, target: Any, source: Any) -> None:
 
 
 def _captured(key: str, shard: _OpenShard) -> CapturedShard:
-    lengths = shard.expected
-    if shard.profiles is not None:
-        shard.profiles /= lengths[:, None].astype(np.float32)
-    experts, weights, token_ids = shard.experts, shard.weights, shard.token_ids
+    lengths, token_ids = shard.expected, shard.token_ids
+    columns = kept = None
     if np.any(lengths < shard.room):
-        kept = np.concatenate(
+        columns = np.concatenate(
             [np.arange(start, start + length) for start, length in zip(shard.starts, lengths, strict=True)]
         )
-        experts, weights, token_ids = experts[:, :, kept], weights[:, :, kept], token_ids[kept]
-    return CapturedShard(key, lengths, experts, weights, shard.profiles, token_ids)
+        token_ids = token_ids[columns]
+    counted = lengths
+    if shard.token_filter:
+        text = np.repeat(np.arange(len(lengths)), lengths)
+        positions = np.arange(len(text)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        kept = shard.token_filter.keeps(positions, shard.prompts[text], token_ids)
+        counted = np.maximum(np.bincount(text[kept], minlength=len(lengths)), 1)
+        columns = np.flatnonzero(kept) if columns is None else columns[kept]
+    if shard.profiles is not None:
+        shard.profiles /= counted[:, None].astype(np.float32)
+    experts, weights = shard.experts, shard.weights
+    if columns is not None:
+        experts, weights = experts[:, :, columns], weights[:, :, columns]
+    return CapturedShard(key, lengths, experts, weights, shard.profiles, token_ids, kept)

@@ -27,7 +27,7 @@ from moetrace.tracer.worker.held import HeldRows, HeldText
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import NewRequestData
 
-    from moetrace.tracer.worker.steps import Step, StepRows
+    from moetrace.tracer.worker.steps import KeptRows, Step, StepRows
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,10 @@ class RequestRecorder:
             self._running[request.req_id] = text
             self._held.begin(text)
         return True
+
+    def kept(self, rows: StepRows) -> KeptRows | None:  # noqa: ARG002  a recording has no filters
+        """Tell that every row counts."""
+        return None
 
     def add(self, step: Step, rows: StepRows) -> None:
         """Hold the rows of a step.

@@ -47,11 +47,25 @@ class Step:
     token_ids: npt.NDArray[np.int32]
 
 
+@dataclass(frozen=True)
+class KeptRows:
+    """Which rows of a step of n tokens count in a profile: those at kept positions whose token id is none of `special`.
+
+    - at_kept_position: bool [n]
+    """
+
+    at_kept_position: npt.NDArray[np.bool_]
+    special: tuple[int, ...]
+
+
 class Sink(Protocol):
     """Where the steps of a worker go: shards of a plan (`PlannedShards`), or a run of requests (`RequestRecorder`)."""
 
     def begin(self, request: NewRequestData) -> bool:
         """Learn of a new request; tell whether its rows are wanted."""
+
+    def kept(self, rows: StepRows) -> KeptRows | None:
+        """Tell which rows of the step that is about to be added count in a profile; None: every one."""
 
     def add(self, step: Step, rows: StepRows) -> None:
         """Take a step, whose arrays hold until the next; raise CaptureError where it is no part of a whole trace."""

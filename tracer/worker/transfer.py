@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from moetrace.tracer.worker.steps import Step, StepRows
+from moetrace.tracer.worker.steps import KeptRows, Step, StepRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +30,8 @@ class Transfer(Protocol):
     def before_forward(self, tokens: int) -> None:
         """Make the buffers ready for a step of that many tokens."""
 
-    def send(self, rows: StepRows, token_ids: torch.Tensor) -> None:
-        """Take over the step that was just launched."""
+    def send(self, rows: StepRows, token_ids: torch.Tensor, kept: KeptRows | None = None) -> None:
+        """Take over the step that was just launched; `kept`: the rows whose probabilities are added up, None: all."""
 
     def receive(self, *, wait: bool) -> Iterator[tuple[StepRows, Step]]:
         """Yield steps in order; without `wait` only those that have arrived. Arrays hold until the next `send`."""
@@ -53,12 +53,13 @@ class DirectTransfer:
         """Mark the rows as not written."""
         self._buffers.clear(tokens)
 
-    def send(self, rows: StepRows, token_ids: torch.Tensor) -> None:
+    def send(self, rows: StepRows, token_ids: torch.Tensor, kept: KeptRows | None = None) -> None:
         """Make the step."""
         tokens = int(rows.counts.sum())
         sums = None
         if self._buffers.profiles:
-            sums = _request_sums(self._buffers, rows.counts, tokens).numpy()
+            probabilities = _probabilities(self._buffers, token_ids[:tokens], kept)
+            sums = _request_sums(probabilities, rows.counts).numpy()
         step = Step(
             self._buffers.ids[:, :, :tokens].numpy(),
             self._buffers.applied(tokens).numpy(),
@@ -148,7 +149,7 @@ class StreamTransfer:
         self._streams.main_waits(self._read)
         self._buffers.clear(tokens)
 
-    def send(self, rows: StepRows, token_ids: torch.Tensor) -> None:
+    def send(self, rows: StepRows, token_ids: torch.Tensor, kept: KeptRows | None = None) -> None:
         """Launch the copies of a step; raise RuntimeError where both slots are taken: receive them first."""
         if not self._free:
             raise RuntimeError("both slots hold steps that nobody received")
@@ -162,7 +163,8 @@ class StreamTransfer:
             _fill(slot.weights, buffers.applied(tokens))
             _fill(slot.token_ids, token_ids[:tokens].to(torch.int32))
             if slot.sums is not None:
-                _fill(slot.sums, _segment_sums(buffers, rows.counts, tokens))
+                probabilities = _probabilities(buffers, token_ids[:tokens], kept)
+                _fill(slot.sums, _segment_sums(probabilities, rows.counts))
             self._streams.record_side(self._read)
             self._streams.record_side(slot.arrived)
         self._travelling.append(slot)
@@ -200,23 +202,36 @@ class StreamTransfer:
         )
 
 
-def _request_sums(buffers: StepBuffers, counts: np.ndarray, tokens: int) -> torch.Tensor:
-    """Return the probabilities added up over each request's rows, float32 [L, R, E], on a CPU."""
-    probabilities = buffers.probabilities(tokens)
+def _probabilities(buffers: StepBuffers, token_ids: torch.Tensor, kept: KeptRows | None) -> torch.Tensor:
+    """Return the full router probabilities of a step, float32 [L, n, E]; 0 in rows that are not kept.
+
+    token_ids: [n], on the device
+    """
+    probabilities = buffers.probabilities(len(token_ids))
+    if kept is None:
+        return probabilities
+    left_out = torch.from_numpy(~kept.at_kept_position).to(token_ids.device, non_blocking=True)
+    if kept.special:
+        special = torch.tensor(kept.special, dtype=token_ids.dtype).to(token_ids.device, non_blocking=True)
+        left_out = left_out | torch.isin(token_ids, special)
+    return probabilities.masked_fill_(left_out[:, None], 0)
+
+
+def _request_sums(probabilities: torch.Tensor, counts: np.ndarray) -> torch.Tensor:
+    """Return the probabilities [L, n, E] added up over each request's rows, float32 [L, R, E], on a CPU."""
+    layers, tokens, experts = probabilities.shape
     if len(counts) == tokens:
         return probabilities
     owner = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
-    layers, _, experts = probabilities.shape
     return torch.zeros((layers, len(counts), experts)).index_add_(1, owner, probabilities)
 
 
-def _segment_sums(buffers: StepBuffers, counts: np.ndarray, tokens: int) -> torch.Tensor:
-    """Return the probabilities added up over each request's rows, float32 [L, R, E], on the device.
+def _segment_sums(probabilities: torch.Tensor, counts: np.ndarray) -> torch.Tensor:
+    """Return the probabilities [L, n, E] added up over each request's rows, float32 [L, R, E], on the device.
 
     A reduction by segments adds in the order of the rows: the same step gives the same bits, unlike atomic additions.
     """
-    probabilities = buffers.probabilities(tokens)
-    layers, _, experts = probabilities.shape
+    layers, tokens, experts = probabilities.shape
     by_token = probabilities.transpose(0, 1).reshape(tokens, -1)
     lengths = torch.from_numpy(counts).to(by_token.device, non_blocking=True)
     sums = torch.segment_reduce(by_token, "sum", lengths=lengths, axis=0)

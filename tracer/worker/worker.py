@@ -13,6 +13,7 @@ from vllm.platforms import current_platform
 from moetrace.store.errors import CaptureError, MoetraceError
 from moetrace.tracer.model.families import RoutingRule
 from moetrace.tracer.model.replay import RoutingEvidence, check_routing
+from moetrace.tracer.plan.token_filter import TokenFilter
 from moetrace.tracer.worker import TAG, cpu_fixes
 from moetrace.tracer.worker.assembly import CapturedShard, PlannedShards
 from moetrace.tracer.worker.modes import is_compiled, require_mode
@@ -119,7 +120,8 @@ class WorkerTap:
         """Take over the rows of the step that was just launched."""
         if self._batch is None:
             raise CaptureError("the engine ran a step past the hook that says whose its rows are; nothing was captured")
-        self._transfer.send(self._batch.rows, self._batch.token_ids)
+        kept = self._sink.kept(self._batch.rows) if self._profiles else None
+        self._transfer.send(self._batch.rows, self._batch.token_ids, kept)
         if self._probing:
             self._evidence = self.tap.evidence(int(self._batch.rows.counts.sum()))
             self._probing = False
@@ -159,9 +161,9 @@ class WorkerTap:
         """Return what the probed step was routed by (`RouterTap.evidence`), None where there was none."""
         return self._evidence
 
-    def open(self, key: str, lengths: list[int], new_tokens: int) -> None:
-        """Announce a shard before its requests are added."""
-        self._planned.open(key, lengths, new_tokens)
+    def open(self, key: str, lengths: list[int], new_tokens: int, token_filter: dict[str, Any] | None) -> None:
+        """Announce a shard before its requests are added; `token_filter`: the fields of a `TokenFilter`."""
+        self._planned.open(key, lengths, new_tokens, TokenFilter(**token_filter) if token_filter else None)
 
     def take(self, ends: list[tuple[str, int, int]]) -> tuple[str | None, list[CapturedShard]]:
         """Return why the capture failed (None where it did not) and the shards completed since the last call.

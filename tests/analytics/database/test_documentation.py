@@ -12,7 +12,7 @@ HEADER = "-- A row is one thing.\n--\n-- formula: x\n-- columns:\n--   run: the 
 
 def test_a_signature_names_the_arguments_and_their_defaults() -> None:
     assert sql_files()["wanted"].defaults == {"value": None, "choice": None}
-    assert view("specificity").signature == "specificity(alpha := 10, languages := null, layers := null)"
+    assert view("zones_auto").signature == "zones_auto(languages := null)"
     assert view("zones").signature == "zones"
 
 

@@ -32,7 +32,7 @@ RECORD = make_record()
 @pytest.fixture(scope="module")
 def mask(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     opened = connect(write_world(tmp_path_factory.mktemp("store"), make_world(1, RECORD)))
-    return build_mask(rise(opened, "run", ["swh_Latn"], budget=6), RECORD, CREATED)
+    return build_mask(rise(opened, "run", ["swh_Latn"], budget=6, min_count=0), RECORD, CREATED)
 
 
 def mask_of(*experts: SelectedExpert, record: RunRecord = RECORD, strategy: str = "top-k") -> dict[str, Any]:
@@ -63,7 +63,7 @@ def test_the_rise_format_is_what_rise_training_reads(mask: dict[str, Any]) -> No
 def test_an_empty_zone_has_no_boundaries_in_the_rise_format(tmp_path: Path) -> None:
     record = make_record(moe_layers=[4])
     opened = connect(write_world(tmp_path, make_world(2, record)))
-    made = build_mask(rise(opened, "run", ["swh_Latn"], budget=3), record, CREATED)
+    made = build_mask(rise(opened, "run", ["swh_Latn"], budget=3, min_count=0), record, CREATED)
     document = json.loads(FORMATS["rise"](made))
     assert document["zone_boundaries"] == {"shallow": None, "middle": [4, 4], "deep": None}
     assert document["zone_counts"] == {"shallow": 0, "middle": 3, "deep": 0}

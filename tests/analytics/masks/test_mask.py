@@ -36,7 +36,16 @@ def test_a_mask_names_model_strategy_experts_and_provenance(selection: Selection
     }
     assert mask["strategy"]["name"] == "rise"
     assert mask["strategy"]["target"] == "swh_Latn"
-    assert mask["summary"] == {"experts": 6, "pool": 24, "parameters": 6000, "share_of_model": 0.125}
+    load = {"target": selection.load.target, "others": selection.load.others}
+    assert 0 < load["others"] < load["target"] < 1
+    assert mask["summary"] == {
+        "experts": 6,
+        "pool": 24,
+        "parameters": 6000,
+        "share_of_model": 0.125,
+        "load": load,
+    }
+    assert [item["count"] for item in mask["experts"]] == [item.count for item in selection.experts]
     assert mask["provenance"]["run_sha256"] == RECORD.sha256()
     assert mask["provenance"]["languages"] == ["deu_Latn", "eng_Latn", "swh_Latn"]
     assert mask["provenance"]["created"] == CREATED

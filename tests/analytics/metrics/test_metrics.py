@@ -40,15 +40,16 @@ WORLDS = {
 }
 
 
+SIZED = ("jaccard", "jaccard_by_layer", "jaccard_by_pair", "jaccard_by_language")
 ARGUMENTS: dict[str, list[dict[str, Any]]] = {
-    **{name: [{}, {"n": 1}, {"n": 3}, {"n": 999}] for name in reference.METRICS if name.startswith("jaccard")},
+    **{name: [{}, {"n": 1}, {"n": 3}, {"n": 999}] for name in reference.METRICS if name in SIZED},
     "expert_sets": [{}, {"n": 1}, {"n": 999}],
     "pivot_similarity": [
         *({}, {"derangements": 0}, {"derangements": 1}, {"derangements": 12}),
         *({"pivot_lang": "y"}, {"pivot_lang": "nobody"}),
     ],
     "divergence_vs_vocabulary": [{}, {"permutations": 0}, {"permutations": 50, "seed": 3}],
-    "specificity": [{}, {"alpha": 0.5}],
+    "specificity": [{}, {"alpha": 0.5}, {"shrinkage": 2.5}],
     "overlap": [{}, {"alpha": 0}],
     "exclusive_experts": [{}, {"threshold": 0.2}, {"threshold": 1}],
 }
@@ -90,7 +91,7 @@ def test_languages_and_layers_restrict_what_is_compared(
 
 
 def test_every_metric_that_compares_languages_can_be_restricted() -> None:
-    per_run = {"activation", "zones"}
+    per_run = {"zones"}
     assert {name for name in reference.METRICS if "languages" not in view(name).defaults} == per_run
     of_whole_model = {"zones_auto", "vocabulary_overlap"}
     assert {name for name in reference.METRICS if "layers" not in view(name).defaults} == per_run | of_whole_model

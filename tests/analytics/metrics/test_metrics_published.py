@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 
 from moetrace.analytics import metrics
 from moetrace.analytics.database.connection import connect
-from moetrace.analytics.selection import gap, rise, top_k, top_p
+from moetrace.analytics.masks.mask import build_mask
+from moetrace.analytics.selection import gap, random, rise, top_k, top_p
 from moetrace.cli.main import run as moetrace
 from tests.support.published import import_files
 from tests.support.stores import make_record, write_counts
@@ -90,7 +92,7 @@ def test_published_counts_become_a_mask(imported: Path, capsys: pytest.CaptureFi
 def test_a_budget_is_met_to_the_expert(budget: int, imported: Path) -> None:
     connection = connect(imported)
     for select in (rise, top_k):
-        selection = select(connection, "run", ["bn"], budget=budget)
+        selection = select(connection, "run", ["bn"], budget=budget, min_count=0)
         assert len({(item.layer, item.expert) for item in selection.experts}) == budget
 
 
@@ -100,7 +102,73 @@ def test_every_strategy_for_one_run_selects_from_published_counts(imported: Path
         assert selection.experts
         assert selection.languages == (("bn", "en") if selection.strategy == "gap" else ("bn",))
     last = [item for item in gap(connection, "run", ["bn"]).experts if item.role == "shared"]
-    assert [item.layer for item in last] == [46] * 8 + [47] * 8
+    assert [item.layer for item in last] == [46] * 5 + [47] * 5
+
+
+def test_rise_takes_no_expert_that_the_language_hardly_uses(opened: duckdb.DuckDBPyConnection) -> None:
+    def specific(**options: int) -> dict[tuple[int, int], SelectedExpert]:
+        found = rise(opened, "mgsm", ["de"], budget=128, **options)
+        return {(item.layer, item.expert): item for item in found.experts if item.role == "specific"}
+
+    plain, held = specific(min_count=0), specific()
+    assert len(plain) == len(held) == 96
+    few = {cell: item.count for cell, item in plain.items() if item.count <= 12}
+    # Of 23,433 tokens, where uniform is 1,465; alone among six languages: the highest specificity there can be.
+    assert few == {(8, 58): 1, (13, 70): 3}
+    assert [plain[cell].specificity for cell in few] == [pytest.approx(6)] * 2
+    assert min(item.count for item in held.values()) == 1125
+    assert set(plain) - set(held) == set(few)
+    # (15, 108) has one, too; with a larger part of the budget for the shallow zone it would be among them.
+    assert specific(min_count=0, shallow=0.4)[15, 108].count == 1
+    assert (15, 108) not in specific(shallow=0.4)
+    shrunk = rise(opened, "mgsm", ["de"], budget=128, min_count=0, shrinkage=100)
+    assert min(item.count for item in shrunk.experts if item.role == "specific") > 1000
+
+
+@pytest.mark.parametrize(
+    ("child", "parent", "beside", "borrowed"),
+    [
+        ("es", "en", 44, 47),
+        ("de", "en", 44, 45),
+        ("es", "de", 4, 9),
+        ("de", "es", 4, 7),
+        ("bn", "sw", 9, 17),
+        ("sw", "en", 44, 44),
+    ],
+)
+def test_a_parents_set_is_larger_without_the_child_beside_it(
+    child: str, parent: str, beside: int, borrowed: int, opened: duckdb.DuckDBPyConnection
+) -> None:
+    found = gap(opened, "mgsm", [child], parent=parent, shared=0)
+    assert found.languages == tuple(lang for lang in LANGUAGES if lang != child)
+    # With the child among those compared: what it leads in, too, is not its parent's any more.
+    with_child = gap(opened, "mgsm", [parent], shared=0)
+    assert (len(with_child.experts), len(found.experts)) == (beside, borrowed)
+
+
+@pytest.mark.parametrize("target", ["de", "sw"])
+def test_a_control_takes_the_load_that_others_allow(target: str, opened: duckdb.DuckDBPyConnection) -> None:
+    record = make_record("mgsm", LANGUAGES, moe_layers=range(48), num_experts=128, top_k=8, tables=["usage"])
+    like = build_mask(rise(opened, "mgsm", [target], budget=128), record, "2025-01-01T00:00:00+00:00")
+    by_count, by_load, nearest = (
+        random(opened, "mgsm", like=like, exclude={"like": like}, **options)
+        for options in ({}, {"match": "load"}, {"match": "load", "slack": 0})
+    )
+    own = {(item["layer"], item["expert"]) for item in like["experts"]}
+    assert not own & {(item.layer, item.expert) for item in (*by_load.experts, *nearest.experts)}
+    count = dict(opened.sql(f"select (layer, expert), count from usage_by_language where lang = '{target}'").fetchall())
+    for layer in range(48):
+        theirs = sum(count[cell] for cell in own if cell[0] == layer)
+        number = sum(cell[0] == layer for cell in own)
+        rest = sorted((count[layer, expert] for expert in range(128) if (layer, expert) not in own), reverse=True)
+        ours = sum(count[item.layer, item.expert] for item in nearest.experts if item.layer == layer)
+        if sum(rest[:number]) <= theirs:
+            assert ours == sum(rest[:number])  # all that there is to have
+        elif abs(ours - theirs) > 0.001 * theirs:
+            assert number <= 3
+            assert abs(ours - theirs) == min(abs(sum(few) - theirs) for few in combinations(rest, number))
+    assert by_count.load.target < 0.5 * by_load.load.target < by_load.load.target <= nearest.load.target
+    assert nearest.load.target < like["summary"]["load"]["target"]
 
 
 def test_languages_lie_closest_where_rise_says_meaning_is_shared(opened: duckdb.DuckDBPyConnection) -> None:

@@ -26,14 +26,16 @@ def test_every_value_lies_in_its_range(tmp_path: Path) -> None:
     world = make_world(9, make_record(num_experts=6, top_k=1), texts=2, unused_experts=3)
     opened = open_worlds(tmp_path, [world])
     ranges = {
-        "jaccard": {"jaccard": 1, "isolation": 1},
+        "activation": {"share": 1, "frequency": 1},
+        "jaccard": {"jaccard": 1, "isolation": 1, "expected": 1},
+        "jaccard_curve": {"jaccard": 1, "expected": 1},
         "routing_entropy": {"entropy": math.log(6), "entropy_normalized": 1, "probability_entropy_normalized": 1},
         "divergence": {"jsd": math.log(2), "jsd_normalized": 1, "probability_jsd_normalized": 1},
         "pivot_similarity": {"divergence": 1, "similarity": 1, "mispaired": 1},
         "specificity": {"specificity": len(world.texts)},
         "overlap": {"overlap": 1},
         "activation_gap": {"gap": 1},
-        "language_specialization": {"specialization": 1},
+        "language_specialization": {"specialization": 1, "balanced": 1},
         "exclusive_experts": {"share": 1, "language_share": 1},
         "vocabulary_overlap": {"type_jaccard": 1, "token_overlap": 1},
         "divergence_vocabulary_controlled": {"jsd_controlled": math.log(2), "token_share": 1},
@@ -61,6 +63,8 @@ def test_languages_with_the_same_texts_do_not_diverge(tmp_path: Path) -> None:
     same = ["deu_Latn", "eng_Latn"]
     specialization = metrics.language_specialization(opened, languages=same)["specialization"]
     assert specialization.to_list() == pytest.approx([0.0] * len(specialization), abs=1e-14)
+    balanced = metrics.language_specialization(opened, languages=same)["balanced"]
+    assert balanced.to_list() == pytest.approx([0.0] * len(balanced), abs=1e-14)
     gaps = metrics.activation_gap(opened, languages=same)
     assert set(gaps.select("lang", "gap").rows()) == {(None, 0.0)}
     assert set(metrics.zones_auto(opened, languages=same)["zone"]) == {"shallow", "middle", "deep"}
@@ -70,7 +74,8 @@ def test_languages_that_share_no_expert_are_told_by_every_expert(tmp_path: Path)
     counts = {"a": np.array([[10, 0, 0]]), "b": np.array([[0, 15, 15]]), "c": np.array([[0, 0, 10]])}
     record = make_record(languages=list(counts), moe_layers=[0], num_experts=3, top_k=1, tables=["usage"])
     opened = connect(write_counts(tmp_path, record, counts, {"a": 10, "b": 30, "c": 10}))
-    assert metrics.language_specialization(opened, languages=["a", "b"])["specialization"].item() == pytest.approx(1)
+    apart = metrics.language_specialization(opened, languages=["a", "b"])
+    assert apart.select("specialization", "balanced").row(0) == pytest.approx((1, 1))
     gaps = metrics.activation_gap(opened).select("expert", "lang", "gap").rows()
     assert gaps == [(0, "a", 1.0), (1, "b", 0.5), (2, "c", 0.5)]
     exclusive = metrics.exclusive_experts(opened).select("lang", "expert", "share", "language_share").rows()
@@ -79,7 +84,7 @@ def test_languages_that_share_no_expert_are_told_by_every_expert(tmp_path: Path)
 
 def test_one_language_alone_has_nothing_to_be_told_from(tmp_path: Path) -> None:
     opened = open_worlds(tmp_path, [make_world(14, make_record(languages=["a"]))])
-    assert set(metrics.language_specialization(opened)["specialization"]) == {None}
+    assert set(metrics.language_specialization(opened).select("specialization", "balanced").rows()) == {(None, None)}
     assert set(metrics.activation_gap(opened).select("lang", "gap").rows()) == {(None, None)}
     for name in ("zones_auto", "vocabulary_overlap", "divergence_vs_vocabulary"):
         assert frame_of(opened, name).is_empty()

@@ -95,7 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("report")
     record = make_record()
     opened = connect(write_world(made / "store", make_world(3, record, texts=12)))
-    mask = build_mask(rise(opened, "run", ["swh_Latn"], budget=6), record, CREATED)
+    mask = build_mask(rise(opened, "run", ["swh_Latn"], budget=6, min_count=0), record, CREATED)
     (made / "mask.json").write_text(mask_text(mask), encoding="utf-8")
     return made
 
@@ -162,13 +162,30 @@ def test_every_chart_is_a_spec_that_vega_lite_compiles(page: Page) -> None:
         assert "<path" in svg, figure["name"]
 
 
-def test_the_mask_is_shown_with_its_experts_its_summary_and_its_command(page: Page) -> None:
+def test_the_mask_is_shown_with_its_experts_its_summary_and_its_command(folder: Path, page: Page) -> None:
     text = page.text["mask"]
     assert page.dataset("mask").height == 6
     assert set(page.dataset("mask")["role"]) == {"specific", "shared"}
     for fact in ("rise", "swh_Latn", "6 of 24", "12.50%"):
         assert fact in text
+    load = json.loads((folder / "mask.json").read_text())["summary"]["load"]
+    shown = "".join(page.text["mask"].split())
+    assert f"Loadofthetarget{load['target']:.1%}" in shown
+    assert f"Loadoftheotherlanguages{load['others']:.1%}" in shown
+    assert "scorecountspecificity" in shown
     assert "moetrace export rise STORE --run run --target swh_Latn --budget 6" in page.queries["mask"][0]
+
+
+def test_an_older_mask_is_shown_without_counts_and_loads(folder: Path, tmp_path: Path) -> None:
+    mask = json.loads((folder / "mask.json").read_text())
+    del mask["summary"]["load"]
+    for item in mask["experts"]:
+        del item["count"]
+    page = Page(write_report(folder / "store", tmp_path / "report.html", mask=mask))
+    assert page.dataset("mask").height == 6
+    shown = "".join(page.text["mask"].split())
+    assert "Loadof" not in shown
+    assert "scorespecificity" in shown
 
 
 def test_the_sql_of_a_mask_runs_where_files_may_be_read(
@@ -188,7 +205,8 @@ def test_the_command_of_a_mask_is_one_command_for_any_shell(folder: Path, tmp_pa
     mask["strategy"] = {"name": "gap", "target": target, "parameters": {"parent": parent, "alpha": 0.5}}
     (command,) = Page(write_report(folder / "store", tmp_path / "report.html", mask=mask)).queries["mask"][:1]
     words = ["moetrace", "export", "gap", "STORE", "--run", run, "--target", target]
-    assert shlex.split(command) == [*words, "--alpha", "0.5", "--parent", parent, "-o", "mask.json"]
+    asked = ["--alpha", "0.5", "--parent", parent, "--min-count", "0"]
+    assert shlex.split(command) == [*words, *asked, "-o", "mask.json"]
     done = subprocess.run(["/bin/sh", "-c", f"moetrace() {{ :; }}; {command}"], cwd=tmp_path, check=False)
     assert done.returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

@@ -45,6 +45,8 @@ SELECT: dict[str, Callable[..., Selection]] = {"gap": gap, "top-p": top_p, "top-
         ),
         ("gap", ["swh_Latn"], {"layers": 0}, SelectionError, "layers 0: "),
         ("gap", ["swh_Latn"], {"shared": 9}, SelectionError, "shared 9: .*pass --shared 0 to 8"),
+        ("gap", ["swh_Latn"], {"min_count": -1}, SelectionError, "min-count -1: pass 0 or more with --min-count"),
+        ("top-k", [], {"min_count": -1}, SelectionError, "min-count -1: pass 0 or more with --min-count"),
         ("gap", ["swh_Latn"], {"alpha": 1}, SelectionError, "of theirs is 0[.][0-9]+.; lower --alpha"),
         ("gap", ["swh_Latn"], {"alpha": float("nan")}, SelectionError, "alpha nan: pass a finite number"),
         ("top-p", [], {"p": 0}, SelectionError, "p 0: pass a share above 0"),
@@ -99,16 +101,19 @@ def test_counts_without_texts_or_weights_say_what_is_missing(tmp_path: Path) -> 
 
 def test_just_missed_experts_are_the_next_ones(opened: duckdb.DuckDBPyConnection) -> None:
     for budget in range(1, 64):
-        now, one_more = (top_k(opened, "run", ["swh_Latn"], budget=number) for number in (budget, budget + 1))
+        now, one_more = (
+            top_k(opened, "run", ["swh_Latn"], budget=number, min_count=0) for number in (budget, budget + 1)
+        )
         assert {(item.layer, item.expert) for item in now.missed} == set(cells(one_more)) - set(cells(now))
-    assert top_k(opened, "run", budget=64).missed == ()
-    for item in rise(opened, "run", ["swh_Latn"], budget=20).missed:
-        chosen = [other for other in rise(opened, "run", ["swh_Latn"], budget=20).experts if other.zone == item.zone]
+    assert top_k(opened, "run", budget=64, min_count=0).missed == ()
+    made = rise(opened, "run", ["swh_Latn"], budget=20, min_count=0)
+    for item in made.missed:
+        chosen = [other for other in made.experts if other.zone == item.zone]
         assert item.score <= min(other.score for other in chosen)
-    lowest = gap(opened, "run", ["swh_Latn"], alpha=0.05, shared=1)
+    lowest = gap(opened, "run", ["swh_Latn"], alpha=0.05, shared=1, min_count=0)
     for item in lowest.missed:
         if item.role == "specific":
-            wider = gap(opened, "run", ["swh_Latn"], alpha=item.score, shared=0)
+            wider = gap(opened, "run", ["swh_Latn"], alpha=item.score, shared=0, min_count=0)
             assert (item.layer, item.expert) in cells(wider)
 
 

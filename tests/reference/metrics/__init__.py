@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tests.reference.metrics.distributions import activation, divergence, divergence_by_layer, routing_entropy
 from tests.reference.metrics.experts import activation_gap, exclusive_experts, overlap, specificity
+from tests.reference.metrics.filters import kept
 from tests.reference.metrics.layers import language_specialization, zones, zones_auto
 from tests.reference.metrics.runs import task_experts
 from tests.reference.metrics.scores import score_correlation
@@ -18,6 +19,7 @@ from tests.reference.metrics.sets import (
     jaccard_by_language,
     jaccard_by_layer,
     jaccard_by_pair,
+    jaccard_curve,
 )
 from tests.reference.metrics.texts import pivot_similarity, routing_consistency, text_frequency
 from tests.reference.metrics.totals import Routing, Row, routing
@@ -34,6 +36,7 @@ __all__ = [
     "METRICS",
     "Routing",
     "divergence",
+    "kept",
     "language_specialization",
     "overlap",
     "routing",
@@ -55,6 +58,7 @@ METRICS: dict[str, Callable[..., list[Row]]] = {
         jaccard_by_layer,
         jaccard_by_language,
         jaccard_by_pair,
+        jaccard_curve,
         routing_entropy,
         divergence,
         pivot_similarity,

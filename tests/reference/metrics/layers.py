@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,15 @@ def zones_auto(data: Routing) -> list[Row]:
     return [{"layer": layer, "ordinal": ordinal, "zone": names[ordinal]} for ordinal, layer in enumerate(data.layers)]
 
 
+def _balanced(data: Routing, index: int) -> float | None:
+    """Return the mutual information of language and expert, every language as likely, over the entropy of languages."""
+    shares = np.stack([data.share(lang)[index] for lang in data.languages])
+    if len(shares) == 1:
+        return None
+    given_language = float(entr(shares).sum(axis=1).mean())
+    return (float(entr(shares.mean(axis=0)).sum()) - given_language) / math.log(len(shares))
+
+
 @of_any_languages
 @of_any_layers
 def language_specialization(data: Routing) -> list[Row]:
@@ -51,5 +61,5 @@ def language_specialization(data: Routing) -> list[Row]:
         # H(L|E) = H(L, E) - H(E)
         given_expert = float(entr(joint).sum() - entr(of_expert).sum())
         value = (entropy - given_expert) / entropy if len(table) > 1 else None
-        rows.append({"layer": layer, "specialization": value})
+        rows.append({"layer": layer, "specialization": value, "balanced": _balanced(data, index)})
     return rows

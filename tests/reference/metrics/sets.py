@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import combinations
+from math import comb, fsum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +20,13 @@ if TYPE_CHECKING:
 def top_experts(data: Routing, lang: str, index: int, n: int) -> list[int]:
     count = data.count[lang][index]
     return sorted(range(data.num_experts), key=lambda expert: (-count[expert], expert))[:n]
+
+
+@cache
+def expected_jaccard(size: int, pool: int) -> float:
+    """Return the mean Jaccard of two random sets; quotients of whole numbers are rounded once."""
+    ways = comb(pool, size)
+    return fsum(s / (2 * size - s) * (comb(size, s) * comb(pool - size, size - s) / ways) for s in range(1, size + 1))
 
 
 @of_any_languages
@@ -54,6 +64,7 @@ def jaccard(data: Routing, n: int | None = None) -> list[Row]:
                 "n": size,
                 "jaccard": value,
                 "isolation": 1 - value,
+                "expected": expected_jaccard(size, data.num_experts),
             }
         )
     return rows
@@ -88,3 +99,27 @@ def jaccard_by_pair(data: Routing, n: int | None = None) -> list[Row]:
 def jaccard_by_language(data: Routing, n: int | None = None) -> list[Row]:
     rows = [{**row, "lang": row[side]} for row in jaccard(data, n=n) for side in ("lang_a", "lang_b")]
     return _mean_jaccard(rows, ["lang"], "pairs")
+
+
+@of_any_languages
+@of_any_layers
+def jaccard_curve(data: Routing) -> list[Row]:
+    rows = []
+    size = data.num_experts
+    for index, layer in enumerate(data.layers):
+        ranks = [np.argsort(top_experts(data, lang, index, size)) for lang in data.languages]
+        larger = [np.maximum(a, b) for a, b in combinations(ranks, 2)]
+        for n in range(1, size + 1) if larger else ():
+            shared = np.array([(rank < n).sum() for rank in larger])
+            value, expected = float(np.mean(shared / (2 * n - shared))), expected_jaccard(n, size)
+            rows.append(
+                {
+                    "layer": layer,
+                    "n": n,
+                    "pairs": len(larger),
+                    "jaccard": value,
+                    "expected": expected,
+                    "corrected": (value - expected) / (1 - expected) if n < size else None,
+                }
+            )
+    return rows

@@ -48,7 +48,25 @@ class Routing:
         return self.count[lang] / self.tokens[lang]
 
     def share(self, lang: str) -> np.ndarray:
-        return self.frequency(lang) / self.top_k
+        return self.count[lang] / self.count[lang].sum(axis=1, keepdims=True)
+
+    def text_counts(self, lang: str) -> np.ndarray:
+        """Return how often each text of a language uses each expert, [texts, layers, experts]."""
+        texts = self.texts[lang]
+        found = np.zeros((len(texts), len(self.layers), self.num_experts))
+        layer = np.arange(len(self.layers))[:, None]
+        for number, text in enumerate(texts):
+            np.add.at(found[number], (layer, text.experts[:, list(self.indexes)]), 1)
+        return found
+
+    def variance(self, lang: str) -> np.ndarray | None:
+        """Return V(p), [layers, experts]; None where it cannot be told."""
+        if len(self.texts.get(lang, ())) < 2:
+            return None
+        count, share = self.text_counts(lang), self.share(lang)
+        decisions = count.sum(axis=2, keepdims=True)
+        number = len(count)
+        return number / (number - 1) * ((count - share * decisions) ** 2).sum(axis=0) / decisions.sum(axis=0) ** 2
 
     def cells(self) -> Iterator[tuple[int, int, int]]:
         for index, layer in enumerate(self.layers):
@@ -109,7 +127,13 @@ def of_layers(data: Routing, layers: Sequence[int] | None) -> Routing:
     profiles = {
         lang: {text_id: profile[kept] for text_id, profile in texts.items()} for lang, texts in data.profiles.items()
     }
-    return replace(data, **cut, profiles=profiles, layers=[data.layers[index] for index in kept], indexes=kept)
+    return replace(
+        data,
+        **cut,
+        profiles=profiles,
+        layers=[data.layers[index] for index in kept],
+        indexes=[data.indexes[index] for index in kept],
+    )
 
 
 def of_any_layers(metric: Callable[..., list[Row]]) -> Callable[..., list[Row]]:

@@ -25,6 +25,17 @@ def test_a_run_with_another_record_is_refused_naming_the_field(tmp_path: Path) -
     assert StoreWriter(tmp_path, later).is_committed("eng_Latn", 0)
 
 
+def test_text_ids_of_a_trace_are_parallel_unless_its_record_says_otherwise(tmp_path: Path) -> None:
+    trace = record_with()
+    said = {value: replace(trace, corpus={**trace.corpus, "parallel": value}) for value in (True, False)}
+    assert [record.parallel for record in (trace, said[True], said[False])] == [True, True, False]
+    assert not replace(trace, settings={**trace.settings, "imported": "esft"}).parallel
+    StoreWriter(tmp_path, trace).write(random_shard())
+    assert StoreWriter(tmp_path, said[True]).record.sha256() == trace.sha256()
+    with pytest.raises(RunMismatchError, match=r"corpus.parallel: True in the store, False now"):
+        StoreWriter(tmp_path, said[False])
+
+
 def test_what_could_only_fill_the_memory_is_refused() -> None:
     record = record_with()
     model = {**record.model, "moe_layers": list(range(1000)), "num_experts": 8192}

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.analytics.database.connection import connect
+from moetrace.store.format.records import RunRecord
 from moetrace.store.imports import FORMATS, ImportRequest, Source
 from moetrace.store.progress import Progress
 from moetrace.store.read.reader import Store
@@ -27,6 +28,7 @@ from tests.support.published import (
     small_task,
     write_task,
 )
+from tests.support.records import change_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,6 +157,24 @@ def test_an_interrupted_import_goes_on_where_it_stopped(tmp_path: Path) -> None:
         commit.files for commit in Store(tmp_path / "whole").commits
     ]
     assert verify(tmp_path / "stopped").problems == []
+
+
+def test_an_import_goes_on_whose_record_does_not_say_that_ids_are_numbers(tmp_path: Path) -> None:
+    """An older version wrote none: `corpus.parallel` is not there."""
+    store, sources = tmp_path / "store", [f"{lang}={small_task(tmp_path / lang)}" for lang in "ab"]
+    import_small(store, *sources, shard_tokens=3)
+    assert Store(store).run().corpus["parallel"] is False
+    for path in (store / "runs/run.json", store / "commits/run=run/run.json"):
+        change_record(path, lambda record: record["corpus"].pop("parallel"))
+    digest = RunRecord.from_json((store / "runs/run.json").read_bytes(), "", sealed=True).sha256()
+    for path in store.glob("commits/run=run/lang=*/*.json"):
+        change_record(path, lambda commit: commit.update(run_sha256=digest))
+    (store / "commits/run=run/lang=b/00001.json").unlink()
+    again = import_small(store, *sources, shard_tokens=3)
+    assert (again.written_shards, again.skipped_shards, again.missing) == (1, 3, ())
+    assert verify(store).problems == []
+    assert Store(store).run().sha256() == digest, "the record stays as it was"
+    assert connect(store).sql("select parallel from runs").fetchall() == [(False,)]
 
 
 def test_memory_does_not_grow_with_the_lines(tmp_path: Path) -> None:

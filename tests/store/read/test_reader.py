@@ -37,7 +37,7 @@ def test_stores_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"not a moetrace store \(no store.json\)"):
         Store(tmp_path)
     (tmp_path / "store.json").write_text(json.dumps({"format": "moetrace-store", "version": 99}))
-    with pytest.raises(StoreError, match="format version 99, this moetrace reads up to 4"):
+    with pytest.raises(StoreError, match="format version 99, this moetrace reads up to 5"):
         Store(tmp_path)
     (tmp_path / "store.json").write_text("{")
     with pytest.raises(StoreError, match="damaged"):

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moetrace.store.format.blocks import BlockChecksums
 from moetrace.store.format.expert_ids import expert_dtype
 from moetrace.store.format.schema import TABLE_NAMES, tables
 from moetrace.store.shard.counts import Counts
@@ -21,42 +17,14 @@ from moetrace.store.shard.shard import Shard
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.writer import StoreWriter
 from tests.support.examples import examples
-from tests.support.records import read_record, write_record
-from tests.support.stores import data_file, make_record
+from tests.support.stores import make_record
+from tests.support.tampering import column, put, rewritten
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-
-def rewritten(store: Path, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Change a table of a shard and its commit record: all checksums are right, the content is not."""
-    path = data_file(store, table)
-    rows = change(pq.read_table(path, partitioning=None))
-    groups = 3 if table == "routes" else 1
-    pq.write_table(rows, path, row_group_size=max(1, len(rows) // groups), compression="zstd")
-    record = store / "commits/run=run/lang=deu_Latn/00000.json"
-    commit = read_record(record)
-    (file,) = (file for file in commit["files"] if file["table"] == table)
-    content = path.read_bytes()
-    blocks = BlockChecksums()
-    blocks.update(content)
-    file.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), rows=len(rows), crc32=blocks.hex())
-    write_record(record, commit)
-
-
-def column(name: str, change: Callable[[np.ndarray], np.ndarray], rows: pa.Table) -> pa.Table:
-    at = rows.schema.get_field_index(name)
-    values = rows.column(name).to_numpy().copy()
-    return rows.set_column(at, rows.schema.field(name), pa.array(change(values), rows.schema.field(name).type))
-
-
-def put(at: int, value: float) -> Callable[[np.ndarray], np.ndarray]:
-    def change(values: np.ndarray) -> np.ndarray:
-        values[at] = value
-        return values
-
-    return change
+    import pyarrow as pa
 
 
 @pytest.mark.parametrize(
@@ -75,6 +43,14 @@ def put(at: int, value: float) -> Callable[[np.ndarray], np.ndarray]:
         ("usage", partial(column, "count", put(0, 10_000)), "counts of a layer do not sum to"),
         ("usage", partial(column, "weight_sum", put(0, 7.5)), "weight_sum of the roll-up"),
         ("usage", partial(column, "sequence_share_sum", put(0, 7.5)), "sequence_share_sum of the roll-up"),
+        ("usage", partial(column, "count_squared_sum", put(0, 7.5)), "count_squared_sum of the roll-up is not what"),
+        (
+            "usage",
+            partial(column, "count_decisions_sum", lambda v: np.roll(v, 1)),
+            "count_decisions_sum of the roll-up is not what",
+        ),
+        ("usage", partial(column, "count_decisions_sum", put(0, np.nan)), "count_decisions_sum of a layer does not"),
+        ("usage", lambda rows: rows.drop_columns(["count_squared_sum"]), "has columns layer"),
         (
             "usage",
             partial(column, "probability_sum", put(0, 7.5)),

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 import pytest
 
 from moetrace.analytics.database.connection import connect
 from moetrace.cli.main import run as moetrace
+from moetrace.store.read.compact_index import INDEX_VERSION
 from moetrace.store.read.reader import Store
 from moetrace.store.shard.counts import Counts
 from moetrace.store.storage.local import LocalStorage
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.compact import compact
 from moetrace.store.write.writer import StoreWriter
+from tests.support.records import change_record
 from tests.support.stores import World, make_record, make_shard, make_world, write_world
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ def by_language(store: Path) -> list[tuple[object, ...]]:
 
 def test_compacted_rollups_say_the_same(store: Path) -> None:
     before = by_language(store)
-    index = compact(Store(store), "run")
+    index = compact(Store(store), "run").index
     assert len(index.entries) == len(Store(store).commits)
     compacted, rest = Store(store).rollups()
     assert [(found.run, sorted(found.languages)) for found in compacted] == [
@@ -60,7 +63,7 @@ def test_compacted_rollups_say_the_same(store: Path) -> None:
 
 def test_rollups_without_sql_are_those_of_sql(store: Path, world: World) -> None:
     def both() -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
-        columns = ("lang", "layer", "expert", "count", "weight_sum", "sequence_share_sum", "probability_sum")
+        columns = ("lang", "layer", "expert", "count", "weight_sum", "probability_sum", "count_squared_sum")
         rows = zip(*(Store(store).rollup_table().column(name).to_pylist() for name in columns), strict=True)
         query = f"select {', '.join(columns)} from usage_by_language order by all"
         return tuple(
@@ -114,7 +117,7 @@ def test_a_shard_that_was_done_again_is_read_anew(store: Path, world: World) -> 
     [
         lambda path: path.write_text("{"),
         lambda path: path.write_text("[]"),
-        lambda path: path.write_text(path.read_text().replace('"version": 2', '"version": 99', 1)),
+        lambda path: path.write_text(path.read_text().replace(f'"version": {INDEX_VERSION}', '"version": 99', 1)),
         lambda path: path.write_text(path.read_text().replace('"tokens": ', '"tokens": 1', 1)),
         lambda path: path.unlink(),
     ],
@@ -127,8 +130,21 @@ def test_an_index_that_cannot_be_used_is_not(store: Path, damage: Callable[[Path
     assert by_language(store) == before
 
 
+def test_an_index_of_an_older_version_costs_time_and_is_no_problem(store: Path) -> None:
+    before = by_language(store)
+    compact(Store(store), "run")
+    change_record(store / "compact" / "run=run.json", lambda index: index.update(version=INDEX_VERSION - 1))
+    assert Store(store).rollups()[0] == []
+    assert by_language(store) == before
+    verdict = verify(store)
+    assert verdict.problems == []
+    assert verdict.notes == ["compact/run=run.json: is of an older format, not used; `moetrace compact` makes it again"]
+    compact(Store(store), "run")
+    assert verify(store).notes == []
+
+
 def test_damaged_rollups_are_named_and_never_read(store: Path) -> None:
-    index = compact(Store(store), "run")
+    index = compact(Store(store), "run").index
     path = store / index.data.path
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -149,12 +165,12 @@ def test_compacting_again_leaves_one_file(store: Path, world: World) -> None:
     )
     reader = Store(store)
     before = reader.rollups()[0][0].path
-    index = compact(Store(store), "run")
+    index = compact(Store(store), "run").index
     assert compacted(store) == {before, index.data.path}
     assert reader.rollup_table().num_rows > 0  # who has read the index before still finds what it names
     for path in compacted(store):
         os.utime(store / path, (0, 0))
-    index = compact(Store(store), "run")
+    index = compact(Store(store), "run").index
     assert compacted(store) == {index.data.path}
 
 
@@ -171,7 +187,7 @@ def test_two_at_once_leave_an_index_whose_file_is_there(store: Path, monkeypatch
 
     monkeypatch.setattr(LocalStorage, "replace", overtaken)
     first = compact(Store(store), "run")
-    assert compacted(store) == {first.data.path, second[1].data.path}
+    assert compacted(store) == {first.index.data.path, second[1].index.data.path}
     assert verify(store).problems == []
     assert len(Store(store).rollups()[0]) == 1
     connect(store)
@@ -192,6 +208,27 @@ def test_runs_of_counts_alone_keep_their_nulls(tmp_path: Path) -> None:
     assert connect(tmp_path).sql("select sum(count), count(weight_sum) from usage_by_language").fetchall() == [
         (1800, 0)
     ]
+
+
+def test_a_language_lacks_what_one_of_its_shards_lacks(tmp_path: Path) -> None:
+    record = make_record(tables=("usage",))
+    count, weights = np.full((3, 8), 25), np.full((3, 8), 2.5)
+    with StoreWriter(tmp_path, record) as writer:
+        for lang, known in (("eng_Latn", (weights, None, weights)), ("swh_Latn", (weights, weights))):
+            for shard, sums in enumerate(known):
+                writer.write_counts(Counts(lang, shard, 100, 0, count, sums))
+    for _ in range(2):
+        db = connect(tmp_path)
+        found = db.sql(
+            "select lang, sum(count), sum(weight_sum) from usage_by_language group by 1 order by 1"
+        ).fetchall()
+        assert found == [("eng_Latn", 1800, None), ("swh_Latn", 1200, 120.0)]
+        table = pl.from_arrow(Store(tmp_path).rollup_table())
+        assert table.filter(pl.col("weight_sum").is_null())["lang"].unique().to_list() == ["eng_Latn"]
+        compact(Store(tmp_path), "run")
+    StoreWriter(tmp_path, record).write_counts(Counts("swh_Latn", 2, 100, 0, count, None))
+    assert Store(tmp_path).rollup_table().column("weight_sum").null_count == 48
+    assert connect(tmp_path).sql("select count(weight_sum) from usage_by_language").fetchall() == [(0,)]
 
 
 def test_the_command_compacts_every_run_or_one(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

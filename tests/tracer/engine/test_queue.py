@@ -126,6 +126,40 @@ def test_tokens_that_are_generated_are_reserved_and_the_last_sampled_one_is_no_p
     assert (finished.generated.tolist(), finished.texts) == ([2], ["50,51"])
 
 
+def test_what_a_filter_leaves_out_is_in_no_array_and_texts_without_tokens_are_set_aside(facts: ModelFacts) -> None:
+    generation = Generation(max_new_tokens=5, decode=lambda ids: ",".join(map(str, ids)))
+    under_way, shard = UnderWay(facts, LAYERS, generation, None), planned(0, 2, 1, 3)
+    under_way.begin(shard, wait=False)
+    under_way.outputs[shard.key] = {0: [], 1: [], 2: [50, 51]}
+    whole = captured(shard, facts, LAYERS, written=(50, 51))
+    kept = np.array([0, 1, 0, 0, 1, 1, 0, 1], dtype=bool)
+    weights = np.broadcast_to(np.arange(8, dtype=np.float32), whole.weights.shape)[:, :, kept]
+    parts = replace(whole, kept=kept, experts=whole.experts[:, :, kept], weights=weights)
+    profiles = np.arange(whole.profiles.size, dtype=np.float32).reshape(whole.profiles.shape)
+    under_way.parts[shard.key] = [replace(parts, profiles=profiles)]
+    found = under_way.finish(shard.key)
+    assert (found.seqs.tolist(), found.text_ids, found.lengths.tolist()) == ([0, 2], ["0-0", "0-2"], [1, 3])
+    assert found.token_positions.tolist() == [1, 1, 2, 4]
+    assert found.token_ids.tolist() == [0, 2, 2, 51]
+    assert found.weights[0, 0].tolist() == [1, 4, 5, 7]
+    assert (found.generated.tolist(), found.texts) == ([0, 1], ["", "50,51"])
+    assert found.generated_tokens().tolist() == [False, False, False, True]
+    assert np.array_equal(found.profiles, profiles[:, [0, 2]])
+    ((aside),) = found.set_aside
+    assert (aside.seq, aside.text_id) == (1, "0-1")
+    assert "leave out all of its 1 tokens" in aside.reason
+
+
+def test_pipeline_stages_that_keep_different_tokens_are_refused(facts: ModelFacts) -> None:
+    under_way, shard = UnderWay(facts, 2, None, None), planned(0, 2)
+    under_way.begin(shard, wait=False)
+    part = captured(shard, facts, 1)
+    stages = [replace(part, kept=np.array(kept)) for kept in ([True, False], [False, True])]
+    under_way.parts[shard.key] = stages
+    with pytest.raises(CaptureError, match="x/00000: the pipeline stages ran different tokens"):
+        under_way.finish(shard.key)
+
+
 def test_generating_keeps_many_short_texts_under_way_whatever_the_limit(facts: ModelFacts) -> None:
     engine, under_way = Engine(), UnderWay(facts, LAYERS, Generation(5, decode=str), None)
     queue = TextQueue(iter([planned(0, *[1] * (GENERATING + 9))]), under_way, limit=3)

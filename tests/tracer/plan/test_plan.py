@@ -20,6 +20,7 @@ from moetrace.tracer.corpus.corpus import open_corpus
 from moetrace.tracer.plan.plan import Plan, make_plan
 from moetrace.tracer.plan.shards import PlannedShard
 from moetrace.tracer.plan.spool import LOADED
+from moetrace.tracer.plan.token_filter import TokenFilter
 from tests.support.examples import examples
 
 
@@ -49,6 +50,16 @@ def test_the_same_corpus_gives_the_same_digest_and_another_text_gives_another(tm
     one = plan(tmp_path, {"eng": {"a": "xy"}}).corpus_sha256
     assert plan(tmp_path, {"eng": {"a": "xy"}}).corpus_sha256 == one
     assert plan(tmp_path, {"eng": {"a": "xz"}}).corpus_sha256 != one
+
+
+def test_a_language_of_which_a_filter_leaves_nothing_is_refused_and_the_cut_is_of_all_tokens(tmp_path: Path) -> None:
+    texts = {"eng": {"a": "xyz", "b": "x"}, "swh": {"a": "xy", "b": "yx"}}
+    made = plan(tmp_path, texts, token_filter=TokenFilter(skip_positions=1))
+    assert [(shard.lang, shard.tokens) for shard in made.shards] == [("eng", 4), ("swh", 4)]
+    with pytest.raises(MoetraceError, match="leave no token of any text of swh; skip fewer positions"):
+        plan(tmp_path, texts, token_filter=TokenFilter(skip_positions=2), shard_tokens=2)
+    with pytest.raises(MoetraceError, match="leave no token of any text of swh"):
+        plan(tmp_path, texts, token_filter=TokenFilter(special=(ord("x"), ord("y"))))
 
 
 def test_ids_that_some_languages_lack_are_counted(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,13 +21,18 @@ import pytest
 
 from moetrace.analytics.database.connection import connect
 from moetrace.store.errors import CaptureError, MoetraceError
+from moetrace.store.format.run_record import with_engine_facts
 from moetrace.store.read.reader import Store
+from moetrace.store.write.writer import StoreWriter
 from moetrace.tracer.bundled import MODEL
+from moetrace.tracer.model.facts import read_facts
+from moetrace.tracer.model.tokenizer import load_tokenizer, special_token_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from moetrace.store.format.records import RunRecord
     from moetrace.tracer.engine.engine import TracedEngine
     from moetrace.tracer.plan.shards import PlannedShard
 
@@ -88,11 +94,44 @@ def test_somebodys_own_engine_is_recorded_inside_the_block_and_only_there(
     found = connect(trace.store).sql("select lang, text_id, tokens, generated from sequences order by all").fetchall()
     assert [row[0] for row in found] == ["deu_Latn", "eng_Latn", "eng_Latn"]
     assert all(row[3] == 3 for row in found), "of four sampled tokens three were run"
+    assert someones_llm.get_tokenizer().eos_token_id in (Store(trace.store).run().special_token_ids or ())
     english = sorted(text for lang, text, *_ in found if lang == "eng_Latn")
     for text, output in zip(english, outputs[:2], strict=True):
         token_ids, experts = routing_of(trace.store, text)
         assert token_ids == [*output.prompt_token_ids, *output.outputs[0].token_ids[:-1]]
         assert_routed_like(engine, token_ids, experts)
+
+
+def recorded(**model: Any) -> RunRecord:
+    """The record of a recording by an engine of the bundled model, or of what is named."""
+    from moetrace.tracer.recording.attach import requests_record
+
+    named = {"model": str(MODEL), "revision": None, "tokenizer": str(MODEL), "tokenizer_revision": None}
+    config = SimpleNamespace(
+        parallel_config=SimpleNamespace(pipeline_parallel_size=1, tensor_parallel_size=1),
+        model_config=SimpleNamespace(**{**named, **model}, max_model_len=64, enforce_eager=True, dtype="torch.float32"),
+    )
+    return requests_record(
+        config, "live", "store", profiles=True, weight_precision="f16", shard_tokens=99, self_check=True
+    )
+
+
+def test_a_recording_names_special_tokens_where_the_tokenizer_can_be_read(tmp_path: Path) -> None:
+    found = recorded()
+    facts = read_facts(str(MODEL))
+    assert found.special_token_ids == special_token_ids(load_tokenizer(facts)) != []
+    assert found.model["tokenizer_sha256"] is None
+    assert "special_token_ids" not in recorded(tokenizer=str(tmp_path)).model
+
+
+def test_a_recording_whose_record_lacks_special_tokens_goes_on(tmp_path: Path) -> None:
+    def whole(record: RunRecord) -> RunRecord:
+        return with_engine_facts(record, {"moe_layers": list(range(8))})
+
+    now = whole(recorded())
+    older = replace(now, model={name: value for name, value in now.model.items() if name != "special_token_ids"})
+    StoreWriter(tmp_path / "store", older)._write_run_record()
+    assert StoreWriter(tmp_path / "store", now).record.special_token_ids is None
 
 
 @pytest.mark.engine

@@ -84,6 +84,51 @@ def test_a_run_that_goes_on_has_the_record_that_the_store_has(record: RunRecord,
         StoreWriter(tmp_path / "store", resumed_record(record, stored, other))
 
 
+def test_a_run_whose_record_lacks_special_tokens_goes_on(record: RunRecord, tmp_path: Path) -> None:
+    assert record.special_token_ids
+    model = {name: value for name, value in record.model.items() if name != "special_token_ids"}
+    older = traced_record(replace(record, model=model), engine(0.25), "auto")
+    first = StoreWriter(tmp_path / "store", older)
+    first._write_run_record()
+    stored = stored_record(first.storage, "run")
+    assert stored is not None
+    assert stored.special_token_ids is None
+    now = StoreWriter(tmp_path / "store", resumed_record(record, stored, SETTINGS))
+    assert now.record.special_token_ids is None
+    assert now.record.sha256() == stored.sha256()
+
+
+@pytest.mark.parametrize(
+    ("filters", "says"),
+    [
+        ({"prompt_only": True}, r"settings\.prompt_only: None in the store, True now"),
+        ({"skip_positions": 1}, r"settings\.skip_positions: None in the store, 1 now"),
+        ({"skip_special": True}, r"settings\.skip_special: None in the store, True now"),
+    ],
+)
+def test_filters_stand_in_the_record_where_there_are_any_and_identify_the_run(
+    record: RunRecord, tmp_path: Path, filters: dict[str, Any], says: str
+) -> None:
+    assert not {"prompt_only", "skip_positions", "skip_special"} & record.settings.keys()
+    other = planned(replace(SETTINGS, **filters))
+    assert {name: other.settings[name] for name in filters} == filters
+    assert other.corpus == record.corpus, "the cut goes by all tokens"
+    first = StoreWriter(tmp_path / "store", traced_record(record, engine(0.25), "auto"))
+    first._write_run_record()
+    stored = stored_record(first.storage, "run")
+    assert stored is not None
+    with pytest.raises(RunMismatchError, match=says):
+        StoreWriter(tmp_path / "store", resumed_record(other, stored, SETTINGS))
+
+
+def test_a_run_without_special_tokens_is_another_where_others_are_special(record: RunRecord) -> None:
+    more = {**record.model, "special_token_ids": [*record.model["special_token_ids"], 9]}
+    assert replace(record, model=more).sha256() == record.sha256()
+    filtered = planned(replace(SETTINGS, skip_special=True))
+    with pytest.raises(RunMismatchError, match=r"model\.special_token_ids"):
+        replace(filtered, model=more).require_same(filtered)
+
+
 def test_the_record_names_the_model_by_its_folder_and_the_choice_of_texts_first(record: RunRecord) -> None:
     read = json.loads(record.to_json())
     assert read["model"]["id"] == MODEL.name

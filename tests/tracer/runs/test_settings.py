@@ -9,6 +9,7 @@ from moetrace.store.format.schema import TABLE_NAMES
 from moetrace.tracer.bundled import MODEL
 from moetrace.tracer.engine.settings import EngineSettings
 from moetrace.tracer.model.facts import ModelFacts, read_facts
+from moetrace.tracer.plan.token_filter import TokenFilter
 from moetrace.tracer.runs.settings import TraceSettings
 
 
@@ -34,6 +35,20 @@ def test_a_text_leaves_room_for_what_is_generated_and_the_token_that_is_sampled_
     assert TraceSettings(max_new_tokens=23).for_model(facts).text_window == 1000
     with pytest.raises(MoetraceError, match="--max-new-tokens 1023 leaves no room for a text in 1024 tokens"):
         assert TraceSettings(max_new_tokens=1023).for_model(facts).text_window
+
+
+def test_as_many_positions_as_a_text_may_have_cannot_be_skipped(facts: ModelFacts) -> None:
+    TraceSettings(skip_positions=1022).for_model(facts)
+    with pytest.raises(MoetraceError, match="--skip-positions 1023: a text has at most 1023 tokens here; lower it"):
+        TraceSettings(skip_positions=1023).for_model(facts)
+
+
+def test_there_is_a_filter_where_tokens_are_left_out() -> None:
+    assert TraceSettings().token_filter([3]) is None
+    assert TraceSettings(skip_special=True).token_filter([]) is None
+    every = TraceSettings(prompt_only=True, skip_positions=2, skip_special=True)
+    assert every.token_filter([3, 4]) == TokenFilter(prompt_only=True, skip_positions=2, special=(3, 4))
+    assert TraceSettings(skip_positions=2).token_filter([3]) == TokenFilter(skip_positions=2)
 
 
 def test_an_unknown_weight_precision_is_refused() -> None:

@@ -8,13 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.store.errors import CaptureError
+from moetrace.tracer.plan.token_filter import TokenFilter
 from moetrace.tracer.worker import TAG
 from moetrace.tracer.worker.assembly import CapturedShard, PlannedShards
-from moetrace.tracer.worker.steps import NOT_WRITTEN, Step, StepRows
+from moetrace.tracer.worker.steps import NOT_WRITTEN, KeptRows, Step, StepRows
 from tests.support.examples import examples
 from tests.support.steps import request
 
 LAYERS, EXPERTS, TOP_K = [1, 3, 5], 7, 2
+IDS = 20  # of tokens
 NOBODY = "nobody's"
 
 
@@ -29,9 +31,9 @@ class Truth:
         self.weights = rng.random((len(LAYERS), total, TOP_K), dtype=np.float32)
         logits = rng.normal(size=(len(LAYERS), total, EXPERTS)).astype(np.float32)
         self.probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-        self.token_ids = rng.integers(0, 1000, total).astype(np.int32)
+        self.token_ids = rng.integers(0, IDS, total).astype(np.int32)
 
-    def step(self, rows: StepRows) -> Step:
+    def step(self, rows: StepRows, counted: KeptRows | None = None) -> Step:
         index = np.concatenate(
             [
                 np.arange(count) + self.starts[0 if name == NOBODY else int(name)] + start
@@ -39,10 +41,14 @@ class Truth:
             ]
         )
         first = np.cumsum(rows.counts) - rows.counts
+        probabilities = self.probabilities[:, index]
+        if counted is not None:
+            counts = counted.at_kept_position & ~np.isin(self.token_ids[index], counted.special)
+            probabilities = np.where(counts[:, None], probabilities, 0)
         return Step(
             self.experts[:, index].transpose(0, 2, 1).astype(np.int16),
             self.weights[:, index].transpose(0, 2, 1),
-            np.add.reduceat(self.probabilities[:, index], first, axis=1),
+            np.add.reduceat(probabilities, first, axis=1),
             self.token_ids[index],
         )
 
@@ -60,26 +66,45 @@ def assembler() -> PlannedShards:
     return made
 
 
-def assert_captured(shard: CapturedShard, truth: Truth, lengths: list[int]) -> None:
+def assert_captured(
+    shard: CapturedShard, truth: Truth, lengths: list[int], kept: list[list[int]] | None = None
+) -> None:
+    """Compare a shard with the truth; `kept`: the positions of each text that a filter keeps."""
     spans = [slice(start, start + length) for start, length in zip(truth.starts, lengths, strict=True)]
-    index = np.concatenate([np.arange(span.start, span.stop) for span in spans])
+    every = np.concatenate([np.arange(span.start, span.stop) for span in spans])
     assert shard.lengths.tolist() == lengths
+    assert np.array_equal(shard.token_ids, truth.token_ids[every])
+    of_text = [np.arange(length) for length in lengths] if kept is None else [np.array(some, int) for some in kept]
+    rows = [start + positions for start, positions in zip(truth.starts, of_text, strict=True)]
+    index = np.concatenate(rows)
+    if kept is None:
+        assert shard.kept is None
+    else:
+        assert every[shard.kept].tolist() == index.tolist()
     assert np.array_equal(shard.experts, truth.experts[:, index].transpose(0, 2, 1))
     assert np.array_equal(shard.weights, truth.weights[:, index].transpose(0, 2, 1))
-    assert np.array_equal(shard.token_ids, truth.token_ids[index])
-    means = np.stack([truth.probabilities[:, span].mean(axis=1) for span in spans], axis=1)
-    assert np.abs(shard.profiles - means).max() < 1e-6
+    for text, some in enumerate(rows):
+        mean = truth.probabilities[:, some].mean(axis=1) if len(some) else 0
+        assert np.abs(shard.profiles[:, text] - mean).max() < 1e-6
 
 
-@given(st.data())
-@examples(80)
-def test_any_schedule_with_chunks_mixed_batches_and_preemption_gives_the_same_shard(data: st.DataObject) -> None:
+@given(st.data(), st.booleans())
+@examples(120)
+def test_any_schedule_with_chunks_mixed_batches_and_preemption_gives_the_same_shard(
+    data: st.DataObject,
+    filtered: bool,  # noqa: FBT001  a drawn value
+) -> None:
     lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=6))
     grown = data.draw(st.booleans())
     generated = [data.draw(st.integers(0, 4)) if grown else 0 for _ in lengths]
     totals = [length + more for length, more in zip(lengths, generated, strict=True)]
     truth, collector = Truth([length + (4 if grown else 0) for length in lengths]), assembler()
-    collector.open("eng/0", lengths, 4 if grown else 0)
+    left_out = None
+    if filtered:
+        special = data.draw(st.lists(st.integers(0, IDS - 1), max_size=8, unique=True))
+        left_out = TokenFilter(data.draw(st.booleans()), data.draw(st.integers(0, 3)), tuple(special))
+        filtered = bool(left_out)
+    collector.open("eng/0", lengths, 4 if grown else 0, left_out)
     done = [0] * len(lengths)
     steps = 0
     while any(d < n for d, n in zip(done, totals, strict=True)):
@@ -93,13 +118,38 @@ def test_any_schedule_with_chunks_mixed_batches_and_preemption_gives_the_same_sh
             rows.append((i, done[i], count))
             done[i] += count
         steps += 1
-        collector.add(truth.step(rows_of(*rows)), rows_of(*rows))
+        counted = collector.kept(rows_of(*rows))
+        assert (counted is None) == (not filtered)
+        collector.add(truth.step(rows_of(*rows), counted), rows_of(*rows))
         if grown:
             collector.finish([("eng/0", i, totals[i]) for i in chosen if done[i] == totals[i]])
     (shard,) = collector.take()
-    assert_captured(shard, truth, totals)
+    kept = [
+        [
+            position
+            for position in range(total)
+            if left_out is None
+            or not (
+                (left_out.prompt_only and position >= length)
+                or position < left_out.skip_positions
+                or truth.token_ids[start + position] in left_out.special
+            )
+        ]
+        for start, length, total in zip(truth.starts, lengths, totals, strict=True)
+    ]
+    assert_captured(shard, truth, totals, kept if filtered else None)
     assert collector.unfinished() == []
     assert collector.take() == []
+
+
+def test_rows_of_nobody_do_not_shift_the_positions_of_others() -> None:
+    collector = assembler()
+    collector.open("eng/0", [3, 4], 0, TokenFilter(skip_positions=2))
+    rows = rows_of((1, 0, 3), (None, 0, 2), (0, 0, 3), (1, 3, 1))
+    found = collector.kept(rows)
+    assert found is not None
+    assert found.at_kept_position[[0, 1, 2]].tolist() == [False, False, True]
+    assert found.at_kept_position[[5, 6, 7, 8]].tolist() == [False, False, True, True]
 
 
 def test_a_layer_without_rows_is_named() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moetrace.tracer.worker.buffers import router_probabilities
-from moetrace.tracer.worker.steps import NOT_WRITTEN
+from moetrace.tracer.worker.steps import NOT_WRITTEN, KeptRows
 from moetrace.tracer.worker.transfer import SLOTS, DirectTransfer, StreamTransfer
 from tests.support.examples import examples
 from tests.support.steps import make_buffers, run_step
@@ -96,6 +96,33 @@ def test_sums_are_those_of_the_requests_own_rows() -> None:
     probabilities = router_probabilities(buffers.logits, "softmax").numpy()
     want = np.stack([probabilities[:, a:b].sum(axis=1) for a, b in [(0, 5), (5, 6), (6, 13)]], axis=1)
     assert np.abs(step.probability_sums - want).max() < 1e-5
+
+
+@pytest.mark.parametrize("made", [DirectTransfer, lambda buffers: StreamTransfer(buffers, Streams())])
+@pytest.mark.parametrize("counts", [[5, 1, 7, 2], [1, 1, 1, 1]])
+def test_rows_that_are_left_out_are_not_in_the_sums_and_all_else_stays(made: Any, counts: list[int]) -> None:
+    buffers, rng = make_buffers(), np.random.default_rng(1)
+    rows, token_ids = run_step(buffers, rng, counts)
+    tokens, ids = sum(counts), token_ids.numpy()
+    at_kept, special = rng.random(tokens) < 0.7, tuple(range(0, 99, 3))
+    at_kept[:1] = False
+    transfer = made(buffers)
+    found = []
+    for kept in (None, KeptRows(at_kept, ()), KeptRows(at_kept, special)):
+        transfer.send(rows, token_ids, kept)
+        ((_, step),) = transfer.receive(wait=True)
+        found.append(
+            [np.array(values) for values in (step.experts, step.weights, step.token_ids, step.probability_sums)]
+        )
+    probabilities = router_probabilities(buffers.logits, "softmax").numpy()[:, :tokens]
+    counted = [np.ones(tokens, bool), at_kept, at_kept & ~np.isin(ids[:tokens], special)]
+    assert len({mask.tobytes() for mask in counted}) == 3
+    starts = np.cumsum(counts) - counts
+    for mask, (*captured, sums) in zip(counted, found, strict=True):
+        spans = [slice(start, start + count) for start, count in zip(starts, counts, strict=True)]
+        want = np.stack([probabilities[:, span][:, mask[span]].sum(axis=1) for span in spans], axis=1)
+        assert np.abs(sums - want).max() < 1e-5
+        assert all(np.array_equal(one, other) for one, other in zip(captured, found[0][:3], strict=True))
 
 
 def test_the_device_waits_for_the_last_reading_before_rows_are_cleared() -> None:
