@@ -111,12 +111,12 @@ class _Block:
 
 
 def _blocks(lengths: npt.NDArray[np.integer], num_experts: int, together: int) -> list[_Block]:
-    """Cut texts of `lengths` tokens into blocks of so many texts."""
-    ends = np.cumsum(lengths, dtype=np.int64)
+    """Cut texts of `lengths` tokens into blocks of so many texts; no texts are one block of none."""
+    ends = np.cumsum([0, *lengths], dtype=np.int64)
     found, begin = [], 0
-    for start in range(0, len(lengths), together):
+    for start in range(0, max(1, len(lengths)), together):
         part = lengths[start : start + together]
-        stop, end = start + len(part), int(ends[start + len(part) - 1])
+        stop, end = start + len(part), int(ends[start + len(part)])
         first_bin = np.repeat(np.arange(len(part), dtype=np.intp) * num_experts, part)
         found.append(_Block(slice(start, stop), slice(begin, end), first_bin))
         begin = end
