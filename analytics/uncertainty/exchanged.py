@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -113,9 +114,9 @@ def nulls_of_translations(texts: Texts, metric: str, permutations: int, seed: in
             raise MoetraceError(f"run '{texts.run}': {lang} shares one text with {texts.pivot}: nothing to exchange")
     for layer in texts.layers:
         pivot, nulls = read_profiles(texts, str(texts.pivot), layer), []
-        for number, (lang, pairing) in enumerate(pairings.items()):
+        for lang, pairing in pairings.items():
             q, pivot_q = read_profiles(texts, lang, layer)[pairing.rows], pivot[pairing.pivot_rows]
-            rng = np.random.default_rng([seed, 0, number])
+            rng = permutations_of(seed, lang)
             tested = tested_of_translations(metric, pairing, q, pivot_q, rng, permutations)
             nulls.append(Null((lang,), float(tested[0]), tested, len(q)))
         yield layer, nulls
@@ -165,8 +166,13 @@ def tested_of_translations(
     return found
 
 
+def permutations_of(seed: int, *languages: str) -> np.random.Generator:
+    """Return what permutations are drawn from: by seed and languages, whichever others are in the call."""
+    return np.random.default_rng([seed, 0, zlib.crc32(" ".join(languages).encode())])
+
+
 def _exchange(texts: Texts, pair: tuple[str, str], permutations: int, seed: int) -> Exchange:
-    rng = np.random.default_rng([seed, 0, *(texts.languages.index(lang) for lang in pair)])
+    rng = permutations_of(seed, *pair)
     if texts.parallel:
         return Exchange.of_pairs(*texts.shared_rows(*pair), rng, permutations)
     count, other_count = (len(texts.seqs[lang]) for lang in pair)
