@@ -70,7 +70,7 @@ def bootstrap(
     specificity percentile, whose basic intervals cover less. Simulated with real texts, 95% intervals of 20, 50 and 200
     texts hold the population's value .90, .92, .94 (divergence), .89, .91, .94 (routing_entropy), .92, .93, .95
     (pivot_similarity), .96, .96, .96 (pivot_excess), but .82, .87, .92 (specificity: too short) and .99, .99, 1.00
-    (jaccard: too wide, replicates tie). Fewer where a few texts hold most of the tokens; docs/statistics.md has the table.
+    (jaccard: too wide, replicates tie). Less where a few texts hold most of the tokens; docs/statistics.md has more.
 
     corrected: `entropy_corrected` and `jsd_corrected` as the views have them, by the delta method over texts, which
     takes languages as independent; `jsd_corrected_paired` takes in that translations covary. `entropy_jackknife` and
