@@ -51,8 +51,8 @@ def trace(place: str, seed: int) -> None:
     tracing.WAIT = WAIT
     engine = StandInEngine(seed)
     with StoreWriter(place, WORLD.record) as writer:
-        mine = tracing._trace_all(engine, writer, planned_shards(), None, DEFAULT_MEMORY, TracingAloud())
-    say(shards=len(mine))
+        written = tracing._trace_all(engine, writer, planned_shards(), None, None, DEFAULT_MEMORY, TracingAloud())
+    say(shards=written.shards)
 
 
 def import_esft(place: str, sources: dict[str, str]) -> None:
@@ -197,6 +197,7 @@ class StandInEngine:
         on_tokens: Callable[[int], None],
         generation: object,  # noqa: ARG002  the interface of an engine
         memory: tracing.Outlet,
+        token_filter: object,  # noqa: ARG002
     ) -> Iterator[Shard]:
         under_way: deque[PlannedShard] = deque()
         for planned in shards:
