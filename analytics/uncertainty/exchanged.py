@@ -62,11 +62,17 @@ def pairs_to_exchange(
         if len(texts.languages) < 2:
             raise MoetraceError(f"run '{run}': {name} compares two languages; name another beside {texts.languages[0]}")
         return list(combinations(texts.languages, 2))
+    named = against is not None
     if against is None:
         row = connection.execute("select pivot_lang from runs where run = $run", {"run": run}).fetchone()
         against = row[0] if row else None
     if against is None:
         raise MoetraceError(f"run '{run}' names no pivot language to compare {name} with; name one: against")
+    if against not in texts.languages and not named:
+        raise MoetraceError(
+            f"run '{run}': {name} is compared with the pivot, {against}, which languages leaves out; add it, or name "
+            "another with against"
+        )
     if against not in texts.languages:
         raise UnknownNameError.among("language", against, texts.languages, f"the comparison of {name}")
     others = [lang for lang in texts.languages if lang != against]
