@@ -101,7 +101,7 @@ def bootstrap(
         with on_one_thread():
             values, replicated = samples.weighted(once), samples.weighted(weights)
             without = {} if jackknife is None else samples.weighted(jackknife)
-        corrected = corrections(metric, samples, without)
+        corrected = corrections(metric, samples, values, without)
         for key, (value,) in values.items():
             found = replicated[key]
             lower, upper = interval_of(interval, float(value), found, level, without.get(key))
@@ -126,15 +126,16 @@ def left_out(units: int) -> Weights:
     return weights
 
 
-def corrections(metric: str, samples: Samples, without: Values) -> dict[tuple[Any, ...], tuple[float, ...]]:
+def corrections(
+    metric: str, samples: Samples, values: Values, without: Values
+) -> dict[tuple[Any, ...], tuple[float, ...]]:
     """Return, by key, the values without their bias in the order of CORRECTED; empty where the bias is not known.
 
-    without: the values [J] with a part of the texts left out each time
+    values: [1], of all texts; without: [J], with a part of the texts left out each time
     """
     if metric not in CORRECTED or not isinstance(samples, CountSamples):
         return {}
     counts = {lang: found.astype(np.float64) for lang, found in samples.counts.items()}
-    values = samples.metric({lang: found.sum(axis=0, keepdims=True) for lang, found in counts.items()})
     shares = {lang: activation_shares(found.sum(axis=0)) for lang, found in counts.items()}
     moved = {lang: residuals(found) for lang, found in counts.items()}
     variance = {lang: share_variance(found) for lang, found in moved.items()}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from moetrace.analytics.uncertainty.mispairing import Mispairing
+from moetrace.analytics.uncertainty.mispairing import mispairings
 from moetrace.analytics.uncertainty.permutation import Exchange
 from moetrace.analytics.uncertainty.products import on_one_thread
 from moetrace.analytics.uncertainty.samples import read_counts, read_profiles
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     import duckdb
 
+    from moetrace.analytics.uncertainty.mispairing import Mispairing
     from moetrace.analytics.uncertainty.samples import TextCounts
     from moetrace.analytics.uncertainty.statistics import Metric
     from moetrace.analytics.uncertainty.texts import Texts
@@ -111,10 +112,9 @@ def nulls_of_translations(texts: Texts, metric: str, permutations: int, seed: in
 
     Raises MoetraceError where there is no language beside the pivot, or but one text that it shares.
     """
-    languages = [lang for lang in texts.languages if lang != texts.pivot]
-    if not languages:
+    pairings = mispairings(texts)
+    if not pairings:
         raise MoetraceError(f"run '{texts.run}': {texts.pivot} would be compared with itself; name another language")
-    pairings = {lang: Mispairing.of_texts(texts, lang) for lang in languages}
     for lang, pairing in pairings.items():
         if len(pairing.rows) < 2:
             raise MoetraceError(f"run '{texts.run}': {lang} shares one text with {texts.pivot}: nothing to exchange")

@@ -88,6 +88,11 @@ class Mispairing:
             yield (np.argsort(keys, axis=1) - place) % self.sizes
 
 
+def mispairings(texts: Texts) -> dict[str, Mispairing]:
+    """Return the texts that each language but the pivot shares with it; raise MoetraceError where one shares none."""
+    return {lang: Mispairing.of_texts(texts, lang) for lang in texts.languages if lang != texts.pivot}
+
+
 def _by_length(tokens: npt.NDArray[np.int64], names: npt.NDArray[np.object_]) -> npt.NDArray[np.intp]:
     """Return the order of texts by tokens of the pivot, equal ones by digest of the id: neighbours may be related."""
     digests = [md5(name.encode(), usedforsecurity=False).hexdigest() for name in names]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from moetrace.analytics.uncertainty.mispairing import Mispairing
+from moetrace.analytics.uncertainty.mispairing import mispairings
 from moetrace.analytics.uncertainty.statistics import METRICS, Counts, Floats, Values
 from moetrace.analytics.uncertainty.texts import Texts, find_texts, find_texts_and_translations
 from moetrace.store.errors import MoetraceError, UnknownNameError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import duckdb
 
+    from moetrace.analytics.uncertainty.mispairing import Mispairing
     from moetrace.analytics.uncertainty.statistics import Metric
 
 Weights = npt.NDArray[np.uint16]
@@ -88,7 +89,8 @@ def find_samples(
     of_counts = known_metric(metric).of_counts
     if of_counts is None:
         texts = find_texts_and_translations(connection, run, languages, layers, arguments.get("pivot_lang"))
-        return texts, ((layer, read_translations(texts, layer, metric)) for layer in texts.layers)
+        pairings = mispairings(texts)
+        return texts, ((layer, read_translations(texts, layer, metric, pairings)) for layer in texts.layers)
     texts = find_texts(connection, run, languages, layers)
     computed = partial(of_counts, top_k=texts.top_k, **arguments)
     return texts, ((layer, CountSamples(texts.ids, read_counts(texts, layer), computed)) for layer in texts.layers)
@@ -138,16 +140,11 @@ def read_profiles(texts: Texts, lang: str, layer: int) -> npt.NDArray[np.float32
     return found
 
 
-def read_translations(texts: Texts, layer: int, metric: str) -> TranslationSamples:
+def read_translations(texts: Texts, layer: int, metric: str, pairings: Mapping[str, Mispairing]) -> TranslationSamples:
     """Return what each text has of `pivot_similarity` or `pivot_excess`; errors as `read_profiles`."""
-    if texts.pivot is None:
-        raise ValueError("these texts were found without a pivot language")
-    pivot = read_profiles(texts, texts.pivot, layer)
+    pivot = read_profiles(texts, str(texts.pivot), layer)
     ids, values = {}, {}
-    for lang in texts.languages:
-        if lang == texts.pivot:
-            continue
-        pairing = Mispairing.of_texts(texts, lang)
+    for lang, pairing in pairings.items():
         q, pivot_q = read_profiles(texts, lang, layer)[pairing.rows], pivot[pairing.pivot_rows]
         ids[lang] = texts.ids[lang][pairing.rows]
         matched = pairing.divergence(q, pivot_q, 0)

@@ -51,12 +51,12 @@ def _estimates(population: Population, a: np.ndarray, b: np.ndarray, *, same_tex
         counts = {"a": a[layer], "b": b[layer]}
         ids = {"a": np.arange(a.shape[1]), "b": np.arange(b.shape[1]) + (0 if same_texts else a.shape[1])}
         samples = CountSamples(ids, counts, partial(of_counts, top_k=population.top_k))
-        totals = {lang: found.sum(axis=0, keepdims=True, dtype=float) for lang, found in counts.items()}
         texts = a.shape[1] if same_texts else 2 * a.shape[1]
         without = samples.weighted(left_out(texts))
-        independent, paired, jackknife = corrections("divergence", samples, without)["a", "b"]
+        values = samples.weighted(np.ones((1, texts), np.uint16))
+        independent, paired, jackknife = corrections("divergence", samples, values, without)["a", "b"]
         noise = np.mean([_noise(found.astype(float)) for found in counts.values()])
-        rows.append((of_counts(totals, top_k=population.top_k)["a", "b"][0], independent, paired, jackknife, noise))
+        rows.append((values["a", "b"][0], independent, paired, jackknife, noise))
     return dict(
         zip(("plug-in", "independent", "paired", "jackknife", "noise"), np.mean(rows, axis=0).tolist(), strict=True)
     )

@@ -39,8 +39,9 @@ def corrected(metric: str, *, same_texts: bool = False, **counts: np.ndarray) ->
     of_counts = METRICS[metric].of_counts
     assert of_counts is not None
     samples = CountSamples(ids, dict(counts), partial(of_counts, top_k=2))
-    without = samples.weighted(left_out(texts if same_texts else texts * len(counts)))
-    (found,) = corrections(metric, samples, without).values()
+    units = texts if same_texts else texts * len(counts)
+    values, without = (samples.weighted(weights) for weights in (np.ones((1, units), np.uint16), left_out(units)))
+    (found,) = corrections(metric, samples, values, without).values()
     return found
 
 
