@@ -56,7 +56,7 @@ class Job:
 
 def write_texts(ui_strings: Path, folder: Path) -> None:
     """Write what is adapted to, what of it is for development, and what is held out, a file a language each."""
-    from moetrace.tracer.bundled.make_model import id_fraction, is_held_out, is_withheld, read_corpus
+    from moetrace.tracer.bundled.training_texts import id_fraction, is_held_out, is_withheld, read_corpus
 
     parts: dict[tuple[str, str], list[str]] = {}
     for row in read_corpus("ui-strings", ui_strings):
