@@ -16,11 +16,22 @@ if TYPE_CHECKING:
 
 TESTS = ROOT / "tests"
 MODULES = product_modules()
-OF_NO_PACKAGE = {"benchmarks", "calibration", "chaos", "end_to_end", "hostile", "reference", "results", "support"}
+OF_NO_PACKAGE = {
+    "benchmarks",
+    "calibration",
+    "chaos",
+    "end_to_end",
+    "experiments",
+    "hostile",
+    "reference",
+    "results",
+    "support",
+}
 STARTED = {  # by name, and imported by nobody
     *(place.partition(":")[0] for place in COMMANDS.values()),
     "moetrace.tracer.recording.plugin",  # by vLLM
     "moetrace.tracer.bundled.make_model",  # by `make model`
+    "moetrace.tracer.bundled.measure_model",
 }
 
 

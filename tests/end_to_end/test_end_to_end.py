@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
+import shlex
 import signal
 import statistics
 import subprocess
@@ -14,6 +16,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
+from moetrace.analytics.database.connection import connect
+from moetrace.analytics.metrics import stage_comparison
 from moetrace.store.mask import read_mask
 from moetrace.store.read.reader import Store
 from moetrace.store.verify.verify import verify
@@ -80,6 +84,21 @@ def test_the_demo_again_traces_nothing_again(demo: tuple[Path, str], warm: WarmP
     again = warm.start(MODULE, "demo", "-o", folder)
     assert again.wait() == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in (folder / "store").rglob("*") if path.is_file()} == before
+
+
+def test_the_demo_puts_an_early_checkpoint_beside_todays_model(tmp_path: Path, warm: WarmProcess) -> None:
+    shown = warm.start(MODULE, "demo", "--stages", "-o", tmp_path / "stages")
+    assert shown.wait() == 0, shown.stderr
+    with connect(tmp_path / "stages" / "store") as opened:
+        stages = stage_comparison(opened, "early", "demo").to_dicts()
+    assert [row["layer"] for row in stages] == list(range(8))
+    assert {row["languages"] for row in stages} == {12}
+    # Training makes the languages part ways: further apart in the first layer, and in all layers together.
+    assert stages[0]["divergence_b"] > stages[0]["divergence_a"]
+    assert sum(row["divergence_b"] - row["divergence_a"] for row in stages) > 0
+    command = re.search(r"moetrace (export rise .*)", shown.stdout)
+    assert command is not None
+    assert warm.start(MODULE, *shlex.split(command[1])).wait() == 0
 
 
 def test_another_run_of_the_same_name_is_refused_and_nothing_changes(demo: tuple[Path, str], warm: WarmProcess) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 BUNDLED = "bundled"  # what a person calls them by
 MODEL = Path(__file__).parent / "micro"
 CORPUS = Path(__file__).parent / "corpus"
+EARLY = Path(__file__).parent / "early"  # a store: CORPUS through the model after a sixteenth of its training
+EARLY_RUN = "early"
 
 
 def named_model(model: str) -> str:

@@ -3,7 +3,7 @@
 `make model` runs this file in two processes, then `measure_model`. It trains a byte-level BPE tokenizer and then the
 model, on the documents of `training_texts`, and writes the checkpoint, the tokenizer and what there is to say about the
 training. The router sees no language label: what separates the languages is the text alone. The weights as they were
-after a sixteenth of the steps are kept beside it, in `<output>.early`, for its trace.
+after a sixteenth of the steps are kept in `<scratch>/early`, for its trace.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import time
 from collections import Counter
 from copy import deepcopy
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +37,10 @@ from moetrace.tracer.bundled.training_texts import (
     LOW_RESOURCE_SHARE,
     REPEATS,
     SEED,
+    SEPARATOR,
     Document,
     Text,
     balanced,
-    document_text,
     epoch,
     id_fraction,
     read_corpora,
@@ -55,7 +56,9 @@ END = "<|endoftext|>"
 # A word keeps its combining marks (\p{M}): Indic vowel signs stay with their consonants.
 WORDS = r" ?[\p{L}\p{M}]+|\p{N}{1,3}| ?[^\s\p{L}\p{M}\p{N}]+|\s+"
 HERE = Path(__file__).parent
+SCRATCH = "moetrace-model"
 BLOCK = 256  # tokens
+IGNORED = -100  # what transformers leaves out of the loss
 EARLY = 1 / 16  # of the steps
 
 
@@ -68,7 +71,7 @@ def train_tokenizer(texts: Sequence[Text], vocab_size: int) -> PreTrainedTokeniz
     )
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
-        balanced(sorted(texts, key=lambda row: id_fraction(row.id, "order"))),
+        chain(balanced(sorted(texts, key=lambda row: id_fraction(row.id, "order"))), [SEPARATOR] * 1000),
         trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=[END],
@@ -82,49 +85,62 @@ def train_tokenizer(texts: Sequence[Text], vocab_size: int) -> PreTrainedTokeniz
 class Blocks(Dataset[dict[str, torch.Tensor]]):
     """Documents in one stream, those of each epoch drawn and shuffled anew, cut into blocks of `BLOCK` tokens.
 
-    `seen` counts the tokens of each language in it.
+    Labels are token ids, IGNORED where a document's text is only read. `seen` counts the tokens of each language that
+    are in the stream, `counted` those that are predicted.
     """
 
     def __init__(self, training: Sequence[Text], tokenizer: PreTrainedTokenizerFast, tokens: int) -> None:
         rng = np.random.default_rng(SEED)
         end = tokenizer.convert_tokens_to_ids(END)
         ids = tokenizer([row.text for row in training], add_special_tokens=False)["input_ids"]
-        lengths = {row: len(found) for row, found in zip(training, ids, strict=True)}
+        self.separator = len(tokenizer.encode(SEPARATOR.rstrip(), add_special_tokens=False))
+        self.lengths = {row: len(found) for row, found in zip(training, ids, strict=True)}
         self.seen: Counter[str] = Counter()
-
-        def fits(document: Document) -> bool:
-            return sum(lengths[row] for row in document) < BLOCK - 4  # the separator and the end
-
+        self.counted: Counter[str] = Counter()
+        self.epoch_tokens = 0
         pieces: list[np.ndarray] = []
         total = 0
-        self.epoch_tokens = 0
         while total < tokens:
-            documents = list(epoch(training, fits, rng))
-            found = tokenizer([document_text(one) for one in documents], add_special_tokens=False)["input_ids"]
+            documents = list(epoch(training, self._fits, rng))
+            found = tokenizer([one.text for one in documents], add_special_tokens=False)["input_ids"]
             for i in rng.permutation(len(documents)):
-                pieces.append(np.asarray([*found[i], end], dtype=np.int64))
-                total += len(pieces[-1])
-                self.seen.update({row.lang: lengths[row] for row in documents[i]})
+                pieces.append(self._labelled(documents[i], [*found[i], end]))
+                total += pieces[-1].shape[1]
                 if total >= tokens:
                     break
             self.epoch_tokens = self.epoch_tokens or sum(map(len, found))
-        stream = np.concatenate(pieces)
-        self.blocks = torch.from_numpy(stream[: len(stream) // BLOCK * BLOCK].reshape(-1, BLOCK))
+        stream = np.concatenate(pieces, axis=1)
+        self.blocks = torch.from_numpy(stream[:, : stream.shape[1] // BLOCK * BLOCK].reshape(2, -1, BLOCK))
+
+    def _fits(self, row: Text, partner: Text) -> bool:
+        return self.lengths[row] + self.separator + self.lengths[partner] < BLOCK
+
+    def _labelled(self, document: Document, ids: list[int]) -> np.ndarray:
+        """Return a document's token ids and labels, [2, tokens], and count them."""
+        pair = np.asarray([ids, ids], dtype=np.int64)
+        first = self.lengths[document.texts[0]]
+        parts = (slice(0, first), slice(first + self.separator, len(ids) - 1))  # the last is the end
+        for row, counted, part in zip(document.texts, document.counted, parts, strict=False):
+            self.seen[row.lang] += self.lengths[row]
+            self.counted[row.lang] += self.lengths[row] if counted else 0
+            if not counted:
+                pair[1, part] = IGNORED
+        return pair
 
     def __len__(self) -> int:
-        return len(self.blocks)
+        return self.blocks.shape[1]
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        return {"input_ids": self.blocks[index], "labels": self.blocks[index]}
+        return {"input_ids": self.blocks[0, index], "labels": self.blocks[1, index]}
 
 
-class EarlyCheckpoint(TrainerCallback):
+class EarlyCheckpoint(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """Writes the weights as they are after `EARLY` of the steps."""
 
     def __init__(self, model: Qwen3MoeForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
         self.model, self.tokenizer, self.folder = model, tokenizer, folder
 
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: object) -> None:  # noqa: ANN401
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: object) -> None:
         """See transformers' TrainerCallback."""
         del args, control
         if state.is_world_process_zero and state.global_step == round(state.max_steps * EARLY):
@@ -174,11 +190,19 @@ def model_config(vocab_size: int, end: int) -> Qwen3MoeConfig:
 @click.option("--udhr", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
 @click.option("--everyday", type=click.Path(exists=True, file_okay=False, path_type=Path), default=HERE / "corpus")
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=HERE / "micro")
-@click.option("--tokens", default=18_000_000, show_default=True, help="Training tokens, repeats included.")
+@click.option("--scratch", type=click.Path(file_okay=False, path_type=Path), default=SCRATCH, show_default=True)
+@click.option("--tokens", default=12_000_000, show_default=True, help="Training tokens, repeats included.")
 @click.option("--batch", default=16, show_default=True, help="Blocks of 256 tokens a step, of all processes.")
 @click.option("--learning-rate", default=2.5e-3, show_default=True)
 def main(
-    ui_strings: Path, udhr: Path, everyday: Path, output: Path, tokens: int, batch: int, learning_rate: float
+    ui_strings: Path,
+    udhr: Path,
+    everyday: Path,
+    output: Path,
+    scratch: Path,
+    tokens: int,
+    batch: int,
+    learning_rate: float,
 ) -> None:
     """Train the bundled model and write it to OUTPUT."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -192,7 +216,7 @@ def main(
     )
     started = time.monotonic()
     arguments = TrainingArguments(
-        output_dir=str(output.with_suffix(".trainer")),
+        output_dir=str(scratch / "trainer"),
         per_device_train_batch_size=batch // processes,
         num_train_epochs=1,
         learning_rate=learning_rate,
@@ -212,14 +236,15 @@ def main(
         disable_tqdm=True,
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=blocks)
-    trainer.add_callback(EarlyCheckpoint(model, tokenizer, output.with_suffix(".early")))
+    trainer.add_callback(EarlyCheckpoint(model, tokenizer, scratch / "early"))
     trainer.train()
     if not trainer.is_world_process_zero():
         return
     write_checkpoint(model, tokenizer, output)
     record: dict[str, Any] = {
         "seed": SEED,
-        "training_tokens": int(blocks.blocks.numel()),
+        "training_tokens": int(blocks.blocks[0].numel()),
+        "counted_tokens": int((blocks.blocks[1] != IGNORED).sum()),
         "epoch_tokens": blocks.epoch_tokens,
         "early": EARLY,
         "minutes": round((time.monotonic() - started) / 60, 1),
@@ -229,7 +254,7 @@ def main(
         "repeats": REPEATS,
         "low_resource_share": LOW_RESOURCE_SHARE,
         "languages": {
-            lang: {"training_texts": count, "training_tokens": blocks.seen[lang]}
+            lang: {"training_texts": count, "training_tokens": blocks.counted[lang], "read_tokens": blocks.seen[lang]}
             for lang, count in sorted(Counter(row.lang for row in training).items())
         },
     }

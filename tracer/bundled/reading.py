@@ -57,7 +57,7 @@ def readings(held_out: Sequence[Text], languages: Iterable[str] | None = None) -
 
 
 def _neighbours(texts: dict[str, str]) -> dict[str, str]:
-    """Return for each id the text of another id: the next longer one, or for the longest the first, with other words."""
+    """Return for each id the text of another id, with other words: the next longer one, for the longest the first."""
     order = sorted(texts, key=lambda text_id: (len(texts[text_id]), text_id))
     ring = order + order
     return {

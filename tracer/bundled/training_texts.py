@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
-import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
+
+    import numpy as np
 
 SEED = 20260
 PIVOT = "eng_Latn"
@@ -28,7 +29,7 @@ SEPARATOR = " = "
 EVERYDAY_HELD_OUT = 12  # of 60 ids, the last ones
 HELD_OUT_SHARE = {"ui-strings": 0.04, "udhr": 0.12}
 LOW_RESOURCE_SHARE = {"gle_Latn": 0.10, "mal_Mlym": 0.10, "gsw_Latn": 0.10}
-REPEATS = {"ui-strings": 1, "udhr": 6, "everyday": 8}
+REPEATS = {"ui-strings": 1, "udhr": 3, "everyday": 3}
 ALONE = 0.25  # of the texts, beside their pair with the pivot
 OTHER_PAIRS = 0.25  # of the texts, with one in a language that is not the pivot
 
@@ -43,7 +44,17 @@ class Text:
     text: str
 
 
-Document = tuple[Text, ...]  # one text, or two of the same id
+@dataclass(frozen=True)
+class Document:
+    """One text, or two of the same id; the model learns to predict those that are `counted`, and reads the others."""
+
+    texts: tuple[Text, ...]
+    counted: tuple[bool, ...]
+
+    @property
+    def text(self) -> str:
+        """The document as the model reads it."""
+        return SEPARATOR.join(row.text for row in self.texts)
 
 
 def read_corpus(name: str, folder: Path) -> list[Text]:
@@ -91,16 +102,13 @@ def split(rows: Sequence[Text]) -> tuple[list[Text], list[Text]]:
     return training, held_out
 
 
-def document_text(document: Document) -> str:
-    """Return a document as the model reads it."""
-    return SEPARATOR.join(row.text for row in document)
-
-
-def epoch(training: Sequence[Text], fits: Callable[[Document], bool], rng: np.random.Generator) -> Iterator[Document]:
+def epoch(training: Sequence[Text], fits: Callable[[Text, Text], bool], rng: np.random.Generator) -> Iterator[Document]:
     """Yield the documents of one epoch: each text with its English, some alone, some with another language's.
 
     A text without an English one, and one whose pair does not fit into a block, stands alone. The partner in another
-    pair is drawn among the languages that are not low-resource: they are not to be seen more often than their texts.
+    pair is drawn among the languages that are not low-resource: they are not to be seen more often than their texts. An
+    English text stands in a pair with each other language, and counts in one of them only: counted in all, English
+    texts are learnt by heart.
     """
     by_id: dict[tuple[str, str], dict[str, Text]] = defaultdict(dict)
     for row in training:
@@ -109,20 +117,22 @@ def epoch(training: Sequence[Text], fits: Callable[[Document], bool], rng: np.ra
         peers = by_id[row.corpus, row.id]
         others = [one for lang, one in peers.items() if lang not in {row.lang, PIVOT, *LOW_RESOURCE_SHARE}]
         for _ in range(REPEATS[row.corpus]):
-            alone, other = rng.random(2)
-            paired = row.lang != PIVOT and PIVOT in peers and fits((row, peers[PIVOT]))
+            alone, other, counts = rng.random(3)
+            paired = row.lang != PIVOT and PIVOT in peers and fits(row, peers[PIVOT])
             if paired:
-                yield _shuffled((row, peers[PIVOT]), rng)
+                yield _pair(row, peers[PIVOT], rng, counted=bool(counts < 1 / (len(peers) - 1)))
             if alone < ALONE or not paired:
-                yield (row,)
+                yield Document((row,), (True,))
             if other < OTHER_PAIRS and others and row.lang != PIVOT:
-                pair = (row, others[rng.integers(len(others))])
-                if fits(pair):
-                    yield _shuffled(pair, rng)
+                partner = others[rng.integers(len(others))]
+                if fits(row, partner):
+                    yield _pair(row, partner, rng, counted=True)
 
 
-def _shuffled(pair: tuple[Text, Text], rng: np.random.Generator) -> tuple[Text, Text]:
-    return pair if rng.random() < 0.5 else pair[::-1]  # noqa: PLR2004  a coin
+def _pair(row: Text, partner: Text, rng: np.random.Generator, *, counted: bool) -> Document:
+    if rng.random() < 0.5:
+        return Document((row, partner), (True, counted))
+    return Document((partner, row), (counted, True))
 
 
 def balanced(texts: Iterable[Text], budget_bytes: int = 60_000) -> Iterator[str]:

@@ -9,7 +9,7 @@ from moetrace.tracer.corpus.corpus import open_corpus
 def test_the_bundled_model_is_small_and_complete() -> None:
     files = {path.name for path in MODEL.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "training.json"} <= files
-    assert sum(path.stat().st_size for path in MODEL.iterdir()) <= 10_000_000
+    assert sum(path.stat().st_size for path in MODEL.iterdir()) <= 12_000_000
 
 
 def test_the_bundled_corpus_is_parallel() -> None:

@@ -31,8 +31,8 @@ def test_parameters_are_counted_where_the_checkpoint_is_at_hand_and_a_tokenizer_
     record = model_record(read_facts(str(MODEL)), None)
     assert record["tokenizer_sha256"] is None
     assert "special_token_ids" not in record
-    assert record["parameters"] == 3_467_360
-    assert record["parameters_per_expert"] == 3 * 96 * 32
+    assert record["parameters"] == 4_622_976
+    assert record["parameters_per_expert"] == 3 * 128 * 32
 
 
 def test_special_tokens_are_those_with_a_name_and_those_that_are_marked() -> None:

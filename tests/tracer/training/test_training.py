@@ -80,10 +80,10 @@ def test_the_command_trains_and_says_what_it_did(tmp_path: Path, mask: Path, cap
     assert lines[1].startswith("swh_Latn")
     assert lines[1].endswith("trained")
     assert lines[2].startswith("eng_Latn")
-    assert "36,864 of 3,467,360 parameters trained, 3 steps" in said.err
+    assert "49,152 of 4,622,976 parameters trained, 3 steps" in said.err
     results = json.loads((output / "results.json").read_text())
     assert results["steps"] == 3
-    assert results["trained_parameters"] == 4 * 3 * 96 * 32
+    assert results["trained_parameters"] == 4 * 3 * 128 * 32
     assert {row["lang"]: row["trained"] for row in results["losses"]} == {"eng_Latn": False, "swh_Latn": True}
     assert sorted(item.name for item in output.iterdir()) == [
         *("experts.safetensors", "mask.json", "merged", "results.json", "settings.json"),
@@ -210,7 +210,7 @@ def test_several_processes_are_refused(tmp_path: Path, mask: Path, monkeypatch: 
 def test_without_a_mask_the_whole_model_is_trained_and_written(tmp_path: Path) -> None:
     settings = TrainingSettings(**{**QUICK, "max_steps": 1, "eval_texts": 2})
     result = train(str(MODEL), str(CORPUS), tmp_path / "out", mask=None, settings=settings)
-    assert result.trained_parameters == result.parameters == 3_467_360
+    assert result.trained_parameters == result.parameters == 4_622_976
     written, original = (
         json.loads((folder / "config.json").read_text()) for folder in (result.output / "model", MODEL)
     )

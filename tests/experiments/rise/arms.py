@@ -1,0 +1,127 @@
+"""What is compared: the selections, their controls, and what one would train otherwise."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RUN = "strings"
+TRACED_TEXTS = 400  # a language; the same ids in all
+BUDGET = 16  # experts of 256
+LAST_LAYERS = (6, 7)
+SIMILAR = 5  # languages whose losses are told apart from the others'
+# Among all 30 languages hardly an expert leads by gap's 0.01: it compares with some high-resource ones.
+GAP_REFERENCE = ("eng_Latn", "deu_Latn", "spa_Latn", "rus_Cyrl", "jpn_Jpan", "zho_Hans")
+
+TARGETS = ("gle_Latn", "mal_Mlym")
+THIRD = "gsw_Latn"
+ONE_MASK = ("rise", "rise+router", "gap", "top-k", "other", "last-two")
+DRAWN = ("random", "load")  # by the seed of the mask
+CHOSEN = (*ONE_MASK, *DRAWN, "lora")  # whose rate is chosen on development texts
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+FULL_RATES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+
+DESCRIBED = {
+    "rise": "RISE's 16 experts",
+    "rise+router": "the same, and the routers of their layers",
+    "gap": "the activation gap's experts of the last two layers",
+    "top-k": "the 16 most used experts",
+    "other": "RISE's 16 experts for the other language",
+    "last-two": "all 64 experts of the last two layers",
+    "random": "as many experts of each layer, drawn",
+    "load": "as many of each layer, none of RISE's, of the nearest load",
+    "lora": "LoRA on attention, of as many parameters as RISE's",
+    "full": "everything",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train for a language: the method, which of its masks, and the mask's file where it has one."""
+
+    method: str
+    draw: int
+    mask: Path | None
+
+    @property
+    def trains_router(self) -> bool:
+        """Whether the routers of the masked layers are trained, too."""
+        return self.method == "rise+router"
+
+
+def moetrace(*arguments: object) -> str:
+    """Run a moetrace command and return what it prints; what it says goes to stderr."""
+    command = [sys.executable, "-m", "moetrace.cli.main", *map(str, arguments)]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def trace(texts: Path, store: Path) -> None:
+    """Trace the texts that are adapted to, and those of the other languages."""
+    moetrace(
+        *("trace", "bundled", "--corpus", texts / "adapt", "--store", store, "--run", RUN),
+        *("--dtype", "float32", "--sample", TRACED_TEXTS, "--no-routes"),
+    )
+
+
+def select(store: Path, folder: Path, targets: tuple[str, ...], draws: int) -> dict[str, list[Arm]]:
+    """Export every mask, and return the arms of each target."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {target: _export(store, folder, target, draws) for target in targets}
+    arms: dict[str, list[Arm]] = {}
+    for at, target in enumerate(targets):
+        other = targets[(at + 1) % len(targets)]
+        masks = {**files[target], ("other", 0): files[other]["rise", 0]}
+        masks["rise+router", 0] = masks["rise", 0]
+        arms[target] = [Arm(method, draw, file) for (method, draw), file in masks.items()]
+        arms[target] += [Arm("lora", 0, None), Arm("full", 0, None)]
+    return arms
+
+
+def _export(store: Path, folder: Path, target: str, draws: int) -> dict[tuple[str, int], Path]:
+    files: dict[tuple[str, int], Path] = {}
+
+    def export(method: str, *arguments: object, name: str = "", draw: int = 0) -> Path:
+        file = folder / f"{target}-{name or method}-{draw}.json"
+        moetrace("export", method, store, "--run", RUN, *arguments, "-o", file)
+        files[name or method, draw] = file
+        return file
+
+    references = [part for lang in GAP_REFERENCE for part in ("--reference", lang)]
+    rise = export("rise", "--target", target, "--budget", BUDGET)
+    export("gap", "--target", target, *references)
+    export("top-k", "--target", target, "--budget", BUDGET)
+    last = f"select layer, expert from activation where lang = '{target}' and layer in {LAST_LAYERS}"
+    export("sql", "--query", last, "--target", target, name="last-two")
+    for draw in range(draws):
+        export("random", "--like", rise, "--seed", draw, draw=draw)
+        matched = ("--match", "load", "--exclude", rise)
+        export("random", "--like", rise, *matched, "--seed", draw, name="load", draw=draw)
+    return files
+
+
+def similar_languages(store: Path, target: str) -> list[str]:
+    """Return the languages that are routed most like the target: least normalised divergence, mean over layers."""
+    query = (
+        f"select if(lang_a = '{target}', lang_b, lang_a) as lang from divergence "
+        f"where '{target}' in (lang_a, lang_b) and run = '{RUN}' "
+        f"group by all order by avg(jsd_normalized), lang limit {SIMILAR}"
+    )
+    return [row["lang"] for row in json.loads(moetrace("sql", store, query, "--format", "json"))]
+
+
+def described(arm: Arm) -> dict[str, Any]:
+    """Return what the results keep of a mask: its experts as [layer, expert], their load and parameters."""
+    if arm.mask is None:
+        return {"experts": None, "load": None, "parameters": None}
+    mask = json.loads(arm.mask.read_text(encoding="utf-8"))
+    return {
+        "experts": [[item["layer"], item["expert"]] for item in mask["experts"]],
+        "load": mask["summary"].get("load"),
+        "parameters": mask["summary"]["parameters"],
+    }
