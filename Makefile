@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 
 .PHONY: install demo test test-quick test-oldest test-gpu lint format bench-trace bench-store bench-plan bench-analytics \
-	bench-training bench-uncertainty calibrate chaos fuzz-imports fuzz-store experiment-rise model clean
+	bench-training bench-uncertainty calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims model clean
 
 install: $(INSTALLED)
 
@@ -102,7 +102,12 @@ calibrate: install
 EXPERIMENT ?= moetrace-experiment
 EXPERIMENT_ARGS ?=
 experiment-rise: install
-	$(BIN)/python -m tests.experiments.rise --ui-strings $(SHARED)/data/ui-strings -o $(EXPERIMENT) $(EXPERIMENT_ARGS)
+	$(BIN)/python -m tests.experiments.rise --ui-strings $(SHARED)/data/ui-strings -o $(EXPERIMENT) --results docs/findings/rise.json \
+		$(EXPERIMENT_ARGS)
+
+CLAIMS ?= moetrace-claims
+experiment-claims: install
+	$(BIN)/python -m tests.experiments.claims --data $(SHARED)/data -o $(CLAIMS) --results docs/findings/claims.json
 
 # Every bit of every record of a small store, flipped: an error, or the same answer as before.
 fuzz-store: install
@@ -121,5 +126,5 @@ model: install
 	$(BIN)/python -m moetrace.tracer.bundled.measure_model $(TEXTS)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist src/*.egg-info moetrace-demo moetrace-experiment moetrace-calibration moetrace-model
+	rm -rf $(VENV) $(OLDEST) build dist src/*.egg-info moetrace-demo moetrace-experiment moetrace-calibration moetrace-claims moetrace-model
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -172,7 +172,9 @@ def main(
         raise click.UsageError("give --ui-strings and -o, or --from")
     else:
         found = experiment(ui_strings, output, third=third, quick=quick)
-        (results or output / "results.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
+        results = results or output / "results.json"
+        results.parent.mkdir(parents=True, exist_ok=True)
+        results.write_text(json.dumps(found) + "\n", encoding="utf-8")
     print(tables(found))
     trainings = [*found["sweep"], *found["trainings"]]
     minutes = sum(one["seconds"] for one in trainings) / 60

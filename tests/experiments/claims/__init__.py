@@ -1,0 +1,1 @@
+"""What three papers say of routing and language, tried on the bundled model."""
