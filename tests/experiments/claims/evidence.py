@@ -2,8 +2,8 @@
 
 A shape over depth holds if the 95 % interval of its contrast lies on the claimed side of 0, and does not hold if it
 lies on the other. A correlation holds if it has the claimed sign with p below .05, beside the covariates where there
-are some, and does not hold if it has the other sign with p below .05. A claim of several parts holds if all do, and does
-not hold if any does not. Everything else cannot be told here.
+are some, and does not hold if it has the other sign with p below .05. A claim of several parts holds if all do, and
+does not hold if any does not. Everything else cannot be told here.
 """
 
 from __future__ import annotations
