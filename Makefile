@@ -102,8 +102,8 @@ calibrate: install
 EXPERIMENT ?= moetrace-experiment
 EXPERIMENT_ARGS ?=
 experiment-rise: install
-	$(BIN)/python -m tests.experiments.rise --ui-strings $(SHARED)/data/ui-strings -o $(EXPERIMENT) --results docs/findings/rise.json \
-		$(EXPERIMENT_ARGS)
+	$(BIN)/python -m tests.experiments.rise --ui-strings $(SHARED)/data/ui-strings -o $(EXPERIMENT) $(EXPERIMENT_ARGS) \
+		$(if $(findstring --quick,$(EXPERIMENT_ARGS)),,--results docs/findings/rise.json)
 
 CLAIMS ?= moetrace-claims
 experiment-claims: install

@@ -72,7 +72,7 @@ def made_up() -> dict[str, Any]:
             "parameters": 10, "seconds": 1.0, "steps": [0, 1, 2], "losses": losses,
         }  # fmt: skip
 
-    mask = {"experts": [[0, 1]], "load": {"target": 0.25, "others": 0.1}, "parameters": 10}
+    mask = {"experts": [[0, 1]], "load": 0.25, "parameters": 10}
     return {
         "targets": ["t"],
         "languages": languages,

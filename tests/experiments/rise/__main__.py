@@ -26,6 +26,7 @@ from tests.experiments.rise.arms import (
     TARGETS,
     THIRD,
     Arm,
+    decisions,
     described,
     select,
     similar_languages,
@@ -72,9 +73,8 @@ def _record(job: Job, folder: Path) -> dict[str, Any]:
     }
 
 
-def job_of(arm: Arm, template: Job, target: str) -> Job:
+def job_of(arm: Arm, template: Job, target: str, experts: list[list[int]] | None) -> Job:
     """Return the job of an arm, without its rate and seed."""
-    experts = described(arm)["experts"]
     return replace(
         template,
         target=target,
@@ -93,15 +93,18 @@ def experiment(ui_strings: Path, output: Path, *, third: bool, quick: bool) -> d
     from moetrace.tracer.bundled import MODEL
 
     texts, store, kept_in = output / "texts", output / "store", output / "trained"
-    if not texts.exists():
-        write_texts(ui_strings, texts)
+    write_texts(ui_strings, texts)
     trace(texts, store)
     every = (*TARGETS, THIRD) if third else TARGETS
     targets = every[:1] if quick else every
     arms = select(store, output / "masks", every, 1 if quick else MASKS)
     seeds, rates, full_rates = (QUICK_SEEDS, QUICK_RATES, QUICK_FULL_RATES) if quick else (SEEDS, RATES, FULL_RATES)
     languages = tuple(sorted(path.stem for path in (texts / "held-out").glob("*.jsonl")))
-    rise = next(described(arm) for arm in arms[targets[0]] if arm.method == "rise")
+    masks = {
+        target: {f"{arm.method}/{arm.draw}": described(arm, shares) for arm in arms[target]}
+        for target in targets
+        for shares in [decisions(store, target)]
+    }
     template = Job(
         model=str(MODEL),
         model_sha256=file_digest([MODEL / "model.safetensors", MODEL / "tokenizer.json"]),
@@ -114,7 +117,7 @@ def experiment(ui_strings: Path, output: Path, *, third: bool, quick: bool) -> d
         draw=0,
         experts=None,
         mask=None,
-        rank=lora_rank(AutoConfig.from_pretrained(MODEL), rise["parameters"]),
+        rank=lora_rank(AutoConfig.from_pretrained(MODEL), masks[targets[0]]["rise/0"]["parameters"]),
         rate=0.0,
         seed=0,
         epochs=EPOCHS,
@@ -125,13 +128,17 @@ def experiment(ui_strings: Path, output: Path, *, third: bool, quick: bool) -> d
         "targets": list(targets),
         "languages": list(languages),
         "similar": {target: similar_languages(store, target) for target in targets},
-        "masks": {target: {f"{arm.method}/{arm.draw}": described(arm) for arm in arms[target]} for target in targets},
+        "masks": masks,
         "rank": template.rank,
         "epochs": EPOCHS,
         "cores": os.cpu_count(),
     }
+
+    def arm_job(target: str, arm: Arm) -> Job:
+        return job_of(arm, template, target, masks[target][f"{arm.method}/{arm.draw}"]["experts"])
+
     swept = [
-        replace(job_of(arm, template, target), part="development", rate=rate, seed=SWEEP_SEED)
+        replace(arm_job(target, arm), part="development", rate=rate, seed=SWEEP_SEED)
         for target in targets
         for arm in arms[target]
         if arm.method in CHOSEN and arm.draw == 0
@@ -140,7 +147,7 @@ def experiment(ui_strings: Path, output: Path, *, third: bool, quick: bool) -> d
     results["sweep"] = run_jobs(swept, kept_in)
     results["chosen"] = choose_rates(results)
     final = [
-        replace(job_of(arm, template, target), rate=rate, seed=seed)
+        replace(arm_job(target, arm), rate=rate, seed=seed)
         for target in targets
         for arm in arms[target]
         for rate in (full_rates if arm.method == "full" else [results["chosen"][target][arm.method]])

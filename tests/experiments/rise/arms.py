@@ -21,6 +21,7 @@ GAP_REFERENCE = ("eng_Latn", "deu_Latn", "spa_Latn", "rus_Cyrl", "jpn_Jpan", "zh
 
 TARGETS = ("gle_Latn", "mal_Mlym")
 THIRD = "gsw_Latn"
+OTHER = {"gle_Latn": "mal_Mlym", "mal_Mlym": "gle_Latn", "gsw_Latn": "mal_Mlym"}  # whose mask is tried
 ONE_MASK = ("rise", "rise+router", "gap", "top-k", "other", "last-two")
 DRAWN = ("random", "load")  # by the seed of the mask
 CHOSEN = (*ONE_MASK, *DRAWN, "lora")  # whose rate is chosen on development texts
@@ -74,9 +75,8 @@ def select(store: Path, folder: Path, targets: tuple[str, ...], draws: int) -> d
     folder.mkdir(parents=True, exist_ok=True)
     files = {target: _export(store, folder, target, draws) for target in targets}
     arms: dict[str, list[Arm]] = {}
-    for at, target in enumerate(targets):
-        other = targets[(at + 1) % len(targets)]
-        masks = {**files[target], ("other", 0): files[other]["rise", 0]}
+    for target in targets:
+        masks = {**files[target], ("other", 0): files[OTHER[target]]["rise", 0]}
         masks["rise+router", 0] = masks["rise", 0]
         arms[target] = [Arm(method, draw, file) for (method, draw), file in masks.items()]
         arms[target] += [Arm("lora", 0, None), Arm("full", 0, None)]
@@ -115,13 +115,24 @@ def similar_languages(store: Path, target: str) -> list[str]:
     return [row["lang"] for row in json.loads(moetrace("sql", store, query, "--format", "json"))]
 
 
-def described(arm: Arm) -> dict[str, Any]:
-    """Return what the results keep of a mask: its experts as [layer, expert], their load and parameters."""
+def decisions(store: Path, target: str) -> dict[tuple[int, int], float]:
+    """Return (layer, expert) -> the share of the target's routing decisions, of all layers, that meet the expert."""
+    query = (
+        f"select layer, expert, count / sum(count) over () as share from usage_by_language "
+        f"where run = '{RUN}' and lang = '{target}'"
+    )
+    rows = json.loads(moetrace("sql", store, query, "--format", "json"))
+    return {(row["layer"], row["expert"]): row["share"] for row in rows}
+
+
+def described(arm: Arm, shares: dict[tuple[int, int], float]) -> dict[str, Any]:
+    """Return what the results keep of a mask: its experts as [layer, expert], parameters, and the target's load."""
     if arm.mask is None:
         return {"experts": None, "load": None, "parameters": None}
     mask = json.loads(arm.mask.read_text(encoding="utf-8"))
+    experts = [[item["layer"], item["expert"]] for item in mask["experts"]]
     return {
-        "experts": [[item["layer"], item["expert"]] for item in mask["experts"]],
-        "load": mask["summary"].get("load"),
+        "experts": experts,
+        "load": round(sum(shares.get((layer, expert), 0.0) for layer, expert in experts), 5),
         "parameters": mask["summary"]["parameters"],
     }

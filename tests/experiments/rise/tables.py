@@ -138,7 +138,7 @@ def _outcome(
     first = trainings[0]
     masks = results["masks"][first["target"]]
     loads = [masks[f"{one['method']}/{one['draw']}"]["load"] for one in trainings]
-    known = [one["target"] for one in loads if one]
+    known = [one for one in loads if one is not None]
     return [
         f"{first['rate']:g}",
         f"{first['parameters']:,}",

@@ -1,0 +1,1 @@
+"""The figures of docs/findings.md, drawn from the results that are kept beside it."""
