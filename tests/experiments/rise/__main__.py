@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tests.experiments.rise.arms import (
-    CHOSEN,
     FULL_RATES,
     RATES,
     TARGETS,
@@ -32,7 +31,7 @@ from tests.experiments.rise.arms import (
     similar_languages,
     trace,
 )
-from tests.experiments.rise.tables import choose_rates, missing, tables
+from tests.experiments.rise.tables import at_the_border, choose_rates, tables
 from tests.experiments.rise.texts import write_texts
 from tests.experiments.rise.trainings import Job, file_digest, kept, lora_rank, run_job
 
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SEEDS, MASKS, SWEEP_SEED = (0, 1, 2, 3, 4), 3, 100
-QUICK_SEEDS, QUICK_RATES, QUICK_FULL_RATES = (0, 1), (3e-3, 1e-2), (1e-3, 1e-4)
+QUICK_SEEDS, QUICK_RATES, QUICK_FULL_RATES = (0, 1), (1e-3, 3e-3), (1e-3, 1e-4)
 EPOCHS, OTHERS_TEXTS, TARGET_TEXTS = 2, 30, 98
 
 
@@ -141,8 +140,8 @@ def experiment(ui_strings: Path, output: Path, *, third: bool, quick: bool) -> d
         replace(arm_job(target, arm), part="development", rate=rate, seed=SWEEP_SEED)
         for target in targets
         for arm in arms[target]
-        if arm.method in CHOSEN and arm.draw == 0
-        for rate in rates
+        if arm.draw == 0
+        for rate in (full_rates if arm.method == "full" else rates)
     ]
     results["sweep"] = run_jobs(swept, kept_in)
     results["chosen"] = choose_rates(results)
@@ -186,7 +185,7 @@ def main(
     trainings = [*found["sweep"], *found["trainings"]]
     minutes = sum(one["seconds"] for one in trainings) / 60
     print(f"\n{len(trainings)} trainings, {minutes:.0f} minutes of one core")
-    for border in missing(found):
+    for border in at_the_border(found):
         click.echo(f"rate at the border of those tried: {border}", err=True)
 
 

@@ -22,11 +22,8 @@ GAP_REFERENCE = ("eng_Latn", "deu_Latn", "spa_Latn", "rus_Cyrl", "jpn_Jpan", "zh
 TARGETS = ("gle_Latn", "mal_Mlym")
 THIRD = "gsw_Latn"
 OTHER = {"gle_Latn": "mal_Mlym", "mal_Mlym": "gle_Latn", "gsw_Latn": "mal_Mlym"}  # whose mask is tried
-ONE_MASK = ("rise", "rise+router", "gap", "top-k", "other", "last-two")
-DRAWN = ("random", "load")  # by the seed of the mask
-CHOSEN = (*ONE_MASK, *DRAWN, "lora")  # whose rate is chosen on development texts
-RATES = (1e-3, 3e-3, 1e-2, 3e-2)
-FULL_RATES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)  # of which development texts choose
+FULL_RATES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)  # of everything, each of which is compared, too
 
 DESCRIBED = {
     "rise": "RISE's 16 experts",

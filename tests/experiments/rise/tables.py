@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tests.experiments.rise.arms import CHOSEN, DESCRIBED, RATES
+from tests.experiments.rise.arms import DESCRIBED, FULL_RATES, RATES
 from tests.experiments.rise.curves import Curve, Paired, area_between, curve, holm, paired
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def sweep_table(results: Results) -> str:
         gained = f"{found.gain_within(TOLERATED):.3f}"
         shown = f"**{gained}**" if chosen[target][method] == rate else gained
         cells[target, method][rate] = f"{shown} ({found.gain[-1]:.2f} / {found.damage[-1]:.2f})"
-    rates = [rate for rate in RATES if any(rate in found for found in cells.values())]
+    rates = [rate for rate in sorted({*RATES, *FULL_RATES}) if any(rate in found for found in cells.values())]
     rows = [[target, method, *(found.get(rate, "") for rate in rates)] for (target, method), found in cells.items()]
     return _markdown(["language", "method", *(f"{rate:g}" for rate in rates)], rows)
 
@@ -186,12 +186,12 @@ def comparison_table(results: Results, *, similar: bool) -> str:
     return _markdown(header, rows)
 
 
-def missing(results: Results) -> list[str]:
+def at_the_border(results: Results) -> list[str]:
     """Return the methods whose rate was chosen at the border of those that were tried."""
-    border = {min(RATES), max(RATES)}
     return [
         f"{target}/{method}: {rate:g}"
         for target, rates in choose_rates(results).items()
         for method, rate in rates.items()
-        if method in CHOSEN and rate in border
+        for tried in [FULL_RATES if method == "full" else RATES]
+        if rate in {min(tried), max(tried)}
     ]
