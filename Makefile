@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 
 .PHONY: install demo test test-quick test-oldest test-gpu lint format bench-trace bench-store bench-plan bench-analytics \
-	bench-training bench-uncertainty calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims model clean
+	bench-training bench-uncertainty calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims figures model clean
 
 install: $(INSTALLED)
 
@@ -108,6 +108,10 @@ experiment-rise: install
 CLAIMS ?= moetrace-claims
 experiment-claims: install
 	$(BIN)/python -m tests.experiments.claims --data $(SHARED)/data -o $(CLAIMS) --results docs/findings/claims.json
+
+# The figures of docs/findings, of the results that the two experiments keep there.
+figures: install
+	$(BIN)/python -m tests.experiments.figures
 
 # Every bit of every record of a small store, flipped: an error, or the same answer as before.
 fuzz-store: install

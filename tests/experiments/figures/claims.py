@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
+from tests.experiments.figures.labels import PLACES, places
 from tests.experiments.figures.style import series
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def curves(rows: list[dict[str, Any]], names: list[str], title: str) -> alt.Char
     )
     line = base.mark_line(point=True, strokeWidth=2).encode(x=x, y=y, **encoded)
     panel = alt.layer(band, line).properties(width=WIDTH, height=HEIGHT)
-    facet = alt.Column("corpus:N", title=None, sort=None)
+    corpora = list(dict.fromkeys(row["corpus"] for row in rows))
+    facet = alt.Column("corpus:N", title=None, sort=corpora)
     return panel.facet(facet).resolve_scale(y="independent")
 
 
@@ -79,12 +81,20 @@ def specialization(results: dict[str, Any]) -> alt.Chart:
     return curves(rows, names, "language specialization")
 
 
-def _points(rows: list[dict[str, Any]], x: alt.X, y: alt.Y) -> alt.Chart:
-    base = alt.Chart(alt.Data(values=rows)).encode(x=x, y=y)
-    shape = alt.Shape("script:N", title="script")
-    dots = base.mark_point(filled=True, size=45, color="#0072b2").encode(shape=shape)
-    names = base.mark_text(align="left", dx=5, dy=-4, fontSize=9, color="#1c2733").encode(text="lang:N")
-    return alt.layer(dots, names).properties(width=WIDTH * 1.3, height=HEIGHT * 1.5)
+def _points(rows: list[dict[str, Any]], x: alt.X, y: alt.Y, *, log_x: bool = False) -> alt.Chart:
+    """Draw languages as points with their names; rows: lang, script, x, y."""
+    width, height = WIDTH * 1.3, HEIGHT * 1.5
+    found = places([row["x"] for row in rows], [row["y"] for row in rows], width, height, log_x=log_x)
+    named = [{**row, "place": place} for row, place in zip(rows, found, strict=True)]
+    base = alt.Chart(alt.Data(values=named)).encode(x=x, y=y)
+    dots = base.mark_point(filled=True, size=40, color="#0072b2").encode(shape=alt.Shape("script:N", title="script"))
+    names = [
+        base.mark_text(fontSize=9, color="#1c2733", **look)
+        .encode(text="lang:N")
+        .transform_filter(alt.datum.place == place)
+        for place, look in PLACES.items()
+    ]
+    return alt.layer(dots, *names).properties(width=width, height=height)
 
 
 def _language(lang: str) -> dict[str, str]:
@@ -97,14 +107,17 @@ def isolation(results: dict[str, Any]) -> alt.Chart:
     panels = []
     for corpus, found in numbers(results, "isolation", "tokens"):
         rows = [
-            {**_language(lang), "tokens": tokens, "isolation": value}
+            {**_language(lang), "x": tokens, "y": value}
             for lang, tokens, value in zip(found["languages"], found["tokens"], found["isolation"], strict=True)
         ]
         x = alt.X(
-            "tokens:Q", title="training tokens", scale=alt.Scale(type="log", nice=False), axis=alt.Axis(format="~s")
+            "x:Q",
+            title="training tokens",
+            scale=alt.Scale(type="log", padding=12),
+            axis=alt.Axis(format="~s", values=[10_000, 20_000, 50_000, 100_000, 200_000, 500_000]),
         )
-        y = alt.Y("isolation:Q", title="isolation from high-resource languages", scale=alt.Scale(zero=False))
-        panels.append(_points(rows, x, y).properties(title=corpus))
+        y = alt.Y("y:Q", title="isolation from high-resource languages", scale=alt.Scale(zero=False))
+        panels.append(_points(rows, x, y, log_x=True).properties(title=corpus))
     return alt.hconcat(*panels)
 
 
@@ -112,15 +125,18 @@ def performance(results: dict[str, Any]) -> alt.Chart:
     """Draw what each language costs, and gains from English, against its similarity to English."""
     panels = []
     for corpus, found in numbers(results, "similarity", "gain"):
-        rows = [
-            {**_language(lang), "similarity": sum(values) / len(values), "bits": -score, "gain": gain}
-            for lang, values, score, gain in zip(
-                found["languages"], found["similarity"], found["performance"], found["gain"], strict=True
-            )
-        ]
-        x = alt.X("similarity:Q", title="similarity to English", scale=alt.Scale(zero=False))
-        for column, title in (("bits", "bits a byte"), ("gain", "gain from reading English first, nats a token")):
-            y = alt.Y(f"{column}:Q", title=title, scale=alt.Scale(zero=False))
+        means = [sum(values) / len(values) for values in found["similarity"]]
+        x = alt.X("x:Q", title="similarity to English", scale=alt.Scale(zero=False, padding=12))
+        scores = {
+            "bits a byte": [-one for one in found["performance"]],
+            "gain from reading English first, nats a token": found["gain"],
+        }
+        for title, values in scores.items():
+            rows = [
+                {**_language(lang), "x": mean, "y": value}
+                for lang, mean, value in zip(found["languages"], means, values, strict=True)
+            ]
+            y = alt.Y("y:Q", title=title, scale=alt.Scale(zero=False, padding=12))
             panels.append(_points(rows, x, y).properties(title=corpus))
     return alt.hconcat(*panels)
 

@@ -20,9 +20,19 @@ def series(names: list[str], title: str | None = None) -> dict[str, Any]:
     if count > len(COLOURS):
         raise ValueError(f"{count} lines: {len(COLOURS)} can be told apart")
     return {
-        "color": alt.Color("series:N", title=title, sort=names, scale=alt.Scale(domain=names, range=COLOURS[:count])),
+        "color": alt.Color(
+            "series:N",
+            title=title,
+            sort=names,
+            scale=alt.Scale(domain=names, range=COLOURS[:count]),
+            legend=alt.Legend(symbolType="stroke", symbolOpacity=1) if count > 1 else None,
+        ),
         "strokeDash": alt.StrokeDash(
-            "series:N", title=title, sort=names, scale=alt.Scale(domain=names, range=DASHES[:count])
+            "series:N",
+            title=title,
+            sort=names,
+            scale=alt.Scale(domain=names, range=DASHES[:count]),
+            legend=alt.Legend(symbolType="stroke", symbolOpacity=1) if count > 1 else None,
         ),
     }
 

@@ -1,0 +1,53 @@
+"""The figures are drawn from results alone, and names beside points do not cover each other where there is room."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.experiments.figures.__main__ import draw
+from tests.experiments.figures.labels import places
+from tests.experiments.figures.rise import rows_of
+from tests.experiments.figures.style import series
+from tests.support.experiment import made_up
+from tests.support.paths import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_name_goes_where_nothing_is() -> None:
+    assert places([0, 100], [0, 100], 300, 300) == ["right", "right"]
+    close = places([0, 0.02, 1], [0, 0, 1], 300, 300)  # 6 pixels apart
+    assert close[0] != close[1] or close[0] in {"above", "below"}
+    assert "right" not in places([0, 0.04, 1], [0, 0, 1], 300, 300)[:1]  # a dot stands there
+    assert places([1, 10, 100], [0, 0, 0], 300, 300, log_x=True) == ["right"] * 3
+
+
+def test_a_curve_is_drawn_as_far_as_every_seed_reaches() -> None:
+    rows = [row for row in rows_of(made_up()) if row["panel"] == "t: all others"]
+    assert {row["series"] for row in rows} == {"rise", "random", "full 0.0001"}
+    last = {row["series"]: row for row in rows}
+    assert last["rise"]["damage"] == pytest.approx(0.2)
+    assert last["rise"]["gain"] == pytest.approx(1.1)
+    assert last["random"]["gain"] == pytest.approx(0.5)
+
+
+def test_more_lines_than_can_be_told_apart_are_refused() -> None:
+    with pytest.raises(ValueError, match="11 lines: 10 can be told apart"):
+        series([str(number) for number in range(11)])
+
+
+def test_every_figure_is_drawn_of_the_results_that_are_kept(tmp_path: Path) -> None:
+    kept = ROOT / "docs" / "findings"
+    (tmp_path / "claims.json").write_bytes((kept / "claims.json").read_bytes())
+    (tmp_path / "rise.json").write_text(json.dumps(made_up()))
+    drawn = draw(tmp_path)
+    assert {file.name for file in drawn} >= {file.name for file in kept.glob("*.svg")} | {"rise.svg"}
+    for file in drawn:
+        text = file.read_text(encoding="utf-8")
+        assert text.startswith("<svg")
+        assert "NaN" not in text
+    assert sum(file.stat().st_size for file in kept.glob("*.json")) <= 1_000_000
