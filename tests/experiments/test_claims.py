@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from tests.experiments.claims.claims import tables
 from tests.experiments.claims.correlation import Correlation, indicators, spearman
 from tests.experiments.claims.evidence import Contrast, contrast, evidence, of_correlation, plain, together
 from tests.experiments.claims.measures import mean_by_layer, over_languages, pair_matrix, specialization_by_layer, zone
+from tests.support.paths import ROOT
 from tests.support.stores import make_world, write_world
 
 if TYPE_CHECKING:
@@ -101,6 +103,11 @@ def test_pairs_make_a_matrix_and_a_language_drawn_twice_no_pair() -> None:
     assert known[:, 0].max() <= 2
     assert (known[:, 1] - known[:, 0]).tolist() == pytest.approx([10.0] * len(known))
     assert zone(np.asarray([[1.0, 2.0, 6.0]]), (1, 2)).tolist() == [4.0]
+
+
+def test_the_docs_have_the_table_of_the_results_that_are_kept() -> None:
+    results = json.loads((ROOT / "docs" / "findings" / "claims.json").read_text(encoding="utf-8"))
+    assert tables(results) in (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
 
 
 def test_the_table_is_made_of_the_results() -> None:
