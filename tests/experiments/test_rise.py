@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,8 @@ import pytest
 from tests.experiments.rise.arms import DESCRIBED
 from tests.experiments.rise.curves import Curve, area_between, curve, holm, paired
 from tests.experiments.rise.tables import choose_rates, tables
-from tests.experiments.rise.trainings import Job, batches, keep, kept, lora_rank, padded, train
+from tests.experiments.rise.trainings import Job, batches, keep, kept, lora_rank, padded, run_job, train
 from tests.support.experiment import made_up
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def line(slope: float, reach: float) -> Curve:
@@ -118,6 +116,37 @@ def test_a_training_starts_from_the_model_and_moves_only_the_adapter(job: Job) -
     assert train(replace(job, seed=5))["curve"][0]["losses"] == first
     query, keys, hidden = 4 * 32, 2 * 32, 128
     assert found["parameters"] == 8 * 2 * (2 * (hidden + query) + 2 * (hidden + keys))
+
+
+def test_the_first_point_is_the_loss_of_the_model_text_by_text(job: Job) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(job.model, dtype=torch.float32),
+        AutoTokenizer.from_pretrained(job.model),
+    )
+    expected = []
+    for lang, most in (("deu_Latn", job.others_texts), ("gle_Latn", job.target_texts)):
+        lines = (Path(job.texts) / "held-out" / f"{lang}.jsonl").read_text().splitlines()[:most]
+        nats, tokens = 0.0, 0
+        for line in lines:
+            ids = torch.tensor([tokenizer(json.loads(line)["text"])["input_ids"]])
+            with torch.no_grad():
+                nats += float(model(input_ids=ids, labels=ids).loss) * (ids.shape[1] - 1)
+            tokens += ids.shape[1] - 1
+        expected.append(nats / tokens)
+    assert train(job)["curve"][0]["losses"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_finished_training_is_not_done_again(tmp_path: Path, job: Job) -> None:
+    run_job(job, tmp_path)
+    outcome = kept(job, tmp_path)
+    assert outcome is not None
+    written = job.file(tmp_path).stat().st_mtime_ns
+    run_job(job, tmp_path)
+    assert job.file(tmp_path).stat().st_mtime_ns == written
+    assert [file.name for file in tmp_path.glob("*.json")] == [job.file(tmp_path).name]
 
 
 def test_the_rank_has_the_nearest_number_of_parameters() -> None:
