@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -22,10 +20,11 @@ import torch
 from transformers import AutoTokenizer, Qwen3MoeForCausalLM
 
 from moetrace.tracer.bundled import CORPUS, EARLY, EARLY_RUN, MODEL
+from moetrace.tracer.bundled.command import moetrace
 from moetrace.tracer.bundled.make_model import SCRATCH
 from moetrace.tracer.bundled.model_card import write_card
 from moetrace.tracer.bundled.reading import reading_losses, readings
-from moetrace.tracer.bundled.training_texts import Text, read_corpora, split
+from moetrace.tracer.bundled.training_texts import Text, read_corpora, split, write_corpus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,21 +48,10 @@ def held_out_loss(model: Qwen3MoeForCausalLM, tokenizer: Any, texts: Sequence[Te
     return {lang: {"loss": sums[lang] / tokens[lang], "tokens": tokens[lang]} for lang in sorted(sums)}
 
 
-def moetrace(*arguments: object, cwd: Path | None = None) -> str:
-    """Run a moetrace command and return what it prints."""
-    command = [sys.executable, "-m", "moetrace.cli.main", *map(str, arguments)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=cwd).stdout  # noqa: S603
-
-
 def excess_by_layer(model: Path, texts: Sequence[Text], folder: Path) -> dict[str, list[float]]:
     """Return per language the excess similarity to English of each layer, of texts traced through a model."""
     corpus, store = folder / "corpus", folder / "store"
-    corpus.mkdir(parents=True)
-    lines: dict[str, list[str]] = defaultdict(list)
-    for text in texts:
-        lines[text.lang].append(json.dumps({"id": text.id, "text": text.text}, ensure_ascii=False))
-    for lang, found in lines.items():
-        (corpus / f"{lang}.jsonl").write_text("\n".join(found) + "\n", encoding="utf-8")
+    write_corpus(texts, corpus)
     moetrace("trace", model, "--corpus", corpus, "--store", store, "--dtype", "float32", "--no-routes")
     query = "select lang, list(excess order by layer) as excess from pivot_similarity group by lang order by lang"
     return {row["lang"]: row["excess"] for row in json.loads(moetrace("sql", store, query, "--format", "json"))}

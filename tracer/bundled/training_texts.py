@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
 
     import numpy as np
 
@@ -66,6 +68,19 @@ def read_corpus(name: str, folder: Path) -> list[Text]:
     if not rows:
         raise click.ClickException(f"{folder}: no .jsonl files with texts to train on")
     return rows
+
+
+def write_corpus(texts: Iterable[Text], folder: Path) -> None:
+    """Write texts as a folder of `<lang>.jsonl` files, in place of what is there: all of it, or nothing."""
+    lines: dict[str, list[str]] = defaultdict(list)
+    for row in texts:
+        lines[row.lang].append(json.dumps({"id": row.id, "text": row.text}, ensure_ascii=False))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(dir=folder.parent))
+    for lang, found in lines.items():
+        (staged / f"{lang}.jsonl").write_text("\n".join(found) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    staged.rename(folder)
 
 
 def read_corpora(ui_strings: Path, udhr: Path, everyday: Path) -> list[Text]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import polars as pl
 from moetrace.analytics.metrics import score_correlation
 from moetrace.analytics.uncertainty.null_model import null_model
 from tests.experiments.claims.correlation import Correlation, indicators, spearman
-from tests.experiments.claims.evidence import LEVEL, basic_interval, contrast, evidence, of_correlation, together
+from tests.experiments.claims.evidence import LEVEL, contrast, evidence, intervals, of_correlation, together
 from tests.experiments.claims.measures import (
     DEEP,
     MIDDLE,
@@ -26,11 +27,12 @@ from tests.experiments.claims.measures import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import duckdb
 
-    from tests.experiments.claims.evidence import Verdict
+    from tests.experiments.claims.evidence import Contrast
+    from tests.experiments.claims.measures import Array
 
 RISE, DEPTH, SSFT = "RISE, 2604.03592", "2510.04694", "2605.29714"
 HIGH = 1000  # training texts of a high-resource language
@@ -49,10 +51,12 @@ class Traced:
         """Return a query's rows for the run; `{run}` stands for its condition."""
         return self.connection.sql(query.replace("{run}", f"run = '{self.run}'")).pl().to_dicts()
 
-    @property
-    def languages(self) -> list[str]:
-        """The run's languages."""
-        return [row["lang"] for row in self.rows("select lang from languages where {run} order by lang")]
+    @cached_property
+    def controlled(self) -> tuple[list[str], Array]:
+        """The languages, and the vocabulary-controlled divergence of each pair, [layers, L, L]."""
+        columns = "layer, lang_a, lang_b, jsd_controlled"
+        rows = self.rows(f"select {columns} from divergence_vocabulary_controlled where {{run}}")
+        return pair_matrix(rows, "jsd_controlled")
 
     def tokens(self, languages: list[str]) -> list[float]:
         """Return how many tokens of each language the model was trained to predict."""
@@ -64,14 +68,17 @@ def scripts(languages: list[str]) -> list[list[float]]:
     return indicators([lang.rpartition("_")[2] for lang in languages])
 
 
+def between(name: str, values: Array, replicates: Array, above: Sequence[int], below: Sequence[int]) -> Contrast:
+    """Return the contrast of two zones of layers; values [layers], replicates [R, layers]."""
+    value, drawn = (zone(one, above) - zone(one, below) for one in (values, replicates))
+    return contrast(name, value, drawn)
+
+
 def isolation(traced: Traced) -> dict[str, Any]:
     """RISE: languages with little training data use experts of their own."""
     rows = traced.rows("select layer, lang_a, lang_b, isolation from jaccard where {run}")
     languages, found = pair_matrix(rows, "isolation")
-    _, controlled = pair_matrix(
-        traced.rows("select layer, lang_a, lang_b, jsd_controlled from divergence_vocabulary_controlled where {run}"),
-        "jsd_controlled",
-    )
+    _, controlled = traced.controlled
     high = [at for at, lang in enumerate(languages) if traced.training[lang]["training_texts"] >= HIGH]
     if not high:
         raise ValueError(f"{traced.corpus}: no language with {HIGH} training texts")
@@ -110,32 +117,24 @@ def isolation(traced: Traced) -> dict[str, Any]:
 def convergence(traced: Traced) -> dict[str, Any]:
     """RISE, 2510.04694: languages diverge early, converge in the middle, diverge late."""
     values, replicates = mean_by_layer(traced.connection, "divergence", traced.run)
-    rows = traced.rows("select layer, lang_a, lang_b, jsd_controlled from divergence_vocabulary_controlled where {run}")
-    _, matrix = pair_matrix(rows, "jsd_controlled")
-    controlled, of_languages = over_languages(matrix)
-    parts: list[Verdict] = []
-    contrasts = []
-    for name, mean, sample in (("plain", values, replicates), ("controlled", controlled, of_languages)):
-        for end, layers in (("early", SHALLOW), ("late", DEEP)):
-            found = contrast(
-                f"{name}, {end} less middle",
-                zone(mean, layers) - zone(mean, MIDDLE),
-                zone(sample, layers) - zone(sample, MIDDLE),
-            )
-            contrasts.append(found)
-            parts.append(found.verdict)
+    controlled, of_languages = over_languages(traced.controlled[1])
+    contrasts = [
+        between(f"{name}, {end} less middle", mean, sample, layers, MIDDLE)
+        for name, mean, sample in (("plain", values, replicates), ("controlled", controlled, of_languages))
+        for end, layers in (("early", SHALLOW), ("late", DEEP))
+    ]
     nulls = null_model(traced.connection, "divergence", run=traced.run, permutations=99)
     noise = nulls.group_by("layer").agg(pl.col("null_mean").mean()).sort("layer")
     return evidence(
         "Languages are routed apart in early layers, together in the middle and apart again in late layers.",
         f"{RISE}; {DEPTH}",
         traced.corpus,
-        together(parts),
-        [f"{one.name}: {one.value:+.4f} ({one.lower:+.4f} to {one.upper:+.4f})" for one in contrasts],
+        together([one.verdict for one in contrasts]),
+        [str(one) for one in contrasts],
         divergence=values,
-        interval=basic_interval(values, replicates),
+        interval=intervals(values, replicates),
         controlled=controlled,
-        controlled_interval=basic_interval(controlled, of_languages),
+        controlled_interval=intervals(controlled, of_languages),
         null_mean=noise["null_mean"].to_list(),
         contrasts=contrasts,
         zones=[row["zone"] for row in traced.rows("select zone from zones_auto where {run} order by layer")],
@@ -146,11 +145,7 @@ def sharing(traced: Traced) -> dict[str, Any]:
     """2510.04694: the middle layers are where a text and its translation are routed alike."""
     values, replicates = mean_by_layer(traced.connection, "pivot_excess", traced.run)
     contrasts = [
-        contrast(
-            f"middle less {end}",
-            zone(values, MIDDLE) - zone(values, layers),
-            zone(replicates, MIDDLE) - zone(replicates, layers),
-        )
+        between(f"middle less {end}", values, replicates, MIDDLE, layers)
         for end, layers in (("early", SHALLOW), ("late", DEEP))
     ]
     return evidence(
@@ -159,12 +154,9 @@ def sharing(traced: Traced) -> dict[str, Any]:
         DEPTH,
         traced.corpus,
         together([one.verdict for one in contrasts]),
-        [
-            f"excess similarity, {one.name}: {one.value:+.4f} ({one.lower:+.4f} to {one.upper:+.4f})"
-            for one in contrasts
-        ],
+        [f"excess similarity, {one}" for one in contrasts],
         excess=values,
-        interval=basic_interval(values, replicates),
+        interval=intervals(values, replicates),
         contrasts=contrasts,
     )
 
@@ -179,7 +171,7 @@ def performance(traced: Traced, reading: Mapping[str, Mapping[str, float]]) -> d
         "performance": [-reading[lang]["bits_per_byte"] for lang in languages],
         "gain": [reading[lang]["gain"] for lang in languages],
     }
-    said, numbers, parts = [], {}, []
+    said, numbers = [], {}
     for measure, by_lang in measures.items():
         mean = [float(np.mean(by_lang[lang])) for lang in languages]
         for score, values in scores.items():
@@ -190,15 +182,13 @@ def performance(traced: Traced, reading: Mapping[str, Mapping[str, float]]) -> d
                 f"rho of {measure} and {score} {plain.rho:+.2f} (p {plain.p:.2g}), beside script and training tokens "
                 f"{partial.rho:+.2f} (p {partial.p:.2g})"
             )
-            if measure == "similarity" and score == "performance":
-                parts.append(of_correlation(partial, +1))
     frame = pl.DataFrame({"lang": languages, "score": scores["performance"]})
     by_layer = score_correlation(traced.connection, frame).filter(pl.col("run") == traced.run).sort("layer")
     return evidence(
         "A language does better the more it is routed like English.",
         DEPTH,
         traced.corpus,
-        together(parts),
+        of_correlation(numbers["similarity_performance"]["partial"], +1),
         said,
         languages=languages,
         tokens=tokens,
@@ -236,12 +226,8 @@ def vocabulary(traced: Traced) -> dict[str, Any]:
 def specialization(traced: Traced) -> dict[str, Any]:
     """2605.29714: experts specialise in languages in the last layers."""
     values, replicates = specialization_by_layer(traced.connection, traced.run)
-    found = [
-        contrast(
-            f"last two layers less {name}",
-            zone(values, DEEP) - zone(values, layers),
-            zone(replicates, DEEP) - zone(replicates, layers),
-        )
+    contrasts = [
+        between(f"last two layers less {name}", values, replicates, DEEP, layers)
         for name, layers in (("the middle", MIDDLE), ("the first two", SHALLOW))
     ]
     weighted = traced.rows(
@@ -251,13 +237,13 @@ def specialization(traced: Traced) -> dict[str, Any]:
         "Experts specialise in languages most in the last layers.",
         SSFT,
         traced.corpus,
-        together([one.verdict for one in found]),
-        [f"balanced, {one.name}: {one.value:+.4f} ({one.lower:+.4f} to {one.upper:+.4f})" for one in found],
+        together([one.verdict for one in contrasts]),
+        [f"balanced, {one}" for one in contrasts],
         balanced=values,
-        interval=basic_interval(values, replicates),
+        interval=intervals(values, replicates),
         weighted=[row["specialization"] for row in weighted],
         view=[row["balanced"] for row in weighted],
-        contrasts=found,
+        contrasts=contrasts,
     )
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from moetrace.analytics.uncertainty.intervals import interval_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -35,6 +37,9 @@ class Contrast:
     lower: float
     upper: float
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.value:+.4f} ({self.lower:+.4f} to {self.upper:+.4f})"
+
     @property
     def verdict(self) -> Verdict:
         """See the module."""
@@ -43,16 +48,15 @@ class Contrast:
         return "does not hold" if self.upper < 0 else "cannot be told here"
 
 
-def basic_interval(value: Array | float, replicates: Array) -> tuple[Array, Array]:
-    """Return the ends of the 95 % basic bootstrap interval of values [...] from replicates [R, ...]."""
-    low, high = np.nanquantile(replicates, [0.025, 0.975], axis=0)
-    return 2 * value - high, 2 * value - low
+def intervals(values: Array, replicates: Array) -> list[list[float]]:
+    """Return the lower ends and the upper ends of the basic intervals of values [layers], replicates [R, layers]."""
+    ends = [interval_of("basic", one, each, 1 - LEVEL) for one, each in zip(values, replicates.T, strict=True)]
+    return [list(end) for end in zip(*ends, strict=True)]
 
 
 def contrast(name: str, value: float, replicates: Array) -> Contrast:
     """Return a contrast with the basic bootstrap interval of its replicates [R]."""
-    lower, upper = basic_interval(value, replicates)
-    return Contrast(name, float(value), float(lower), float(upper))
+    return Contrast(name, float(value), *interval_of("basic", value, replicates, 1 - LEVEL))
 
 
 def of_correlation(found: Correlation, sign: int) -> Verdict:

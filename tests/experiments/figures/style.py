@@ -19,21 +19,12 @@ def series(names: list[str], title: str | None = None) -> dict[str, Any]:
     count = len(names)
     if count > len(COLOURS):
         raise ValueError(f"{count} lines: {len(COLOURS)} can be told apart")
+    legend = alt.Legend(symbolType="stroke", symbolOpacity=1) if count > 1 else None
+    same: dict[str, Any] = {"title": title, "sort": names, "legend": legend}
+    colours, dashes = (alt.Scale(domain=names, range=looks[:count]) for looks in (COLOURS, DASHES))
     return {
-        "color": alt.Color(
-            "series:N",
-            title=title,
-            sort=names,
-            scale=alt.Scale(domain=names, range=COLOURS[:count]),
-            legend=alt.Legend(symbolType="stroke", symbolOpacity=1) if count > 1 else None,
-        ),
-        "strokeDash": alt.StrokeDash(
-            "series:N",
-            title=title,
-            sort=names,
-            scale=alt.Scale(domain=names, range=DASHES[:count]),
-            legend=alt.Legend(symbolType="stroke", symbolOpacity=1) if count > 1 else None,
-        ),
+        "color": alt.Color("series:N", scale=colours, **same),
+        "strokeDash": alt.StrokeDash("series:N", scale=dashes, **same),
     }
 
 

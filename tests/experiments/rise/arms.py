@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from moetrace.tracer.bundled.command import moetrace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,17 +46,6 @@ class Arm:
     method: str
     draw: int
     mask: Path | None
-
-    @property
-    def trains_router(self) -> bool:
-        """Whether the routers of the masked layers are trained, too."""
-        return self.method == "rise+router"
-
-
-def moetrace(*arguments: object) -> str:
-    """Run a moetrace command and return what it prints; what it says goes to stderr."""
-    command = [sys.executable, "-m", "moetrace.cli.main", *map(str, arguments)]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def trace(texts: Path, store: Path) -> None:

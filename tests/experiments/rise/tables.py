@@ -60,11 +60,10 @@ def choose_rates(results: Results) -> dict[str, dict[str, float]]:
     return {target: {method: rate for method, (_, rate) in rates.items()} for target, rates in best.items()}
 
 
-def differences(results: Results, method: str, *, similar: bool) -> list[float]:
+def differences(by_target: Iterable[Curves], method: str) -> list[float]:
     """Return rise's area above a method for each target and seed, the mean over the method's masks."""
     found: list[float] = []
-    for target in results["targets"]:
-        curves = curves_of(results, target, similar=similar)
+    for curves in by_target:
         for seed, ours in sorted(curves[REFERENCE].items()):
             areas = [area_between(ours[0], theirs) for theirs in curves[method].get(seed, [])]
             found += [statistics.mean(areas)] if areas else []
@@ -163,9 +162,10 @@ def _spread(values: list[float]) -> str:
 
 def comparison_table(results: Results, *, similar: bool) -> str:
     """Return the paired comparison of RISE with every other way, over the targets' seeds together."""
+    by_target = [curves_of(results, target, similar=similar) for target in results["targets"]]
     found: dict[str, Paired] = {}
     for method in methods_of(results):
-        values = [] if method == REFERENCE else differences(results, method, similar=similar)
+        values = [] if method == REFERENCE else differences(by_target, method)
         if len(values) > 1:
             found[method] = paired(values)
     adjusted = holm([one.flip_p for one in found.values()])

@@ -6,10 +6,7 @@ was trained on: they are traced, and nothing else.
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moetrace.tracer.bundled.training_texts import (
     LOW_RESOURCE_SHARE,
@@ -18,9 +15,11 @@ from moetrace.tracer.bundled.training_texts import (
     is_held_out,
     is_withheld,
     read_corpus,
+    write_corpus,
 )
 
-PARTS = ("adapt", "development", "held-out")
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def parts_of(row: Text) -> list[str]:
@@ -42,16 +41,10 @@ def parts_of(row: Text) -> list[str]:
 
 
 def write_texts(ui_strings: Path, folder: Path) -> None:
-    """Write each part as a folder of a file a language, in place of what is there: all of it, or nothing."""
-    parts: dict[tuple[str, str], list[str]] = {}
+    """Write each part as a folder of a file a language, in place of what is there."""
+    parts: dict[str, list[Text]] = {}
     for row in read_corpus("ui-strings", ui_strings):
-        line = json.dumps({"id": row.id, "text": row.text}, ensure_ascii=False)
         for part in parts_of(row):
-            parts.setdefault((part, row.lang), []).append(line)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(dir=folder.parent))
-    for (part, lang), lines in parts.items():
-        (staged / part).mkdir(exist_ok=True)
-        (staged / part / f"{lang}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    staged.rename(folder)
+            parts.setdefault(part, []).append(row)
+    for part, rows in parts.items():
+        write_corpus(rows, folder / part)
