@@ -60,13 +60,16 @@ def choose_rates(results: Results) -> dict[str, dict[str, float]]:
     return {target: {method: rate for method, (_, rate) in rates.items()} for target, rates in best.items()}
 
 
-def differences(by_target: Iterable[Curves], method: str) -> list[float]:
-    """Return rise's area above a method for each target and seed, the mean over the method's masks."""
-    found: list[float] = []
-    for curves in by_target:
-        for seed, ours in sorted(curves[REFERENCE].items()):
-            areas = [area_between(ours[0], theirs) for theirs in curves[method].get(seed, [])]
-            found += [statistics.mean(areas)] if areas else []
+def differences(curves: Curves, method: str) -> list[float]:
+    """Return rise's area above a method for each seed, the mean over the method's masks.
+
+    A seed has none where one of the two trainings does no damage at all.
+    """
+    found = [
+        statistics.mean(area_between(ours[0], theirs) for theirs in curves[method][seed])
+        for seed, ours in sorted(curves[REFERENCE].items())
+        if curves[method].get(seed)
+    ]
     return [one for one in found if np.isfinite(one)]
 
 
@@ -81,7 +84,7 @@ def tables(results: Results) -> str:
         [
             f"Rates, on development texts: gain at damage of {TOLERATED:g} at most (gain / damage at the end)",
             sweep_table(results),
-            "Each way at its rate, on held-out texts: nats a token, mean ± standard deviation over seeds",
+            "Each way at its rate, on held-out texts: nats a token, mean ± sd over seeds (*: or at the end)",
             outcome_table(results),
             "The area by which RISE's gain lies above the other's, at equal damage to all other languages",
             comparison_table(results, similar=False),
@@ -142,12 +145,20 @@ def _outcome(
         f"{first['rate']:g}",
         f"{first['parameters']:,}",
         f"{statistics.mean(known):.2f}" if known else "",
-        *(over_seeds(plain, lambda one, at=damage: one.gain_within(at)) for damage in DAMAGES),
+        *(
+            over_seeds(plain, lambda one, at=damage: one.gain_within(at)) + " *" * (not _reached(plain, damage))
+            for damage in DAMAGES
+        ),
         over_seeds(plain, lambda one: float(one.gain[-1])),
         over_seeds(plain, lambda one: float(one.damage[-1])),
         over_seeds(similar, lambda one: float(one.damage[-1])),
         f"{statistics.mean(_worst(results, one) for one in trainings):+.2f}",
     ]
+
+
+def _reached(curves: Mapping[int, list[Curve]], damage: float) -> bool:
+    """Whether every training does as much damage as that."""
+    return all(curve.reach >= damage - 1e-9 for found in curves.values() for curve in found)
 
 
 def _worst(results: Results, training: Mapping[str, Any]) -> float:
@@ -164,15 +175,18 @@ def comparison_table(results: Results, *, similar: bool) -> str:
     """Return the paired comparison of RISE with every other way, over the targets' seeds together."""
     by_target = [curves_of(results, target, similar=similar) for target in results["targets"]]
     found: dict[str, Paired] = {}
+    means: dict[str, list[str]] = {}
     for method in methods_of(results):
-        values = [] if method == REFERENCE else differences(by_target, method)
-        if len(values) > 1:
-            found[method] = paired(values)
+        values = [] if method == REFERENCE else [differences(curves, method) for curves in by_target]
+        if sum(map(len, values)) > 1:
+            found[method] = paired([one for mine in values for one in mine])
+            means[method] = [f"{statistics.mean(mine):+.3f}" if mine else "" for mine in values]
     adjusted = holm([one.flip_p for one in found.values()])
     rows = [
         [
             method,
             DESCRIBED[method.split()[0]],
+            *means[method],
             f"{one.n}",
             f"{one.mean:+.3f}",
             f"{one.interval[0]:+.3f} to {one.interval[1]:+.3f}",
@@ -182,7 +196,7 @@ def comparison_table(results: Results, *, similar: bool) -> str:
         ]
         for (method, one), p in zip(found.items(), adjusted, strict=True)
     ]
-    header = ["against", "", "pairs", "area, nats", "95 %", "t-test p", "sign-flip p", "Holm"]
+    header = ["against", "", *results["targets"], "pairs", "area, nats", "95 %", "t-test p", "sign-flip p", "Holm"]
     return _markdown(header, rows)
 
 
