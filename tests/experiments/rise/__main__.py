@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SEEDS, MASKS, SWEEP_SEED = (0, 1, 2, 3, 4), 3, 100
-QUICK_SEEDS, QUICK_RATES, QUICK_FULL_RATES = (0, 1), (1e-3, 3e-3), (1e-3, 1e-4)
+QUICK_SEEDS, QUICK_RATES, QUICK_FULL_RATES, QUICK_EPOCHS = (0, 1), (1e-3, 3e-3), (1e-3, 1e-4), 1
 EPOCHS, OTHERS_TEXTS, TARGET_TEXTS = 2, 30, 98
 
 
@@ -119,7 +119,7 @@ def experiment(ui_strings: Path, output: Path, *, third: bool, quick: bool) -> d
         rank=lora_rank(AutoConfig.from_pretrained(MODEL), masks[targets[0]]["rise/0"]["parameters"]),
         rate=0.0,
         seed=0,
-        epochs=EPOCHS,
+        epochs=QUICK_EPOCHS if quick else EPOCHS,
         others_texts=OTHERS_TEXTS,
         target_texts=TARGET_TEXTS,
     )
@@ -129,7 +129,7 @@ def experiment(ui_strings: Path, output: Path, *, third: bool, quick: bool) -> d
         "similar": {target: similar_languages(store, target) for target in targets},
         "masks": masks,
         "rank": template.rank,
-        "epochs": EPOCHS,
+        "epochs": template.epochs,
         "cores": os.cpu_count(),
     }
 
@@ -160,7 +160,7 @@ def experiment(ui_strings: Path, output: Path, *, third: bool, quick: bool) -> d
 @click.option("--ui-strings", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--third", is_flag=True, help="Swiss German, too.")
-@click.option("--quick", is_flag=True, help="One language, two seeds, one mask drawn, two rates.")
+@click.option("--quick", is_flag=True, help="One language, two seeds, one mask drawn, two rates, one epoch.")
 @click.option("--results", type=click.Path(dir_okay=False, path_type=Path), help="Write the raw results here.")
 @click.option("--from", "source", type=click.Path(exists=True, path_type=Path), help="Only print these results.")
 def main(
