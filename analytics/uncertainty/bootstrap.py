@@ -68,8 +68,8 @@ def bootstrap(
 
     interval: basic, percentile or bca (`intervals.interval_of` has the sources); None: basic, for jaccard and
     specificity percentile, whose basic intervals cover less. Simulated with real texts, 95% intervals of 20, 50 and 200
-    texts hold the population's value .90, .92, .94 (divergence), .89, .91, .94 (routing_entropy), .92, .93, .95
-    (pivot_similarity), .96, .96, .96 (pivot_excess), but .82, .87, .92 (specificity: too short) and .99, .99, 1.00
+    texts hold the population's value .90, .92, .94 (divergence), .90, .92, .95 (routing_entropy), .92, .93, .94
+    (pivot_similarity), .92, .95, .95 (pivot_excess), but .86, .90, .93 (specificity: too short) and .99, .99, 1.00
     (jaccard: too wide, replicates tie). Less where a few texts hold most of the tokens; docs/statistics.md has more.
 
     corrected: `entropy_corrected` and `jsd_corrected` as the views have them, by the delta method over texts, which

@@ -60,8 +60,7 @@ class Mispairing:
 
         q, pivot_q: [S, E] in this order; NaN in a block of too few texts, where it would come back to itself.
         """
-        place = np.arange(len(q))
-        partner = self.starts + (place - self.starts + shift) % self.sizes
+        partner = self._partner(shift)
         found = np.concatenate(
             [
                 normalized_divergence(q[part].astype(np.float64), pivot_q[partner[part]].astype(np.float64))
@@ -76,6 +75,33 @@ class Mispairing:
         known = np.minimum(derangements, self.sizes - 1)
         with np.errstate(invalid="ignore"):
             return np.nansum(shifts, axis=0) / np.where(known > 0, known, np.nan)  # type: ignore[no-any-return]
+
+    def excess(self, q: npt.NDArray[Any], pivot_q: npt.NDArray[Any]) -> Floats:
+        """Return each text's part [S] of the view's excess, which is their mean; NaN for a text alone.
+
+        How far a text is from a translation of another is due to both: a part has the mean divergence of the text from
+        its block's translations, and of its own translation from the block's texts, less that of the whole block: the
+        projection of a statistic of pairs on single texts (Hoeffding 1948), in strata. Drawing parts anew then varies
+        as drawing texts anew does; the parts that a sum over texts suggests, of the first text alone, vary twice as
+        much.
+        """
+        as_first, as_other = np.zeros(len(q)), np.zeros(len(q))
+        for shift in range(1, int(self.sizes.max())):
+            found = np.nan_to_num(self.divergence(q, pivot_q, shift))
+            as_first += found
+            as_other[self._partner(shift)] += found
+        first_places = np.unique(self.starts)
+        of_block = np.add.reduceat(as_first, first_places) / self.sizes[first_places]
+        with np.errstate(invalid="ignore"):
+            mispaired = (as_first + as_other - np.repeat(of_block, self.sizes[first_places])) / (self.sizes - 1)
+        shown = self.mispaired(q, pivot_q).mean() - mispaired.mean()  # the view has few derangements, not the block
+        return mispaired + shown - self.divergence(q, pivot_q, 0)  # type: ignore[no-any-return]
+
+    def _partner(self, shift: int) -> npt.NDArray[np.intp]:
+        """Return which text of the pivot each text gets, `shift` places further in its block."""
+        place = np.arange(len(self.rows))
+        found: npt.NDArray[np.intp] = self.starts + (place - self.starts + shift) % self.sizes
+        return found
 
     def within_blocks(self, rng: np.random.Generator, times: int) -> Iterator[npt.NDArray[np.intp]]:
         """Yield `times` orders, [some, S] at a time, that exchange texts within their blocks at random, as shifts.

@@ -147,9 +147,13 @@ def read_translations(texts: Texts, layer: int, metric: str, pairings: Mapping[s
     for lang, pairing in pairings.items():
         q, pivot_q = read_profiles(texts, lang, layer)[pairing.rows], pivot[pairing.pivot_rows]
         ids[lang] = texts.ids[lang][pairing.rows]
-        matched = pairing.divergence(q, pivot_q, 0)
-        values[lang] = 1 - matched if metric == "pivot_similarity" else pairing.mispaired(q, pivot_q) - matched
+        values[lang] = parts_of_translations(metric, pairing, q, pivot_q)
     return TranslationSamples(ids, values)
+
+
+def parts_of_translations(metric: str, pairing: Mispairing, q: npt.NDArray[Any], pivot_q: npt.NDArray[Any]) -> Floats:
+    """Return each text's part [S] of `pivot_similarity` or `pivot_excess`; q, pivot_q [S, E] in the pairing's order."""
+    return 1 - pairing.divergence(q, pivot_q, 0) if metric == "pivot_similarity" else pairing.excess(q, pivot_q)
 
 
 def _product(weights: Weights, counts: npt.NDArray[np.float32]) -> Floats:

@@ -10,7 +10,7 @@ import numpy as np
 from moetrace.analytics.uncertainty.bootstrap import drawn as draw_weights
 from moetrace.analytics.uncertainty.bootstrap import left_out
 from moetrace.analytics.uncertainty.intervals import interval_of
-from moetrace.analytics.uncertainty.samples import CountSamples, TranslationSamples
+from moetrace.analytics.uncertainty.samples import CountSamples, TranslationSamples, parts_of_translations
 from moetrace.analytics.uncertainty.statistics import METRICS
 
 if TYPE_CHECKING:
@@ -68,7 +68,5 @@ def _samples(population: Population, metric: str, drawn: np.ndarray, layer: int)
     values = {}
     for lang, found in population.profiles.items():
         if lang != population.pivot:
-            q = found[layer][drawn][pairing.rows]
-            matched = pairing.divergence(q, pivot, 0)
-            values[lang] = 1 - matched if metric == "pivot_similarity" else pairing.mispaired(q, pivot) - matched
+            values[lang] = parts_of_translations(metric, pairing, found[layer][drawn][pairing.rows], pivot)
     return TranslationSamples(dict.fromkeys(values, pairing.rows), values)

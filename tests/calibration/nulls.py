@@ -33,8 +33,8 @@ def p_values_under_the_null(
     """Return p of one layer, and p over all layers, of `draws` samples in which the null hypothesis is true.
 
     Each text id of a sample keeps its labels of the pair or changes them, by a coin; for similarity, the pivot's texts
-    are dealt out at random within blocks. Not `paired`: the two languages' texts are of one language, drawn apart. The
-    population's other languages are in the call as they are.
+    are dealt out at random within blocks. Not `paired`: the two languages' texts are different ones of one language.
+    The population's other languages are in the call as they are.
     """
     rng = np.random.default_rng([seed, texts, draws])
     found: dict[str, list[float]] = {"p_value": [], "p_layers": []}
@@ -48,8 +48,10 @@ def p_values_under_the_null(
             if paired:
                 changes = rng.integers(0, 2, texts).astype(bool)[None, :, None]
                 counts[pair[0]], counts[pair[1]] = np.where(changes, other, own), np.where(changes, own, other)
-            else:
-                counts[pair[1]] = population.counts[pair[0]][:, _drawn(population, texts, rng)]
+            else:  # a text in both samples would never be twice in one, as it may be when they are dealt out again
+                ids = _drawn(population, 2 * texts, rng)
+                for lang, drawn in zip(pair, (ids[:texts], ids[texts:]), strict=True):
+                    counts[lang] = population.counts[pair[0]][:, drawn]
             tested = _tested(population, metric, counts, pair, paired=paired, rng=rng)
         _add(found, metric, tested, ties, rng)
     return found

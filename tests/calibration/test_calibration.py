@@ -48,7 +48,7 @@ def population(
 @pytest.mark.parametrize("metric", [name for name in METRICS if name not in {"jaccard", "specificity"}])
 def test_default_intervals_cover(metric: str, population: Population) -> None:
     found = coverage(population, metric, 200, samples=150, layers=(0, 4), replicates=400)
-    assert 0.87 <= found["basic"] <= 0.99  # 0.90 to 0.98, and what 150 samples may miss it by
+    assert 0.87 <= found["basic"] <= 0.98  # 0.90 to 0.96, and what 150 samples may miss it by
 
 
 def test_percentiles_of_a_divergence_do_not_cover(population: Population) -> None:

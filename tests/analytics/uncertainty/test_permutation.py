@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from moetrace.analytics.uncertainty.mispairing import Mispairing
 from moetrace.analytics.uncertainty.permutation import Exchange, p_value, standardised
 
 RNG = np.random.default_rng
@@ -71,27 +70,3 @@ def test_layers_are_compared_in_deviations() -> None:
     differences = values - 5
     assert standardised(differences, "two-sided") == pytest.approx(abs(differences) / np.sqrt(np.mean(differences**2)))
     assert standardised(np.full(4, 2.0), "greater").tolist() == [0] * 4
-
-
-@pytest.mark.parametrize("count", [1, 2, 7, 8, 15, 16, 17, 100])
-def test_blocks_hold_every_text_once_and_orders_stay_in_them(count: int) -> None:
-    pairing = Mispairing.of_order(np.arange(count), np.arange(count))
-    blocks = np.unique(np.stack([pairing.starts, pairing.sizes]), axis=1).T.tolist()
-    assert [start for start, _ in blocks] == np.cumsum([0, *(size for _, size in blocks)])[:-1].tolist()
-    assert sum(size for _, size in blocks) == count
-    assert all(8 <= size <= 15 for _, size in blocks) or count < 16
-    place = np.arange(count)
-    for shifts in pairing.within_blocks(RNG(0), 50):
-        partners = pairing.starts + (place - pairing.starts + shifts) % pairing.sizes
-        assert (np.sort(partners, axis=1) == place).all()
-
-
-def test_a_text_is_paired_with_others_of_its_block() -> None:
-    q = np.eye(20, dtype=np.float32)
-    pairing = Mispairing.of_order(np.arange(20), np.arange(20))
-    assert pairing.sizes.tolist() == [10] * 20
-    assert pairing.divergence(q, q, 0).tolist() == [0] * 20
-    assert pairing.divergence(q, q, 3) == pytest.approx([np.log(2) / np.log(20)] * 20)
-    assert np.isnan(Mispairing.of_order(np.arange(2), np.arange(2)).divergence(q[:2], q[:2], 2)).all()
-    assert pairing.mispaired(q, q) == pytest.approx([np.log(2) / np.log(20)] * 20)
-    assert np.isnan(Mispairing.of_order(np.arange(1), np.arange(1)).mispaired(q[:1], q[:1])).all()
