@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 
-.PHONY: install demo test test-quick test-oldest test-gpu lint format bench-trace bench-store bench-plan bench-analytics \
+.PHONY: install demo test test-quick test-oldest test-gpu lint format bench-trace bench-steer bench-store bench-plan bench-analytics \
 	bench-training bench-uncertainty calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims figures model clean
 
 install: $(INSTALLED)
@@ -72,6 +72,14 @@ bench-trace: install
 	$(BIN)/python -m tests.benchmarks.bench_trace wide --no-loops --languages 3 --compiled
 	$(BIN)/python -m tests.benchmarks.bench_trace wide --no-loops --languages 2 --texts 10 --new-tokens 33
 	$(BIN)/python -m tests.benchmarks.bench_trace wide --no-loops --languages 2 --texts 10 --new-tokens 33 --compiled
+
+# Eight interventions in every batch, steering that is idle, and vLLM as it is.
+bench-steer: install
+	$(BIN)/python -m tests.benchmarks.bench_steer wide --languages 3
+	$(BIN)/python -m tests.benchmarks.bench_steer wide --languages 3 --compiled
+	$(BIN)/python -m tests.benchmarks.bench_steer wide --languages 3 --texts 20 --new-tokens 33
+	$(BIN)/python -m tests.benchmarks.bench_steer wide --languages 3 --texts 20 --new-tokens 33 --compiled
+	$(BIN)/python -m tests.benchmarks.bench_steer micro
 
 bench-store: install
 	$(BIN)/python -m tests.benchmarks.bench_store

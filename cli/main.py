@@ -29,6 +29,7 @@ COMMANDS = {
     "export": "moetrace.cli.export:export",
     "train": "moetrace.cli.train:train",
     "merge": "moetrace.cli.merge:merge",
+    "steer": "moetrace.cli.steer:steer",
 }
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130

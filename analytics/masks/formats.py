@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from moetrace.analytics.masks.expert_parameters import expert_parameters
-from moetrace.store.mask import MaskError, json_text, mask_text, rounded_floats
+from moetrace.store.checked_file import json_text, rounded_floats
+from moetrace.store.mask import MaskError, mask_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -3,13 +3,15 @@
 What a program needs is here, and in `moetrace.store`, `moetrace.analytics.metrics`,
 `moetrace.analytics.uncertainty` and `moetrace.tracer.training`; modules below these are private and may move. Nothing
 is imported before it is asked for:
-`Store`, `connect` and `read_mask` need neither torch nor vLLM, `traced` and `apply_mask` need what they work on.
+`Store`, `connect` and `read_mask` need neither torch nor vLLM, `traced`, `steered` and `apply_mask` need what they work
+on.
 
 - `Store(place)`: a store's runs, commits and tables, as polars frames and Arrow datasets
 - `connect(place)`: a store as a DuckDB connection with every view
 - `read_mask(path)`: a mask file, checked
 - `traced(llm, store)`: records what an engine of vLLM routes inside a `with` block
-- `tap_arguments(model)`: what an engine that compiles must be made with to be traced
+- `steered(llm, file)`: steers what an engine of vLLM runs inside a `with` block by an intervention
+- `tap_arguments(model)`: what an engine that compiles must be made with to be traced, or steered
 - `apply_mask(model, mask)`: lets nothing of a transformers model be trained but the experts of a mask
 - `MoetraceError`: the base of every error that moetrace raises on purpose
 """
@@ -26,9 +28,10 @@ if TYPE_CHECKING:
     from moetrace.store.mask import read_mask
     from moetrace.store.read.reader import Store
     from moetrace.tracer.recording.attach import tap_arguments, traced
+    from moetrace.tracer.steering.attach import steered
     from moetrace.tracer.training.masking import apply_mask
 
-__all__ = ["MoetraceError", "Store", "apply_mask", "connect", "read_mask", "tap_arguments", "traced"]
+__all__ = ["MoetraceError", "Store", "apply_mask", "connect", "read_mask", "steered", "tap_arguments", "traced"]
 
 __getattr__, __dir__ = doors(
     __name__,
@@ -38,6 +41,7 @@ __getattr__, __dir__ = doors(
         "apply_mask": "tracer.training.masking",
         "connect": "analytics.database.connection",
         "read_mask": "store.mask",
+        "steered": "tracer.steering.attach",
         "tap_arguments": "tracer.recording.attach",
         "traced": "tracer.recording.attach",
     },

@@ -34,6 +34,7 @@ NOISE_MARGIN = 0.04  # of the expert sets, of some hundred: bfloat16 rounds othe
 # What vLLM refuses on processors that lack what its kernel needs; oneDNN uses no more than ONEDNN_MAX_CPU_ISA says.
 NEED_AMX = {("qwen3_moe-fp8", "bfloat16")}
 NEED_BFLOAT16_UNITS = {("qwen3_next", "bfloat16")}
+NOT_STEERED = {"hunyuan_v1_moe": "vLLM runs this family by transformers' code, whose router cannot be steered"}
 SAME = "as transformers"
 SAME_TO_ROUNDING = "as transformers, to rounding"
 REFUSED = "refused"
@@ -106,6 +107,26 @@ def test_each_family_is_routed_as_in_transformers_or_refused_in_one_line(
         assert tuple(result["moe_layers"]) == TINY[name].moe_layers
         known = json.loads(FILE.read_text())[name if dtype == "float32" else f"{name} ({dtype})"]
         assert status(result) == known["status"]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(("name", "dtype"), RUNS, ids=lambda value: value)
+def test_each_family_is_steered_by_the_formulas_or_refused_in_one_line(
+    name: str, dtype: str, results: dict[tuple[str, str], dict[str, Any]]
+) -> None:
+    found = results[name, dtype].get("steering")
+    if found is None:
+        assert results[name, dtype]["error"], "it was traced, and not steered"
+        return
+    if name in NOT_STEERED:
+        assert found["error"] == NOT_STEERED[name]
+        return
+    assert found["error"] is None
+    assert found["rows"] >= 100
+    assert found["as_before"]
+    assert (found["sets_equal"], found["promoted"], found["suppressed"]) == (1.0, 1.0, 0.0), found
+    rounding = 1e-4 if dtype == "float32" else 2**-7
+    assert found["weight_error"] is None or found["weight_error"] < rounding
 
 
 @pytest.mark.engine

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 
 from moetrace.analytics.masks.mask import build_mask
-from moetrace.store.mask import SCHEMA_FILE, MaskError, check_mask_fits, mask_targets, mask_text, read_mask
+from moetrace.store.mask import MASK, MaskError, check_mask_fits, mask_targets, mask_text, read_mask
 from tests.support.commands import failure
 from tests.support.masks import mask_of
 from tests.support.selections import CREATED, six_experts
@@ -41,7 +41,7 @@ def test_a_written_mask_is_read_back_as_it_was(selection: Selection, tmp_path: P
 
 
 def test_the_schema_is_a_schema_and_describes_every_part() -> None:
-    schema = json.loads(SCHEMA_FILE.read_text())
+    schema = json.loads(MASK.schema.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     assert set(schema["required"]) == set(schema["properties"])
 

@@ -23,6 +23,7 @@ from moetrace.store.errors import MoetraceError
 from moetrace.store.shard.shard import check_shard
 from tests.support.checkpoints import is_router, make_checkpoint
 from tests.support.families import VOCABULARY
+from tests.support.family_steering import steer
 from tests.support.stores import make_record
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Comparison:
     - noise: in bfloat16, the share that transformers in bfloat16 and in float32 agree on, with the same weights
     - weight_error, profile_error: largest absolute difference, weights divided by the family's scale and compared where
       the sets are equal
+    - steering: `family_steering.steer`'s comparison with the formulas
     """
 
     family: str
@@ -58,6 +60,7 @@ class Comparison:
     weight_error: float | None = None
     profile_error: float | None = None
     noise: float | None = None
+    steering: dict[str, Any] | None = None
 
 
 class Reference:
@@ -184,7 +187,8 @@ def run(family: str, folder: Path, dtype: str) -> Comparison:
     check_shard(shard, replace(record, routing=asdict(facts.rule)))
     found = compare(shard, routed, facts.rule)
     noise = None if dtype == "float32" else rounding_noise(model, routed, reference, planned)
-    return Comparison(family, dtype, moe_layers=tuple(engine.moe_layers), noise=noise, **found)
+    steering = steer(engine, planned)
+    return Comparison(family, dtype, moe_layers=tuple(engine.moe_layers), noise=noise, steering=steering, **found)
 
 
 def rounding_noise(

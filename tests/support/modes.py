@@ -12,22 +12,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moetrace.store.errors import CaptureError, MoetraceError
+from moetrace.store.intervention import intervention_of
 from moetrace.tracer.bundled import CORPUS, MODEL
 from moetrace.tracer.corpus.corpus import open_corpus
 from moetrace.tracer.engine.engine import TracedEngine
 from moetrace.tracer.engine.settings import EngineSettings
 from moetrace.tracer.model.facts import read_facts
 from moetrace.tracer.plan.plan import make_plan
+from moetrace.tracer.steering.attach import load
 
 if TYPE_CHECKING:
+    from moetrace.store.intervention import Intervention
     from moetrace.store.shard.shard import Shard
     from moetrace.tracer.plan.plan import Plan
 
-EAGER = EngineSettings(dtype="float32", max_model_len=512)
+EAGER = EngineSettings(dtype="float32", max_model_len=512, steering=True)
 MODES = {
-    "compiled": EngineSettings(dtype="float32", max_model_len=512, eager=False),
-    "tensor parallel": EngineSettings(dtype="float32", max_model_len=512, tensor_parallel_size=2),
-    "pipeline parallel": EngineSettings(dtype="float32", max_model_len=512, pipeline_parallel_size=2),
+    "compiled": EngineSettings(dtype="float32", max_model_len=512, steering=True, eager=False),
+    "tensor parallel": EngineSettings(dtype="float32", max_model_len=512, steering=True, tensor_parallel_size=2),
+    "pipeline parallel": EngineSettings(dtype="float32", max_model_len=512, steering=True, pipeline_parallel_size=2),
 }
 
 
@@ -40,9 +43,24 @@ def plan() -> Plan:
     return make_plan(corpus, lambda texts: tokenizer(texts)["input_ids"], shard_tokens=1024, window=400)
 
 
-def arrays(shards: list[Shard]) -> dict[str, np.ndarray]:
+def arrays(shards: list[Shard], prefix: str = "") -> dict[str, np.ndarray]:
     names = ("experts", "weights", "profiles", "token_ids", "lengths")
-    return {f"{shard.key} {name}": getattr(shard, name) for shard in shards for name in names}
+    return {f"{prefix}{shard.key} {name}": getattr(shard, name) for shard in shards for name in names}
+
+
+def intervention() -> Intervention:
+    """Every mode, in layers of both pipeline stages."""
+    factors = {"soft": 1.5, "scale": 0.7}
+    steps = [
+        {
+            "mode": mode,
+            "experts": [{"layer": layer, "expert": expert} for layer in (1, 4, 6) for expert in experts],
+            **({"lambda": factors[mode]} if mode in factors else {}),
+        }
+        for mode, experts in (("promote", (1, 2)), ("suppress", (5, 6)), ("soft", (7,)), ("scale", (8, 9)))
+    ]
+    value = {"format": "moetrace-intervention", "version": 1, "name": "modes", "steps": steps}
+    return intervention_of(value, "modes")
 
 
 def late_tap_refusals() -> list[str]:
@@ -82,6 +100,10 @@ def late_tap_refusals() -> list[str]:
 def main(mode: str, path: str) -> None:
     engine = TracedEngine(read_facts(str(MODEL)), EAGER if mode == "eager" else MODES[mode])
     found = arrays(list(engine.trace(plan().shards)))
+    done = intervention()
+    load(engine.llm, done)
+    by_language = {"swh_Latn": done.digest}
+    found |= arrays(list(engine.trace(plan().shards, steered_by=by_language.get)), "steered ")
     if mode == "compiled":
         found["late tap"] = np.array(late_tap_refusals())
     np.savez(Path(path), **found)

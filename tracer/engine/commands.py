@@ -1,4 +1,4 @@
-"""Giving commands to the taps of an engine's workers."""
+"""Giving commands to what moetrace is in an engine's workers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ if TYPE_CHECKING:
     from vllm import LLM
 
 
-def tell_taps(llm: LLM, command: str, *arguments: Any) -> list[Any]:
-    """Give a command to every worker's tap; return the answers of those that have one, in rank order.
-
-    Commands are the methods of `WorkerTap`, `install` and `uninstall`.
-    """
+def tell_workers(llm: LLM, command: str, *arguments: Any) -> list[Any]:
+    """Give a command (`tracer.worker.worker.call`) to every worker; return the answers that are not None, by rank."""
     answers = llm.collective_rpc(TAG, args=(command, *arguments))
     return [answer for answer in answers if answer is not None]

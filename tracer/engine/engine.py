@@ -7,13 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moetrace.store.errors import CaptureError, MoetraceError
-from moetrace.tracer.engine.commands import tell_taps
+from moetrace.tracer.engine.commands import tell_workers
 from moetrace.tracer.engine.generation import text_seed
 from moetrace.tracer.engine.probe import check_rows, probe_shard, probe_texts
 from moetrace.tracer.engine.queue import TextQueue, UnderWay
 from moetrace.tracer.engine.start import ENGINE_ERRORS, first_line, start_engine
 from moetrace.tracer.model.replay import RoutingEvidence, check_routing
-from moetrace.tracer.worker import TAG
+from moetrace.tracer.worker import STEER_KEY, TAG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -57,18 +57,20 @@ class TracedEngine:
         generation: Generation | None = None,
         memory: Memory | None = None,
         token_filter: TokenFilter | None = None,
+        steered_by: Callable[[str], str | None] | None = None,
     ) -> Iterator[Shard]:
         """Run the texts of `shards` in order and yield each shard as soon as its last position is captured.
 
         `on_tokens` is called with the number of tokens of each finished text, whatever `token_filter` leaves out of
-        the shards. The queue holds a few steps' worth of
+        the shards. `steered_by` returns the digest of the intervention that a language's texts are under, which the
+        workers must have. The queue holds a few steps' worth of
         texts, and no shard is begun whose bytes `memory` does not have, so memory does not grow with the corpus: who
         writes the shards gives their bytes back. Raises CaptureError where anything was not captured.
         """
         under_way = UnderWay(self.facts, len(self.moe_layers), generation, memory)
         queue = TextQueue(iter(shards), under_way, limit=4 * self.settings.max_num_batched_tokens)
         try:
-            while queue.fill(partial(self._open, token_filter), self._add):
+            while queue.fill(partial(self._open, token_filter), partial(self._add, steered_by)):
                 ends = []
                 for output in self.llm.llm_engine.step():
                     if output.finished:
@@ -79,7 +81,7 @@ class TracedEngine:
                     yield from self._take(under_way, ends)
         except (MoetraceError, GeneratorExit):
             self.llm.llm_engine.abort_request(list(queue.running))
-            tell_taps(self.llm, "reset")
+            tell_workers(self.llm, "reset")
             under_way.give_back_all()
             raise
         if under_way.shards:
@@ -96,7 +98,7 @@ class TracedEngine:
 
     def _check_layout(self) -> list[int]:
         """Return the MoE layers of all pipeline stages; raise MoetraceError where the config says otherwise."""
-        stages = [layout for layout in tell_taps(self.llm, "layout") if layout["moe_layers"]]
+        stages = [layout for layout in tell_workers(self.llm, "layout") if layout["moe_layers"]]
         if not stages:
             raise MoetraceError(f"{self.facts.id}: the engine's model has no MoE layers")
         for layout in stages:
@@ -112,7 +114,7 @@ class TracedEngine:
         """Trace two short texts, which shows that the tap works, and check how they were routed."""
         model = self.llm.llm_engine.model_config
         texts = probe_texts(model.get_vocab_size(), model.max_model_len - 1)
-        tell_taps(self.llm, "probe")
+        tell_workers(self.llm, "probe")
         (shard,) = self.trace([probe_shard(texts)])
         if self.settings.self_check:
             self._check_routing()
@@ -122,7 +124,7 @@ class TracedEngine:
 
     def _check_routing(self) -> None:
         """Replay the probe's routing from its logits; raise MoetraceError where the engine routes by another rule."""
-        found = [RoutingEvidence(*entry) for stage in tell_taps(self.llm, "evidence") for entry in stage]
+        found = [RoutingEvidence(*entry) for stage in tell_workers(self.llm, "evidence") for entry in stage]
         try:
             check_routing(self.facts.rule, found)
         except CaptureError as error:
@@ -134,9 +136,15 @@ class TracedEngine:
     def _open(self, token_filter: TokenFilter | None, shard: PlannedShard, generation: Generation | None) -> None:
         new_tokens = generation.max_new_tokens if generation else 0
         left_out = asdict(token_filter) if token_filter else None
-        tell_taps(self.llm, "open", shard.key, shard.lengths.tolist(), new_tokens, left_out)
+        tell_workers(self.llm, "open", shard.key, shard.lengths.tolist(), new_tokens, left_out)
 
-    def _add(self, shard: PlannedShard, index: int, generation: Generation | None) -> str:
+    def _add(
+        self,
+        steered_by: Callable[[str], str | None] | None,
+        shard: PlannedShard,
+        index: int,
+        generation: Generation | None,
+    ) -> str:
         from vllm.sampling_params import RequestOutputKind, SamplingParams  # noqa: PLC0415
 
         # The last token that is sampled is never run, so it has no routing: one more is sampled than is traced.
@@ -150,11 +158,14 @@ class TracedEngine:
                 "stop_token_ids": list(generation.stop),
                 "ignore_eos": generation.ignore_eos,
             }
+        extra: dict[str, Any] = {TAG: [shard.key, index]}
+        if steered_by is not None and (digest := steered_by(shard.lang)) is not None:
+            extra[STEER_KEY] = digest
         params = SamplingParams(
             **sampling,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            extra_args={TAG: [shard.key, index]},
+            extra_args=extra,
         )
         params.skip_reading_prefix_cache = True
         params.skip_clone = True  # nobody else holds these parameters; vLLM need not copy them for safety
@@ -165,7 +176,7 @@ class TracedEngine:
 
     def _take(self, under_way: UnderWay, ends: list[tuple[str, int, int]]) -> Iterator[Shard]:
         """Yield the shards that every pipeline stage has completed."""
-        for failure, captured in tell_taps(self.llm, "take", ends if under_way.generation else []):
+        for failure, captured in tell_workers(self.llm, "take", ends if under_way.generation else []):
             if failure:
                 raise CaptureError(failure)
             for part in captured:  # stages answer in rank order, so parts of a shard are in layer order

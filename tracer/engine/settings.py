@@ -28,11 +28,14 @@ class EngineSettings:
     kv_cache_gib: float | None = None
     profiles: bool = True
     self_check: bool = True
+    steering: bool = False  # whether requests may be steered; which, and how, is not the engine's
     options: dict[str, Any] = field(default_factory=dict)  # any further arguments of vllm.LLM
 
     def record(self) -> dict[str, Any]:
         """Return what the run record keeps: the settings that can change a number."""
-        return {name: value for name, value in asdict(self).items() if name not in {"profiles", "kv_cache_gib"}}
+        return {
+            name: value for name, value in asdict(self).items() if name not in {"profiles", "kv_cache_gib", "steering"}
+        }
 
 
 def require_engine() -> None:

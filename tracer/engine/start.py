@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,9 @@ def engine_arguments(facts: ModelFacts, settings: EngineSettings) -> dict[str, A
     from vllm.platforms import current_platform  # noqa: PLC0415  ten seconds to import: only where a model is run
 
     on_cpu = current_platform.is_cpu()
+    worker: dict[str, Any] = {"scoring": facts.rule.scoring, "profiles": settings.profiles}
+    if settings.steering:
+        worker["steering"] = {"rule": asdict(facts.rule)}
     if on_cpu:
         spread_over_cores(settings)
     # On a CPU vLLM reserves most of the memory by default; prefill of a few thousand tokens needs little.
@@ -66,7 +70,7 @@ def engine_arguments(facts: ModelFacts, settings: EngineSettings) -> dict[str, A
         "kv_cache_memory_bytes": None if kv_cache_gib is None else int(kv_cache_gib * 2**30),
         "use_tqdm_on_load": False,
         "worker_cls": TRACED_WORKER,
-        "additional_config": {TAG: {"scoring": facts.rule.scoring, "profiles": settings.profiles}},
+        "additional_config": {TAG: worker},
         "disable_log_stats": True,
         "seed": 0,
     }

@@ -12,7 +12,7 @@ from moetrace.store.errors import CaptureError, MoetraceError
 from moetrace.store.format.layout import SHARD_TOKENS, checked_language, checked_run
 from moetrace.store.format.run_record import made_here, make_run_record, with_engine_facts
 from moetrace.store.format.schema import TABLE_NAMES
-from moetrace.tracer.engine.commands import tell_taps
+from moetrace.tracer.engine.commands import tell_workers
 from moetrace.tracer.engine.settings import engine_versions
 from moetrace.tracer.model.facts import read_facts
 from moetrace.tracer.model.record import model_id, model_record
@@ -108,9 +108,17 @@ def traced(
     trace.shards, trace.sequences, trace.tokens = summary["shards"], summary["sequences"], summary["tokens"]
 
 
-def tap_arguments(model: str, revision: str | None = None, *, profiles: bool = True) -> dict[str, Any]:
-    """Return the arguments of `vllm.LLM` for an engine of `model` that is tapped from its start, compiled or not."""
-    options = {"scoring": read_facts(model, revision).rule.scoring, "profiles": profiles}
+def tap_arguments(
+    model: str, revision: str | None = None, *, profiles: bool = True, steering: bool = False
+) -> dict[str, Any]:
+    """Return the arguments of `vllm.LLM` for an engine of `model` that is tapped from its start, compiled or not.
+
+    steering: its requests can be steered as well (`steered`)
+    """
+    rule = read_facts(model, revision).rule
+    options: dict[str, Any] = {"scoring": rule.scoring, "profiles": profiles}
+    if steering:
+        options["steering"] = {"rule": asdict(rule)}
     return {"worker_cls": TRACED_WORKER, "additional_config": {TAG: options}}
 
 
@@ -123,8 +131,11 @@ def requests_record(
     weight_precision: str,
     shard_tokens: int,
     self_check: bool,
+    steering: dict[str, Any] | None = None,
 ) -> RunRecord:
     """Return the record of a run whose texts nobody knows beforehand; its MoE layers are the tap's to fill in.
+
+    steering: the digests of the interventions that requests may name, and which is the default; None where none may
 
     Raises MoetraceError where the model is not a Mixture-of-Experts model or the engine is spread over pipeline stages.
     """
@@ -149,6 +160,7 @@ def requests_record(
                 "eager": bool(model.enforce_eager),
                 "self_check": self_check,
             },
+            **({"steering": steering} if steering else {}),
             "versions": engine_versions(),
         },
         provenance=made_here(facts.id, f"requests, recorded into {store.rpartition('/')[2]}"),
@@ -190,7 +202,7 @@ def _install(llm: LLM, config: VllmConfig, *, profiles: bool) -> bool:
 def _call(llm: LLM, command: str, *arguments: Any) -> list[Any]:
     """Give a command to every worker's tap; raise MoetraceError where the workers know of none."""
     try:
-        return tell_taps(llm, command, *arguments)
+        return tell_workers(llm, command, *arguments)
     except (AttributeError, NotImplementedError) as error:
         raise MoetraceError(
             "this engine's workers do not know moetrace: it must be installed where they run, with its vLLM plugin on "

@@ -11,6 +11,7 @@ from moetrace.tracer.model.facts import ModelFacts, read_facts
 from moetrace.tracer.model.tokenizer import load_tokenizer, special_token_ids
 from moetrace.tracer.plan.plan import Plan, make_plan
 from moetrace.tracer.plan.prompts import encoder, stop_tokens
+from moetrace.tracer.steering.attach import check_fits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,13 +53,18 @@ def open_inputs(
 ) -> Inputs:
     """Find the corpus and the model.
 
-    Raises MoetraceError where one is not there, the corpus lacks a language, or the model is not a Mixture-of-Experts
-    model.
+    Raises MoetraceError where one is not there, the corpus lacks a language, the model is not a Mixture-of-Experts
+    model, or an intervention is not for it.
     """
     opened = open_corpus(corpus, text_template=settings.text_template, id_template=settings.id_template)
     opened = opened.only(settings.languages)
     progress.stage(f"reading {model}")
-    return Inputs(read_facts(model, revision), opened)
+    facts = read_facts(model, revision)
+    if settings.steering is not None:
+        settings.steering.check_languages(opened.languages)
+        for intervention in settings.steering.interventions:
+            check_fits(intervention, facts)
+    return Inputs(facts, opened)
 
 
 def plan_trace(inputs: Inputs, settings: TraceSettings, progress: TraceProgress) -> PlannedTrace:

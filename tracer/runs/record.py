@@ -36,6 +36,7 @@ def planned_record(run: str, planned: PlannedTrace) -> RunRecord:
             "prompt": settings.prompt.record(),
             "generation": settings.generation_record(),
             **settings.filter_record(),
+            **settings.steering_record(),
             "engine": settings.engine.record(),
             "versions": engine_versions(),
         },

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from moetrace.tracer.model.facts import ModelFacts
+    from moetrace.tracer.steering.choice import SteeredLanguages
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class TraceSettings:
     prompt_only: bool = False
     skip_positions: int = 0
     skip_special: bool = False
+    steering: SteeredLanguages | None = None
     max_memory: int | None = None
     engine: EngineSettings = field(default_factory=EngineSettings)
 
@@ -87,6 +89,10 @@ class TraceSettings:
         """Return what the run record keeps of which tokens are left out: what is not as in a run without filters."""
         asked = {name: getattr(self, name) for name in ("prompt_only", "skip_positions", "skip_special")}
         return {name: value for name, value in asked.items() if value}
+
+    def steering_record(self) -> dict[str, Any]:
+        """Return what the run record keeps of how texts are steered: nothing where they are not."""
+        return {} if self.steering is None else {"steering": self.steering.record()}
 
     def token_filter(self, special: Sequence[int]) -> TokenFilter | None:
         """Return which tokens are left out, None where none is; `special`: the tokenizer's special token ids."""

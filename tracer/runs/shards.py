@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import sleep
 from typing import TYPE_CHECKING
 
 from moetrace.store.write.writer import StoreWriter, open_or_create
-from moetrace.tracer.engine.engine import TracedEngine
+from moetrace.tracer.runs.engines import own_engine
 from moetrace.tracer.runs.outlet import DEFAULT_MEMORY, Outlet
 from moetrace.tracer.runs.record import traced_record
+from moetrace.tracer.steering.attach import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
     from moetrace.store.format.plan_record import PlannedShards
     from moetrace.store.format.records import CommitRecord, RunRecord
     from moetrace.store.storage.base import Storage
+    from moetrace.tracer.engine.engine import TracedEngine
     from moetrace.tracer.engine.generation import Generation
     from moetrace.tracer.model.facts import ModelFacts
     from moetrace.tracer.plan.shards import PlannedShard
     from moetrace.tracer.plan.token_filter import TokenFilter
+    from moetrace.tracer.runs.engines import EngineOf
     from moetrace.tracer.runs.progress import TraceProgress
     from moetrace.tracer.runs.settings import TraceSettings
 
@@ -47,24 +50,24 @@ def trace_shards(
     generation: Generation | None,
     token_filter: TokenFilter | None,
     progress: TraceProgress,
+    engine_of: EngineOf = own_engine,
 ) -> Written:
     """Start an engine, trace shards until the store has them all, and return what was written here.
 
     `record` is the planned one (`record.planned_record`), `plan` the sizes of all of its shards; of `settings` only the
-    engine's, the weight precision and the memory count here. Raises MoetraceError children: a place that cannot be
-    written, an engine that does not start, a store that has the run with another record, a capture that is not a
-    routing trace. What was committed stays.
+    engine's, the interventions, the weight precision and the memory count here. Raises MoetraceError children: a place
+    that cannot be written, an engine that does not start, a store that has the run with another record, a capture that
+    is not a routing trace. What was committed stays.
     """
     open_or_create(storage)  # what cannot be written should not cost an engine's start
     progress.stage(f"starting the engine for {facts.id}")
-    engine = TracedEngine(facts, settings.engine)
-    try:
+    steering = settings.steering
+    with engine_of(facts, replace(settings.engine, steering=steering is not None)) as engine:
+        for intervention in steering.interventions if steering else ():
+            load(engine.llm, intervention)
         progress.stage("tracing")
         with StoreWriter(storage, traced_record(record, engine, settings.weight_precision), plan) as writer:
-            memory = settings.max_memory or DEFAULT_MEMORY
-            return _trace_all(engine, writer, shards, generation, token_filter, memory, progress)
-    finally:
-        engine.close()
+            return _trace_all(engine, writer, shards, generation, token_filter, settings, progress)
 
 
 def _trace_all(
@@ -73,7 +76,7 @@ def _trace_all(
     shards: Sequence[PlannedShard],
     generation: Generation | None,
     token_filter: TokenFilter | None,
-    memory: int,
+    settings: TraceSettings,
     progress: TraceProgress,
 ) -> Written:
     """Trace shards until the store has them all, and return what was written here.
@@ -95,11 +98,14 @@ def _trace_all(
         written.tokens += commit.tokens
         progress.committed(commit)
 
+    steered_by = settings.steering.digest if settings.steering else None
+    memory = settings.max_memory or DEFAULT_MEMORY
     left, said = list(shards), False
     while left:
         before = len(mine)
         with Outlet(writer, limit=memory, background=not engine.on_cpu, committed=committed) as outlet:
-            for shard in engine.trace(claimed(left), progress.advance, generation, outlet, token_filter):
+            traced = engine.trace(claimed(left), progress.advance, generation, outlet, token_filter, steered_by)
+            for shard in traced:
                 written.set_aside += len(shard.set_aside)
                 outlet.put(shard)
                 del shard  # the engine goes on: nothing may hold the arrays once they are written

@@ -12,6 +12,7 @@ from moetrace.store.format.layout import checked_run
 from moetrace.store.storage.open import open_storage
 from moetrace.store.write.writer import StoreWriter
 from moetrace.tracer.engine.settings import require_engine
+from moetrace.tracer.runs.engines import own_engine
 from moetrace.tracer.runs.planning import open_inputs, plan_trace
 from moetrace.tracer.runs.progress import TraceProgress
 from moetrace.tracer.runs.record import planned_record, resumed_record, stored_record
@@ -20,6 +21,7 @@ from moetrace.tracer.runs.shards import Written, trace_shards
 
 if TYPE_CHECKING:
     from moetrace.tracer.plan.plan import Plan
+    from moetrace.tracer.runs.engines import EngineOf
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,20 @@ def trace(
     revision: str | None = None,
     settings: TraceSettings | None = None,
     progress: TraceProgress | None = None,
+    engine_of: EngineOf = own_engine,
 ) -> TraceResult:
     """Trace `corpus` through `model` into `store`; shards that the store has are not traced again.
 
     Raises MoetraceError children: no such model or not a MoE, a bad corpus, a store with another run of this name,
-    a capture that is not a routing trace. Whatever is raised, shards committed before stay.
+    a capture that is not a routing trace. Whatever is raised, shards committed before stay. `engine_of`: where the
+    engine comes from, which is started only where a shard is left to trace.
     """
     settings = settings or TraceSettings()
     progress = progress or TraceProgress()
     require_engine()
     settings.check()
     inputs = open_inputs(model, corpus, settings, revision=revision, progress=progress)
-    name = checked_run(run or _default_run(model, corpus))
+    name = checked_run(run or default_run(model, corpus))
     storage = open_storage(store)
     stored = stored_record(storage, name)
     planned = plan_trace(inputs, settings, progress)
@@ -82,11 +86,13 @@ def trace(
             planned.generation,
             planned.token_filter,
             progress,
+            engine_of,
         )
     skipped = len(plan.shards) - written.shards
     return TraceResult(name, plan, written.shards, written.tokens, skipped, monotonic() - started, written.set_aside)
 
 
-def _default_run(model: str, corpus: str) -> str:
+def default_run(model: str, corpus: str) -> str:
+    """Return the name of a run that nobody named: the model's and the corpus's."""
     names = (Path(model.rstrip("/")).name, Path(corpus.removeprefix("hf:").split(":")[0].rstrip("/")).stem)
     return "-".join(re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") for name in names)[:128]

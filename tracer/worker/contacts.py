@@ -50,6 +50,9 @@ CONTACTS = (
     "vllm.sampling_params:SamplingParams.extra_args",
     "vllm.sampling_params:SamplingParams.skip_reading_prefix_cache",
     "vllm.engine.arg_utils:EngineArgs.create_engine_config",
+    "vllm.exceptions:VLLMValidationError",
+    "vllm.v1.engine.input_processor:InputProcessor.process_inputs",
+    "vllm.v1.engine:EngineCoreRequest.cache_salt",
 )
 
 # What only instances have, checked where it is used.

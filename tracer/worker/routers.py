@@ -1,22 +1,51 @@
-"""The tap on the routers of a model: copies what each one computes into the step's buffers."""
+"""The seam in the routers of a model: what is steered before and after each of them routes, what is copied then.
+
+Both are wrappers of the same call. In compiled code each is a custom op of which the graph holds nothing but its
+tensors; one of them, `place`, says to the op which layer of which model it is in.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakValueDictionary
 
-import numpy as np
 import torch
 from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
 from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from moetrace.store.errors import MoetraceError
-from moetrace.tracer.worker import PROBE_TOKENS
-from moetrace.tracer.worker.buffers import StepBuffers
-from moetrace.tracer.worker.outside import OutsideLogits, is_routed_outside, outside_logits
+from moetrace.tracer.worker.outside import is_routed_outside, outside_logits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from moetrace.tracer.worker.outside import OutsideLogits
+    from moetrace.tracer.worker.steering import LayerLogits, Steering
+
+    Routed = tuple[torch.Tensor, torch.Tensor]  # weights, ids
+
+_SEAMS: WeakValueDictionary[int, RouterSeam] = WeakValueDictionary()
+_NUMBERS = count()
+
+
+def _steer_logits(logits: torch.Tensor, place: torch.Tensor) -> None:
+    seam, index = _at(place)
+    if seam.steering is not None:
+        seam.steering.before_routing(index, logits)
+
+
+def _steer_choice(
+    hidden_states: torch.Tensor,
+    logits: torch.Tensor,
+    weights: torch.Tensor,
+    ids: torch.Tensor,
+    place: torch.Tensor,
+) -> None:
+    seam, index = _at(place)
+    seam.steer_choice(index, hidden_states, logits, weights, ids)
 
 
 def _record(
@@ -26,111 +55,118 @@ def _record(
     ids_buffer: torch.Tensor,
     weights_buffer: torch.Tensor,
     logits_buffer: torch.Tensor,
+    place: torch.Tensor,
 ) -> None:
     rows, logit_rows = ids.shape[0], min(ids.shape[0], logits_buffer.shape[0])
     ids_buffer[:, :rows].copy_(ids.t())
     weights_buffer[:, :rows].copy_(weights.t())
     logits_buffer[:logit_rows].copy_(logits[:logit_rows])
+    seam, index = _at(place)
+    seam.record_steered(index, logits_buffer)
 
 
-def _record_fake(
-    ids: torch.Tensor,  # noqa: ARG001  the op's signature
-    weights: torch.Tensor,  # noqa: ARG001
-    logits: torch.Tensor,  # noqa: ARG001
-    ids_buffer: torch.Tensor,  # noqa: ARG001
-    weights_buffer: torch.Tensor,  # noqa: ARG001
-    logits_buffer: torch.Tensor,  # noqa: ARG001
-) -> None:
-    return None
+def _at(place: torch.Tensor) -> tuple[RouterSeam, int]:
+    number, index = place.tolist()
+    return _SEAMS[number], index
 
 
 # A custom op whose mutations are declared survives torch.compile; plain copies into a captured tensor may not.
-direct_register_custom_op(
-    op_name="moetrace_record",
-    op_func=_record,
-    mutates_args=["ids_buffer", "weights_buffer", "logits_buffer"],
-    fake_impl=_record_fake,
-)
+for _op, _mutated in (
+    (_steer_logits, ["logits"]),
+    (_steer_choice, ["weights", "ids"]),
+    (_record, ["ids_buffer", "weights_buffer", "logits_buffer"]),
+):
+    direct_register_custom_op(
+        op_name=f"moetrace{_op.__name__}", op_func=_op, mutates_args=_mutated, fake_impl=lambda *_: None
+    )
 
 
-class RouterTap:
-    """A wrapper around the routing of every MoE layer of a model, which fills the step's buffers.
+class Tap(Protocol):
+    """Where the routing of each layer is copied to."""
 
-    - layers: decoder indices of the MoE layers, ascending; num_experts, top_k: of each
+    def of_layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the buffers of one layer: ids, weights, logits."""
+
+
+class RouterSeam:
+    """The wrapped routers of a model's MoE layers.
+
+    - layers: decoder indices of the MoE layers, ascending; num_experts, top_k: of each; scales: their routed scaling
+      factors
+    - tap, steering: what is called there, or None; of a compiled model they are set before it is compiled
     - recording: whether an eager model's routing is copied; a compiled one's always is
     """
 
-    def __init__(
-        self, model: torch.nn.Module, max_tokens: int, device: torch.device, options: dict[str, Any], *, compiled: bool
-    ) -> None:
+    def __init__(self, model: torch.nn.Module, *, compiled: bool) -> None:
+        """Find the routers and wrap them; raise MoetraceError, naming the layer, where one cannot be seen."""
         runners = sorted((m for m in model.modules() if isinstance(m, MoERunner)), key=lambda runner: runner.layer_id)
         for runner in runners:
             require_tappable(runner, compiled=compiled)
+        self.tap: Tap | None = None
+        self.steering: Steering | None = None
         self.recording = True
-        self._compiled = compiled
         self.layers = [int(runner.layer_id) for runner in runners]
         self.routers = [runner.router for runner in runners]
+        self.scales = [float(runner.routed_scaling_factor) for runner in runners]
         self.top_k = int(self.routers[0].top_k) if runners else 0
         self.num_experts = int(self.routers[0].global_num_experts) if runners else 0
-        self.buffers = StepBuffers.make(
-            [float(runner.routed_scaling_factor) for runner in runners],
-            max_tokens,
-            self.num_experts,
-            self.top_k,
-            device,
-            logit_rows=max_tokens if options["profiles"] else min(max_tokens, PROBE_TOKENS),
-            scoring=options["scoring"],
-            profiles=options["profiles"],
-        )
         outside = outside_logits(model, self.num_experts)
+        self.routed_outside = bool(outside)
+        self._compiled = compiled
+        self._routings: list[Callable[..., Routed]] = []
+        self._late: list[LayerLogits | None] = [None] * len(runners)
+        number = next(_NUMBERS)
+        _SEAMS[number] = self
         for index, (runner, router) in enumerate(zip(runners, self.routers, strict=True)):
-            self._install(router, index, outside.get(runner))
+            self._wrap(router, index, torch.tensor([number, index]), outside.get(runner))
 
-    def _install(self, router: Any, index: int, outside: OutsideLogits | None) -> None:
-        routing: Callable[..., tuple[torch.Tensor, torch.Tensor]] = router._compute_routing  # noqa: SLF001
-        buffers = (self.buffers.ids[index], self.buffers.weights[index], self.buffers.logits[index])
-        record = torch.ops.vllm.moetrace_record
+    def _wrap(self, router: Any, index: int, place: torch.Tensor, outside: OutsideLogits | None) -> None:
+        routing: Callable[..., Routed] = router._compute_routing  # noqa: SLF001
+        self._routings.append(routing)
 
-        # What is traced by a compiler must not depend on a flag: there the op is always part of the graph.
-        def tapped_graph(
-            hidden_states: torch.Tensor, router_logits: torch.Tensor, *args: Any, **kwargs: Any
-        ) -> tuple[torch.Tensor, torch.Tensor]:
+        # What is traced by a compiler must not depend on a flag: there an op is always part of the graph, or never.
+        def graph(hidden_states: torch.Tensor, router_logits: torch.Tensor, *args: Any, **kwargs: Any) -> Routed:
+            if self.steering is not None:
+                torch.ops.vllm.moetrace_steer_logits(router_logits, place)
             weights, ids = routing(hidden_states, router_logits, *args, **kwargs)
-            record(ids, weights, router_logits, *buffers)
+            if self.steering is not None:
+                torch.ops.vllm.moetrace_steer_choice(hidden_states, router_logits, weights, ids, place)
+            if self.tap is not None:
+                torch.ops.vllm.moetrace_record(ids, weights, router_logits, *self.tap.of_layer(index), place)
             return weights, ids
 
-        def tapped_eager(
-            hidden_states: torch.Tensor, router_logits: torch.Tensor, *args: Any, **kwargs: Any
-        ) -> tuple[torch.Tensor, torch.Tensor]:
+        def eager(hidden_states: torch.Tensor, router_logits: torch.Tensor, *args: Any, **kwargs: Any) -> Routed:
+            if self.steering is not None:
+                self.steering.before_routing(index, router_logits)
             weights, ids = routing(hidden_states, router_logits, *args, **kwargs)
-            if self.recording:
-                _record(ids, weights, outside.logits if outside else router_logits, *buffers)
+            if self.steering is not None:
+                self.steer_choice(index, hidden_states, router_logits, weights, ids)
+            if self.tap is not None and self.recording:
+                logits = outside.logits if outside else router_logits
+                _record(ids, weights, logits, *self.tap.of_layer(index), place)
             return weights, ids
 
-        router._compute_routing = tapped_graph if self._compiled else tapped_eager  # noqa: SLF001
+        router._compute_routing = graph if self._compiled else eager  # noqa: SLF001
+
+    def steer_choice(
+        self, index: int, hidden_states: torch.Tensor, logits: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor
+    ) -> None:
+        """Put the choice of a layer right where something is steered there."""
+        if self.steering is not None:
+            bias = getattr(self.routers[index], "e_score_correction_bias", None)
+            routing = partial(self._routings[index], indices_type=ids.dtype)
+            self._late[index] = self.steering.after_routing(index, routing, hidden_states, logits, weights, ids, bias)
+
+    def record_steered(self, index: int, logits_buffer: torch.Tensor) -> None:
+        """Put logits as they are steered into the step's buffer, where the router's own type could not hold them."""
+        late, self._late[index] = self._late[index], None
+        if late is not None:
+            late.record(logits_buffer)
 
     def remove(self) -> None:
         """Take the wrappers off; only where nothing was compiled with them."""
         for router in self.routers:
             del router._compute_routing  # noqa: SLF001  the class's own method is back
-
-    def evidence(self, rows: int) -> list[tuple[int, Any, Any, Any, Any]]:
-        """Return the fields of a `RoutingEvidence` for each layer of the step that just ran."""
-        rows = min(rows, self.buffers.logits.shape[1])
-        applied = self.buffers.applied(rows)
-        found = []
-        for index, (layer, router) in enumerate(zip(self.layers, self.routers, strict=True)):
-            bias = getattr(router, "e_score_correction_bias", None)
-            found.append(
-                (
-                    layer,
-                    self.buffers.logits[index, :rows].cpu().numpy().copy(),
-                    self.buffers.ids[index, :, :rows].T.cpu().numpy().astype(np.int32),
-                    applied[index].T.cpu().numpy().copy(),
-                    None if bias is None else bias.detach().float().cpu().numpy(),
-                )
-            )
-        return found
 
 
 def require_tappable(runner: Any, *, compiled: bool) -> None:

@@ -1,26 +1,22 @@
-"""The tap of one of vLLM's workers: routers and row map on one side, a sink for each step's rows on the other.
+"""What moetrace is in one of vLLM's workers: a seam in its routers and its step, with a tap, with steering, or both.
 
 vLLM calls `TracedWorker` by its name, and `call` for every `collective_rpc`.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from vllm.platforms import current_platform
 
-from moetrace.store.errors import CaptureError, MoetraceError
+from moetrace.store.errors import MoetraceError
 from moetrace.tracer.model.families import RoutingRule
-from moetrace.tracer.model.replay import RoutingEvidence, check_routing
-from moetrace.tracer.plan.token_filter import TokenFilter
 from moetrace.tracer.worker import TAG, cpu_fixes
-from moetrace.tracer.worker.assembly import CapturedShard, PlannedShards
 from moetrace.tracer.worker.modes import is_compiled, require_mode
-from moetrace.tracer.worker.recorder import RequestRecorder
-from moetrace.tracer.worker.routers import RouterTap
-from moetrace.tracer.worker.rows import Batch, BatchHook
-from moetrace.tracer.worker.transfer import make_transfer
+from moetrace.tracer.worker.routers import RouterSeam
+from moetrace.tracer.worker.rows import BatchHook
+from moetrace.tracer.worker.steering import Steering
+from moetrace.tracer.worker.tap import WorkerTap
 
 if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as _Worker
@@ -28,209 +24,165 @@ else:
     from vllm.v1.worker.gpu_worker import Worker as _Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from vllm.config import VllmConfig
     from vllm.v1.core.sched.output import SchedulerOutput
 
-    from moetrace.tracer.worker.steps import Sink
-
-log = logging.getLogger("vllm.moetrace")
+    from moetrace.tracer.worker.rows import Batch
 
 
-class WorkerTap:
-    """The tap of one worker: wraps its `execute_model`, hands each step to a sink.
+class WorkerSeam:
+    """Wraps a worker's routers and its `execute_model`; tells a tap and steering, where it has them, of each step."""
 
-    Rows go into the shards of a plan, or, between `start_recording` and `stop_recording`, into a run of a store.
-    """
-
-    def __init__(self, worker: Any, options: dict[str, Any]) -> None:
-        """Install on a worker whose model is loaded; raise MoetraceError where the engine's mode cannot be traced.
-
-        options: `scoring` and `profiles`; to record requests from the start, `recording`: `RecordingSettings`' fields.
-        """
-        config: VllmConfig = worker.vllm_config
-        require_mode(config)
-        self._worker, self._profiles = worker, bool(options["profiles"])
-        self._recording: dict[str, Any] | None = options.get("recording")
-        self.tap = RouterTap(
-            worker.model_runner.get_model(),
-            config.scheduler_config.max_num_batched_tokens,
-            worker.device,
-            options,
-            compiled=is_compiled(config),
-        )
-        self._transfer = make_transfer(self.tap.buffers)
-        self._batch: Batch | None = None
-        self._wanted: set[str] = set()  # requests under way whose rows the sink wants
-        self._failure: str | None = None
-        self._evidence: list[Any] | None = None
-        self._probing = False
-        self.reset()
+    def __init__(self, worker: Any) -> None:
+        """Install on a worker whose model is loaded; raise MoetraceError where the engine's mode cannot be served."""
+        require_mode(worker.vllm_config)
+        self.tap: WorkerTap | None = None
+        self._worker = worker
+        self._routers = RouterSeam(worker.model_runner.get_model(), compiled=is_compiled(worker.vllm_config))
         self._hook = BatchHook(worker, self._before_forward)
+        self._taps = self._steered = False  # in the step under way
         self._execute_model = worker.execute_model
         worker.execute_model = self._execute
 
     @property
-    def _sink(self) -> Sink:
-        return self._recorder or self._planned
+    def steering(self) -> Steering | None:
+        """Return the interventions of the worker, None where it has no steering."""
+        return self._routers.steering
+
+    def add_tap(self, options: dict[str, Any]) -> None:
+        """Put a tap in, where there is none."""
+        if self.tap is None:
+            self.tap = WorkerTap(self._routers, self._worker, options)
+
+    def add_steering(self, rule: dict[str, Any]) -> None:
+        """Make the routers ready for interventions; rule: the fields of the model's `RoutingRule`.
+
+        Raises MoetraceError where another code routes than vLLM's.
+        """
+        if self.steering is not None:
+            return
+        if self._routers.routed_outside:
+            raise MoetraceError("vLLM runs this family by transformers' code, whose router cannot be steered")
+        self._routers.steering = Steering(
+            self._routers.layers,
+            self._routers.num_experts,
+            self._routers.top_k,
+            RoutingRule(**rule),
+            self._worker.vllm_config.scheduler_config.max_num_batched_tokens,
+            self._worker.device,
+            static=self._worker.device.type != "cpu",
+        )
+
+    def remove(self, *, tap: bool = False, steering: bool = False) -> bool:
+        """Take the tap or steering out, and everything once neither is left; tell whether nothing is.
+
+        Only where nothing was compiled with them.
+        """
+        if tap and self.tap is not None:
+            self.tap.remove()
+            self.tap = None
+        if steering:
+            self._routers.steering = None
+        if self.tap is None and self.steering is None:
+            del self._worker.execute_model  # the class's own method is back
+            self._hook.remove()
+            self._routers.remove()
+            return True
+        return False
 
     def _execute(self, scheduler_output: SchedulerOutput) -> Any:
-        """Run one step and put its rows where they belong."""
-        self._keeping(self._register, scheduler_output)
-        rows_wanted = self._wanted and scheduler_output.total_num_scheduled_tokens and self._failure is None
-        self.tap.recording, self._batch = bool(rows_wanted), None
-        self._hook.begin(scheduler_output if rows_wanted else None)
+        """Run one step; what a tap or steering wants of it is told before and after."""
+        taps = self.tap is not None and self.tap.before_step(scheduler_output)
+        steers = self.steering is not None and self._steers(self.steering, scheduler_output)
+        self._taps, self._steered = taps, steers
+        self._hook.begin(scheduler_output if taps or steers else None)
         output = self._execute_model(scheduler_output)
-        if rows_wanted:
-            self._keeping(self._collect)
+        if taps and self.tap is not None:
+            self.tap.after_step()
         return output
 
-    def _before_forward(self, batch: Batch) -> None:
-        """Learn whose the rows of the forward pass are that begins now, and make the buffers ready for it."""
-        self._batch = batch
-        self._transfer.before_forward(int(batch.rows.counts.sum()))
-
-    def _keeping(self, work: Callable[..., None], *arguments: Any, **options: Any) -> None:
-        """Do a part of the capture unless it has failed; keep why it fails.
-
-        That is handed over with the next `take`: an exception in a step would kill the engine without its words.
-        """
-        if self._failure is not None:
-            return
-        try:
-            work(*arguments, **options)
-        except MoetraceError as error:
-            self._failure = str(error)
-            if self._recorder:
-                log.error("moetrace stopped recording: %s", error)  # noqa: TRY400  the words are enough
-
-    def _register(self, scheduler_output: SchedulerOutput) -> None:
-        """Learn which requests have ended, which begin, and whose rows are wanted."""
+    def _steers(self, steering: Steering, scheduler_output: SchedulerOutput) -> bool:
+        """Tell steering of requests that have ended or begin; tell whether any row of the step may be steered."""
         for request in scheduler_output.finished_req_ids:
-            if request in self._wanted:
-                self._wanted.remove(request)
-                self._receive(wait=True)
-                self._sink.end(request)
+            steering.end(request)
         for new in scheduler_output.scheduled_new_reqs:
-            if new.req_id not in self._wanted and self._sink.begin(new):
-                self._wanted.add(new.req_id)
+            steering.begin(new)
+        if steering.running and scheduler_output.total_num_scheduled_tokens:
+            return True
+        steering.nothing()
+        return False
 
-    def _collect(self) -> None:
-        """Take over the rows of the step that was just launched."""
-        if self._batch is None:
-            raise CaptureError("the engine ran a step past the hook that says whose its rows are; nothing was captured")
-        kept = self._sink.kept(self._batch.rows) if self._profiles else None
-        self._transfer.send(self._batch.rows, self._batch.token_ids, kept)
-        if self._probing:
-            self._evidence = self.tap.evidence(int(self._batch.rows.counts.sum()))
-            self._probing = False
-            self._check_recorded()
-        self._receive(wait=False)
-
-    def _receive(self, *, wait: bool) -> None:
-        for rows, step in self._transfer.receive(wait=wait):
-            if self.tap.layers:
-                self._sink.add(step, rows)
-
-    def _check_recorded(self) -> None:
-        """Check how the first step of a recording was routed; planned traces are checked by who plans them."""
-        if self._recording and self._evidence:
-            rule = RoutingRule(**self._recording["record"]["routing"])
-            check_routing(rule, [RoutingEvidence(*entry) for entry in self._evidence])
-
-    def layout(self) -> dict[str, Any]:
-        """Return what was tapped: MoE layers, experts, top-k."""
-        return {"moe_layers": self.tap.layers, "num_experts": self.tap.num_experts, "top_k": self.tap.top_k}
-
-    def reset(self) -> None:
-        """Forget every open shard, and why the capture failed; begin a recording where one is asked for."""
-        for _ in self._transfer.receive(wait=True):
-            pass
-        self._wanted.clear()
-        self._failure = None
-        self._probing = bool(self._recording and self._recording["self_check"])
-        self._planned = PlannedShards(self.tap.layers, self.tap.num_experts, self.tap.top_k, profiles=self._profiles)
-        self._recorder = RequestRecorder(self.layout(), self._recording) if self._recording else None
-
-    def probe(self) -> None:
-        """Keep the router logits of the next step."""
-        self._probing, self._evidence = True, None
-
-    def evidence(self) -> list[Any] | None:
-        """Return what the probed step was routed by (`RouterTap.evidence`), None where there was none."""
-        return self._evidence
-
-    def open(self, key: str, lengths: list[int], new_tokens: int, token_filter: dict[str, Any] | None) -> None:
-        """Announce a shard before its requests are added; `token_filter`: the fields of a `TokenFilter`."""
-        self._planned.open(key, lengths, new_tokens, TokenFilter(**token_filter) if token_filter else None)
-
-    def take(self, ends: list[tuple[str, int, int]]) -> tuple[str | None, list[CapturedShard]]:
-        """Return why the capture failed (None where it did not) and the shards completed since the last call.
-
-        `ends` says of texts with generated tokens where they end: (shard, text, positions).
-        """
-        self._keeping(self._receive, wait=True)
-        self._keeping(self._planned.finish, ends)
-        return self._failure, self._planned.take()
-
-    def start_recording(self, recording: dict[str, Any]) -> None:
-        """Record every request from now on into a store; `recording` are the fields of `RecordingSettings`."""
-        self._recording = recording
-        self.reset()
-
-    def stop_recording(self) -> dict[str, Any] | None:
-        """Write what is left and return what was recorded, and under `failure` why anything was lost.
-
-        None where nothing was being recorded.
-        """
-        if self._recorder is None:
-            return None
-        self._keeping(self._receive, wait=True)
-        summary = self._recorder.close()
-        failure = self._failure
-        self._recording = None
-        self.reset()
-        return {**summary, "failure": failure or summary["failure"]}
-
-    def remove(self) -> None:
-        """Leave the worker as it was; only where nothing was compiled with the tap in it."""
-        del self._worker.execute_model  # the class's own method is back
-        self._hook.remove()
-        self.tap.remove()
+    def _before_forward(self, batch: Batch) -> None:
+        if self._taps and self.tap is not None:
+            self.tap.before_forward(batch)
+        if self._steered and self.steering is not None:
+            self.steering.before_forward(batch.rows)
 
 
 def call(worker: Any, command: str, *arguments: Any) -> Any:
-    """Run a command of a worker's tap: what `collective_rpc(TAG, (command, ...))` reaches on every worker.
+    """Run a command: what `collective_rpc(TAG, (command, ...))` reaches on every worker.
 
-    Workers that repeat what another computes (tensor-parallel ranks after the first) have no tap and answer None.
+    Commands are `install` and `uninstall` (of a tap), `install_steering` and `uninstall_steering`, the methods of
+    `WorkerTap`, and, with `steering_` before them, those of `Steering`. Workers that repeat what another computes
+    (tensor-parallel ranks after the first) have no tap and answer None to what concerns one.
     """
-    if command == "install":
-        return install(worker, *arguments)
-    if command == "uninstall":
-        return uninstall(worker)
-    tap = worker.__dict__.get("moetrace_tap")
-    return None if tap is None else getattr(tap, command)(*arguments)
+    if command in INSTALLERS:
+        return INSTALLERS[command](worker, *arguments)
+    seam: WorkerSeam | None = worker.__dict__.get("moetrace_seam")
+    name = command.removeprefix("steering_")
+    called = None if seam is None else seam.tap if name == command else seam.steering
+    return None if called is None else getattr(called, name)(*arguments)
 
 
 def install(worker: Any, options: dict[str, Any]) -> bool:
     """Put a tap on a worker whose model is loaded; tell whether there is one now."""
     from vllm.distributed.parallel_state import get_tp_group  # noqa: PLC0415  exists once workers are set up
 
-    if get_tp_group().rank_in_group == 0 and "moetrace_tap" not in worker.__dict__:
-        worker.moetrace_tap = WorkerTap(worker, options)
-    return "moetrace_tap" in worker.__dict__
+    if get_tp_group().rank_in_group == 0:
+        seam_of(worker).add_tap(options)
+    seam = worker.__dict__.get("moetrace_seam")
+    return seam is not None and seam.tap is not None
+
+
+def install_steering(worker: Any, rule: dict[str, Any]) -> bool:
+    """Make a worker whose model is loaded ready for interventions; every worker is, also those that have no tap."""
+    seam_of(worker).add_steering(rule)
+    return True
 
 
 def uninstall(worker: Any) -> None:
     """Take a worker's tap off."""
-    tap = worker.__dict__.pop("moetrace_tap", None)
-    if tap is not None:
-        tap.remove()
+    _remove(worker, tap=True)
+
+
+def uninstall_steering(worker: Any) -> None:
+    """Take a worker's steering out."""
+    _remove(worker, steering=True)
+
+
+INSTALLERS: dict[str, Any] = {
+    "install": install,
+    "uninstall": uninstall,
+    "install_steering": install_steering,
+    "uninstall_steering": uninstall_steering,
+}
+
+
+def seam_of(worker: Any) -> WorkerSeam:
+    """Return a worker's seam, made where there is none."""
+    if "moetrace_seam" not in worker.__dict__:
+        worker.moetrace_seam = WorkerSeam(worker)
+    found: WorkerSeam = worker.moetrace_seam
+    return found
+
+
+def _remove(worker: Any, **what: bool) -> None:
+    seam = worker.__dict__.get("moetrace_seam")
+    if seam is not None and seam.remove(**what):
+        del worker.moetrace_seam
 
 
 class TracedWorker(_Worker):  # type: ignore[misc]
-    """vLLM's worker with a tap on every router: installed after the weights load, before warm-up and compilation."""
+    """vLLM's worker with a seam in every router: installed after the weights load, before warm-up and compilation."""
 
     moetrace = call
 
@@ -240,11 +192,17 @@ class TracedWorker(_Worker):  # type: ignore[misc]
         if self.device.type == "cpu":
             cpu_fixes.make_stage_inputs(self.model_runner)
             cpu_fixes.set_right(self.model_runner.get_model())
-        install(self, self.vllm_config.additional_config[TAG])
+        options = self.vllm_config.additional_config[TAG]
+        if "scoring" in options:
+            install(self, options)
+        if "steering" in options:
+            install_steering(self, options["steering"]["rule"])
+            for intervention in options["steering"].get("interventions", ()):
+                call(self, "steering_load", *intervention)
 
     def shutdown(self) -> None:
         """Write what is still in memory before the worker goes."""
-        tap = self.__dict__.get("moetrace_tap")
-        if tap is not None:
-            tap.stop_recording()
+        seam = self.__dict__.get("moetrace_seam")
+        if seam is not None and seam.tap is not None:
+            seam.tap.stop_recording()
         super().shutdown()

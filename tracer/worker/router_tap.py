@@ -1,0 +1,55 @@
+"""The tap on the routers of a model: the buffers into which each one's routing is copied. Torch only, no vLLM."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moetrace.tracer.worker import PROBE_TOKENS
+from moetrace.tracer.worker.buffers import StepBuffers
+
+if TYPE_CHECKING:
+    import torch
+
+    from moetrace.tracer.worker.routers import RouterSeam
+
+
+class RouterTap:
+    """The step's buffers, one part a layer of a seam."""
+
+    def __init__(self, seam: RouterSeam, max_tokens: int, device: torch.device, options: dict[str, Any]) -> None:
+        self._seam = seam
+        self.layers, self.num_experts, self.top_k = seam.layers, seam.num_experts, seam.top_k
+        self.buffers = StepBuffers.make(
+            seam.scales,
+            max_tokens,
+            self.num_experts,
+            self.top_k,
+            device,
+            logit_rows=max_tokens if options["profiles"] else min(max_tokens, PROBE_TOKENS),
+            scoring=options["scoring"],
+            profiles=options["profiles"],
+        )
+
+    def of_layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the buffers of one layer: ids, weights, logits."""
+        return self.buffers.ids[index], self.buffers.weights[index], self.buffers.logits[index]
+
+    def evidence(self, rows: int) -> list[tuple[int, Any, Any, Any, Any]]:
+        """Return the fields of a `RoutingEvidence` for each layer of the step that just ran."""
+        rows = min(rows, self.buffers.logits.shape[1])
+        applied = self.buffers.applied(rows)
+        found = []
+        for index, (layer, router) in enumerate(zip(self.layers, self._seam.routers, strict=True)):
+            bias = getattr(router, "e_score_correction_bias", None)
+            found.append(
+                (
+                    layer,
+                    self.buffers.logits[index, :rows].cpu().numpy().copy(),
+                    self.buffers.ids[index, :, :rows].T.cpu().numpy().astype(np.int32),
+                    applied[index].T.cpu().numpy().copy(),
+                    None if bias is None else bias.detach().float().cpu().numpy(),
+                )
+            )
+        return found

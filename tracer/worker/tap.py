@@ -1,0 +1,177 @@
+"""The tap of one of vLLM's workers: routers and row map on one side, a sink for each step's rows on the other."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from moetrace.store.errors import CaptureError, MoetraceError
+from moetrace.tracer.model.families import RoutingRule
+from moetrace.tracer.model.replay import RoutingEvidence, check_routing
+from moetrace.tracer.plan.token_filter import TokenFilter
+from moetrace.tracer.worker.assembly import CapturedShard, PlannedShards
+from moetrace.tracer.worker.recorder import RequestRecorder
+from moetrace.tracer.worker.router_tap import RouterTap
+from moetrace.tracer.worker.transfer import make_transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vllm.v1.core.sched.output import SchedulerOutput
+
+    from moetrace.tracer.worker.routers import RouterSeam
+    from moetrace.tracer.worker.rows import Batch
+    from moetrace.tracer.worker.steps import Sink
+
+log = logging.getLogger("vllm.moetrace")
+
+
+class WorkerTap:
+    """The tap of one worker: told of each step before and after it, hands its rows to a sink.
+
+    Rows go into the shards of a plan, or, between `start_recording` and `stop_recording`, into a run of a store.
+    """
+
+    def __init__(self, seam: RouterSeam, worker: Any, options: dict[str, Any]) -> None:
+        """Put the tap into a worker's routers.
+
+        options: `scoring` and `profiles`; to record requests from the start, `recording`: `RecordingSettings`' fields.
+        """
+        self._profiles = bool(options["profiles"])
+        self._recording: dict[str, Any] | None = options.get("recording")
+        self._seam = seam
+        max_tokens = worker.vllm_config.scheduler_config.max_num_batched_tokens
+        self.tap = seam.tap = RouterTap(seam, max_tokens, worker.device, options)
+        self._transfer = make_transfer(self.tap.buffers)
+        self._batch: Batch | None = None
+        self._wanted: set[str] = set()  # requests under way whose rows the sink wants
+        self._failure: str | None = None
+        self._evidence: list[Any] | None = None
+        self._probing = False
+        self.reset()
+
+    @property
+    def _sink(self) -> Sink:
+        return self._recorder or self._planned
+
+    def before_step(self, scheduler_output: SchedulerOutput) -> bool:
+        """Learn which requests a step has; tell whether any of its rows is wanted."""
+        self._keeping(self._register, scheduler_output)
+        wanted = self._wanted and scheduler_output.total_num_scheduled_tokens and self._failure is None
+        self._seam.recording, self._batch = bool(wanted), None
+        return bool(wanted)
+
+    def before_forward(self, batch: Batch) -> None:
+        """Learn whose the rows of the forward pass are that begins now, and make the buffers ready for it."""
+        self._batch = batch
+        self._transfer.before_forward(int(batch.rows.counts.sum()))
+
+    def after_step(self) -> None:
+        """Put the rows of the step that was just launched where they belong."""
+        self._keeping(self._collect)
+
+    def _keeping(self, work: Callable[..., None], *arguments: Any, **options: Any) -> None:
+        """Do a part of the capture unless it has failed; keep why it fails.
+
+        That is handed over with the next `take`: an exception in a step would kill the engine without its words.
+        """
+        if self._failure is not None:
+            return
+        try:
+            work(*arguments, **options)
+        except MoetraceError as error:
+            self._failure = str(error)
+            if self._recorder:
+                log.error("moetrace stopped recording: %s", error)  # noqa: TRY400  the words are enough
+
+    def _register(self, scheduler_output: SchedulerOutput) -> None:
+        """Learn which requests have ended, which begin, and whose rows are wanted."""
+        for request in scheduler_output.finished_req_ids:
+            if request in self._wanted:
+                self._wanted.remove(request)
+                self._receive(wait=True)
+                self._sink.end(request)
+        for new in scheduler_output.scheduled_new_reqs:
+            if new.req_id not in self._wanted and self._sink.begin(new):
+                self._wanted.add(new.req_id)
+
+    def _collect(self) -> None:
+        """Take over the rows of the step that was just launched."""
+        if self._batch is None:
+            raise CaptureError("the engine ran a step past the hook that says whose its rows are; nothing was captured")
+        kept = self._sink.kept(self._batch.rows) if self._profiles else None
+        self._transfer.send(self._batch.rows, self._batch.token_ids, kept)
+        if self._probing:
+            self._evidence = self.tap.evidence(int(self._batch.rows.counts.sum()))
+            self._probing = False
+            self._check_recorded()
+        self._receive(wait=False)
+
+    def _receive(self, *, wait: bool) -> None:
+        for rows, step in self._transfer.receive(wait=wait):
+            if self.tap.layers:
+                self._sink.add(step, rows)
+
+    def _check_recorded(self) -> None:
+        """Check how the first step of a recording was routed; planned traces are checked by who plans them."""
+        if self._recording and self._evidence:
+            rule = RoutingRule(**self._recording["record"]["routing"])
+            check_routing(rule, [RoutingEvidence(*entry) for entry in self._evidence])
+
+    def layout(self) -> dict[str, Any]:
+        """Return what was tapped: MoE layers, experts, top-k."""
+        return {"moe_layers": self.tap.layers, "num_experts": self.tap.num_experts, "top_k": self.tap.top_k}
+
+    def reset(self) -> None:
+        """Forget every open shard, and why the capture failed; begin a recording where one is asked for."""
+        for _ in self._transfer.receive(wait=True):
+            pass
+        self._wanted.clear()
+        self._failure = None
+        self._probing = bool(self._recording and self._recording["self_check"])
+        self._planned = PlannedShards(self.tap.layers, self.tap.num_experts, self.tap.top_k, profiles=self._profiles)
+        self._recorder = RequestRecorder(self.layout(), self._recording) if self._recording else None
+
+    def probe(self) -> None:
+        """Keep the router logits of the next step."""
+        self._probing, self._evidence = True, None
+
+    def evidence(self) -> list[Any] | None:
+        """Return what the probed step was routed by (`RouterTap.evidence`), None where there was none."""
+        return self._evidence
+
+    def open(self, key: str, lengths: list[int], new_tokens: int, token_filter: dict[str, Any] | None) -> None:
+        """Announce a shard before its requests are added; `token_filter`: the fields of a `TokenFilter`."""
+        self._planned.open(key, lengths, new_tokens, TokenFilter(**token_filter) if token_filter else None)
+
+    def take(self, ends: list[tuple[str, int, int]]) -> tuple[str | None, list[CapturedShard]]:
+        """Return why the capture failed (None where it did not) and the shards completed since the last call.
+
+        `ends` says of texts with generated tokens where they end: (shard, text, positions).
+        """
+        self._keeping(self._receive, wait=True)
+        self._keeping(self._planned.finish, ends)
+        return self._failure, self._planned.take()
+
+    def start_recording(self, recording: dict[str, Any]) -> None:
+        """Record every request from now on into a store; `recording` are the fields of `RecordingSettings`."""
+        self._recording = recording
+        self.reset()
+
+    def stop_recording(self) -> dict[str, Any] | None:
+        """Write what is left and return what was recorded, and under `failure` why anything was lost.
+
+        None where nothing was being recorded.
+        """
+        if self._recorder is None:
+            return None
+        self._keeping(self._receive, wait=True)
+        summary = self._recorder.close()
+        failure = self._failure
+        self._recording = None
+        self.reset()
+        return {**summary, "failure": failure or summary["failure"]}
+
+    def remove(self) -> None:
+        """Take the tap out of the routers; only where nothing was compiled with it."""
+        self._seam.tap = None
