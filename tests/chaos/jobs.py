@@ -26,8 +26,8 @@ from moetrace.store.write.compact import compact
 from moetrace.store.write.writer import StoreWriter
 from moetrace.tracer.plan.shards import PlannedShard
 from moetrace.tracer.runs import shards as tracing
-from moetrace.tracer.runs.outlet import DEFAULT_MEMORY
 from moetrace.tracer.runs.progress import TraceProgress
+from moetrace.tracer.runs.settings import TraceSettings
 from tests.support.published import EXPERTS, TOP_K, random_task, write_task, write_usage
 from tests.support.stores import make_shard, make_world
 
@@ -51,7 +51,7 @@ def trace(place: str, seed: int) -> None:
     tracing.WAIT = WAIT
     engine = StandInEngine(seed)
     with StoreWriter(place, WORLD.record) as writer:
-        written = tracing._trace_all(engine, writer, planned_shards(), None, None, DEFAULT_MEMORY, TracingAloud())
+        written = tracing._trace_all(engine, writer, planned_shards(), None, None, TraceSettings(), TracingAloud())
     say(shards=written.shards)
 
 
@@ -198,6 +198,7 @@ class StandInEngine:
         generation: object,  # noqa: ARG002  the interface of an engine
         memory: tracing.Outlet,
         token_filter: object,  # noqa: ARG002
+        steered_by: object,  # noqa: ARG002
     ) -> Iterator[Shard]:
         under_way: deque[PlannedShard] = deque()
         for planned in shards:

@@ -93,14 +93,16 @@ def traced(
     recording = RecordingSettings(
         where, asdict(record), checked_language(language), shard_tokens, self_check=self_check
     )
-    _call(llm, "start_recording", asdict(recording))
-    trace = Trace(where, record.run, language, _scratch=scratch)
-    unlabelled = _label_requests(llm, trace)
     try:
-        yield trace
+        _call(llm, "start_recording", asdict(recording))
+        trace = Trace(where, record.run, language, _scratch=scratch)
+        unlabelled = _label_requests(llm, trace)
+        try:
+            yield trace
+        finally:
+            unlabelled()
+            (summary,) = _call(llm, "stop_recording")
     finally:
-        unlabelled()
-        (summary,) = _call(llm, "stop_recording")
         if mine:
             _call(llm, "uninstall")
     if summary["failure"]:

@@ -24,6 +24,8 @@ else:
     from vllm.v1.worker.gpu_worker import Worker as _Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vllm.v1.core.sched.output import SchedulerOutput
 
     from moetrace.tracer.worker.rows import Batch
@@ -138,14 +140,14 @@ def install(worker: Any, options: dict[str, Any]) -> bool:
     from vllm.distributed.parallel_state import get_tp_group  # noqa: PLC0415  exists once workers are set up
 
     if get_tp_group().rank_in_group == 0:
-        seam_of(worker).add_tap(options)
+        _add(worker, WorkerSeam.add_tap, options)
     seam = worker.__dict__.get("moetrace_seam")
     return seam is not None and seam.tap is not None
 
 
 def install_steering(worker: Any, rule: dict[str, Any]) -> bool:
     """Make a worker whose model is loaded ready for interventions; every worker is, also those that have no tap."""
-    seam_of(worker).add_steering(rule)
+    _add(worker, WorkerSeam.add_steering, rule)
     return True
 
 
@@ -167,12 +169,15 @@ INSTALLERS: dict[str, Any] = {
 }
 
 
-def seam_of(worker: Any) -> WorkerSeam:
-    """Return a worker's seam, made where there is none."""
+def _add(worker: Any, add: Callable[[WorkerSeam, dict[str, Any]], None], options: dict[str, Any]) -> None:
+    """Add something to a worker's seam, which is made where there is none; where that fails, nothing is left."""
     if "moetrace_seam" not in worker.__dict__:
         worker.moetrace_seam = WorkerSeam(worker)
-    found: WorkerSeam = worker.moetrace_seam
-    return found
+    try:
+        add(worker.moetrace_seam, options)
+    except BaseException:
+        _remove(worker)
+        raise
 
 
 def _remove(worker: Any, **what: bool) -> None:

@@ -171,6 +171,9 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(someones
     with traced(someones_llm) as trace:  # the engine is as good as before
         pass
     assert trace.sequences == 0
+    assert "moetrace_seam" not in vars(
+        someones_llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    )
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ def test_held_out_losses_are_those_of_transformers(trained: Path) -> None:
             nats -= float(probabilities.gather(1, ids[0, 1:, None]).double().sum())
             tokens += ids.shape[1] - 1
         assert row["tokens"] == tokens
-        assert row["before"] == pytest.approx(nats / tokens, rel=2e-3)  # bfloat16 in other batches
+        assert row["before"] == pytest.approx(nats / tokens, rel=1e-2)  # bfloat16 in other batches
 
 
 def test_the_same_training_gives_the_same_bytes_and_another_seed_others(
