@@ -12,9 +12,10 @@ import pytest
 
 from tests.experiments.rise.arms import DESCRIBED
 from tests.experiments.rise.curves import Curve, area_between, curve, holm, paired
-from tests.experiments.rise.tables import choose_rates, tables
+from tests.experiments.rise.tables import choose_rates, comparison_table, outcome_table, sweep_table, tables
 from tests.experiments.rise.trainings import Job, batches, keep, kept, lora_rank, padded, run_job, train
 from tests.support.experiment import made_up
+from tests.support.paths import ROOT
 
 
 def line(slope: float, reach: float) -> Curve:
@@ -71,6 +72,18 @@ def test_the_tables_say_what_the_results_do() -> None:
     mean = f"{np.mean([1.0 - 0.5, 1.2 - 0.5]) / 2:+.3f}"
     assert any(row.startswith(f"| random | {DESCRIBED['random']} | {mean} | 2 | {mean} |") for row in lines)
     assert any(row.startswith("| full 0.0001 | everything | +0.000 | 2 | +0.000 |") for row in lines)
+
+
+def test_the_docs_have_the_tables_of_the_results_that_are_kept() -> None:
+    results = json.loads((ROOT / "docs" / "findings" / "rise.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+    for table in (
+        sweep_table(results),
+        outcome_table(results),
+        comparison_table(results, similar=False),
+        comparison_table(results, similar=True),
+    ):
+        assert table in page
 
 
 @pytest.fixture
