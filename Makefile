@@ -106,7 +106,7 @@ CALIBRATION ?= moetrace-calibration
 calibrate: install
 	$(BIN)/python -m tests.calibration --data $(SHARED)/data -o $(CALIBRATION)
 
-# Two hours on two cores, EXPERIMENT_ARGS=--quick a quarter of an hour; what is finished is kept, and not done again.
+# Some two hours on two cores, EXPERIMENT_ARGS=--quick a quarter of an hour; what is finished is kept, and not done again.
 EXPERIMENT ?= moetrace-experiment
 EXPERIMENT_ARGS ?=
 experiment-rise: install
