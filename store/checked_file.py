@@ -50,12 +50,6 @@ class FileKind:
     long_lists: re.Pattern[str]
     long_texts: Mapping[str, int] = field(default_factory=dict, hash=False)
 
-    def read(self, path: str | Path) -> Any:
-        """Read a file; raise `error`, naming file and place, where it is not valid JSON of this kind."""
-        value = self.parse(path)
-        self.check(value, str(path))
-        return value
-
     def parse(self, path: str | Path) -> Any:
         """Read a file's JSON, whatever it says; raise `error`, naming the file, where it has none."""
         try:

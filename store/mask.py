@@ -38,8 +38,8 @@ def mask_text(mask: Mapping[str, Any]) -> str:
 
 def read_mask(path: str | Path) -> dict[str, Any]:
     """Read a mask file; raise MaskError, naming file and place, where it is not a valid mask or names no expert."""
-    mask = MASK.read(path)
-    _check_experts(mask, str(path))
+    mask = MASK.parse(path)
+    check_mask(mask, str(path))
     if not mask["experts"]:
         raise MaskError(f"{path}, $.experts: the mask has no experts; there is nothing to train or to convert")
     return dict(mask)
@@ -48,10 +48,6 @@ def read_mask(path: str | Path) -> dict[str, Any]:
 def check_mask(mask: Any, where: str) -> None:
     """Raise MaskError, naming `where` and the place in it, for what is no mask, or contradicts itself."""
     MASK.check(mask, where)
-    _check_experts(mask, where)
-
-
-def _check_experts(mask: Mapping[str, Any], where: str) -> None:
     model, experts = mask["model"], mask["experts"]
     layers, seen = set(model["moe_layers"]), set()
     for index, item in enumerate(experts):
