@@ -79,3 +79,28 @@ def corpus_selection(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def sampling_and_prompt(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how the model goes on after a text, and what prompt is made of one."""
+    for option in (
+        click.option(
+            "--chat-template",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="Jinja template in place of the tokenizer's own (with --chat).",
+        ),
+        click.option("--system", metavar="TEXT", help="System prompt before each text (with --chat)."),
+        click.option("--chat", is_flag=True, help="Give each text as a user's message in the model's chat template."),
+        click.option(
+            "--seed",
+            type=int,
+            default=0,
+            show_default=True,
+            help="Of sampling; a text's draws depend on it alone.",
+        ),
+        click.option("--top-p", type=FiniteRange(0, 1, min_open=True), default=1.0, show_default=True),
+        click.option("--temperature", type=FiniteRange(min=0), default=0.0, show_default=True, help="0 is greedy."),
+    ):
+        command = option(command)
+    return command

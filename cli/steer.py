@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from moetrace.cli.options import FINITE, SHARD_TOKENS, FiniteRange, corpus_selection, output
+from moetrace.cli.options import FINITE, SHARD_TOKENS, FiniteRange, corpus_selection, output, sampling_and_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -52,17 +52,7 @@ BASELINE = "none"
 @click.option("--run", metavar="NAME", help="What the runs' names begin with.  [default: from model and corpus]")
 @output("JSONL, a text a line.  [default: standard output]")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=64, show_default=True, metavar="N")
-@click.option("--temperature", type=FiniteRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
-@click.option("--top-p", type=FiniteRange(0, 1, min_open=True), default=1.0, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of sampling; a text's draws depend on it alone.")
-@click.option("--chat", is_flag=True, help="Give each text as a user's message in the model's chat template.")
-@click.option("--system", metavar="TEXT", help="System prompt before each text (with --chat).")
-@click.option(
-    "--chat-template",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Jinja template in place of the tokenizer's own (with --chat).",
-)
+@sampling_and_prompt
 @corpus_selection
 @SHARD_TOKENS
 @click.option(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from moetrace.cli.options import SHARD_TOKENS, FiniteRange, corpus_selection
+from moetrace.cli.options import SHARD_TOKENS, FiniteRange, corpus_selection, sampling_and_prompt
 from moetrace.cli.terminal import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @click.command(short_help="Trace a corpus through a model into a store.")
@@ -56,17 +59,7 @@ from moetrace.cli.terminal import printable
     metavar="N",
     help="Let the model go on after each text for at most N tokens, and trace those too.",
 )
-@click.option("--temperature", type=FiniteRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
-@click.option("--top-p", type=FiniteRange(0, 1, min_open=True), default=1.0, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of sampling; a text's draws depend on it alone.")
-@click.option("--chat", is_flag=True, help="Give each text as a user's message in the model's chat template.")
-@click.option("--system", metavar="TEXT", help="System prompt before each text (with --chat).")
-@click.option(
-    "--chat-template",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Jinja template in place of the tokenizer's own (with --chat).",
-)
+@sampling_and_prompt
 @click.option(
     "--max-memory",
     type=FiniteRange(min=0, min_open=True),
