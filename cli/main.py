@@ -30,6 +30,7 @@ COMMANDS = {
     "train": "moetrace.cli.train:train",
     "merge": "moetrace.cli.merge:merge",
     "steer": "moetrace.cli.steer:steer",
+    "evaluate": "moetrace.cli.evaluate:evaluate",
 }
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130

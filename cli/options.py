@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,17 +82,9 @@ def corpus_selection(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def sampling_and_prompt(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say how the model goes on after a text, and what prompt is made of one."""
+def sampling(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how the model goes on after a text."""
     for option in (
-        click.option(
-            "--chat-template",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            metavar="FILE",
-            help="Jinja template in place of the tokenizer's own (with --chat).",
-        ),
-        click.option("--system", metavar="TEXT", help="System prompt before each text (with --chat)."),
-        click.option("--chat", is_flag=True, help="Give each text as a user's message in the model's chat template."),
         click.option(
             "--seed",
             type=int,
@@ -104,3 +97,82 @@ def sampling_and_prompt(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def prompting(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what prompt is made of a text; the command gets a `PromptSettings` as `prompt`."""
+
+    @wraps(command)
+    def with_prompt(*args: Any, chat: bool, system: str | None, chat_template: Path | None, **options: Any) -> Any:
+        from moetrace.tracer.plan.prompts import PromptSettings
+
+        template = chat_template.read_text(encoding="utf-8") if chat_template else None
+        return command(*args, prompt=PromptSettings(chat, system, template), **options)
+
+    found: Any = with_prompt
+    for option in (
+        click.option(
+            "--chat-template",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="Jinja template in place of the tokenizer's own (with --chat).",
+        ),
+        click.option("--system", metavar="TEXT", help="System prompt before each text (with --chat)."),
+        click.option("--chat", is_flag=True, help="Give each text as a user's message in the model's chat template."),
+    ):
+        found = option(found)
+    return found  # type: ignore[no-any-return]
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how vLLM runs the model; the command gets those of `EngineSettings` as `engine`."""
+
+    @wraps(command)
+    def with_engine(
+        *args: Any,
+        max_model_len: int | None,
+        max_num_batched_tokens: int,
+        dtype: str,
+        tensor_parallel_size: int,
+        kv_cache_gib: float | None,
+        compiled: bool,
+        **options: Any,
+    ) -> Any:
+        engine = {
+            "max_model_len": max_model_len,
+            "max_num_batched_tokens": max_num_batched_tokens,
+            "dtype": dtype,
+            "tensor_parallel_size": tensor_parallel_size,
+            "kv_cache_gib": kv_cache_gib,
+            "eager": not compiled,
+        }
+        return command(*args, engine=engine, **options)
+
+    found: Any = with_engine
+    for option in (
+        click.option("--revision", metavar="R", help="Revision of the model on its hub."),
+        click.option(
+            "--compile", "compiled", is_flag=True, help="Let vLLM compile the model: slow to start, faster on a GPU."
+        ),
+        click.option("--kv-cache-gib", type=FiniteRange(min=0, min_open=True), help="KV cache.  [default: 1 on a CPU]"),
+        click.option("--tensor-parallel-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N"),
+        click.option(
+            "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
+        ),
+        click.option(
+            "--max-num-batched-tokens",
+            type=click.IntRange(min=32),
+            default=4096,
+            show_default=True,
+            metavar="N",
+            help="Tokens of one engine step; longer texts are prefilled in chunks.",
+        ),
+        click.option(
+            "--max-model-len",
+            type=click.IntRange(min=2),
+            metavar="N",
+            help="Window in tokens.  [default: the model's]",
+        ),
+    ):
+        found = option(found)
+    return found  # type: ignore[no-any-return]

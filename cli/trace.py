@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from moetrace.cli.options import SHARD_TOKENS, FiniteRange, corpus_selection, sampling_and_prompt
+from moetrace.cli.options import (
+    SHARD_TOKENS,
+    FiniteRange,
+    corpus_selection,
+    engine_options,
+    prompting,
+    sampling,
+)
 from moetrace.cli.terminal import printable
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from moetrace.tracer.plan.prompts import PromptSettings
 
 
 @click.command(short_help="Trace a corpus through a model into a store.")
@@ -31,20 +38,6 @@ if TYPE_CHECKING:
     help="What to do with a text longer than the model's window.",
 )
 @click.option(
-    "--max-model-len", type=click.IntRange(min=2), metavar="N", help="Window in tokens.  [default: the model's]"
-)
-@click.option(
-    "--max-num-batched-tokens",
-    type=click.IntRange(min=32),
-    default=4096,
-    show_default=True,
-    metavar="N",
-    help="Tokens of one engine step; longer texts are prefilled in chunks.",
-)
-@click.option(
-    "--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto", show_default=True
-)
-@click.option(
     "--weight-precision",
     type=click.Choice(["auto", "bf16", "f16", "f32"]),
     default="auto",
@@ -59,7 +52,8 @@ if TYPE_CHECKING:
     metavar="N",
     help="Let the model go on after each text for at most N tokens, and trace those too.",
 )
-@sampling_and_prompt
+@sampling
+@prompting
 @click.option(
     "--max-memory",
     type=FiniteRange(min=0, min_open=True),
@@ -68,14 +62,11 @@ if TYPE_CHECKING:
     metavar="GIB",
     help="Memory of captured shards; the engine waits for the disk where it is full.",
 )
-@click.option("--tensor-parallel-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
 @click.option("--pipeline-parallel-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
 @click.option("--expert-parallel", is_flag=True, help="Spread whole experts, not slices of them, over the devices.")
 @click.option("--no-self-check", is_flag=True, help="Do not replay a probe's routing at start-up; recorded in the run.")
-@click.option("--kv-cache-gib", type=FiniteRange(min=0, min_open=True), help="KV cache.  [default: 1 on a CPU]")
 @click.option("--prefix-caching", is_flag=True, help="Leave vLLM's prefix cache on (traced texts never read it).")
-@click.option("--compile", "compiled", is_flag=True, help="Let vLLM compile the model: slow to start, faster on a GPU.")
-@click.option("--revision", metavar="R", help="Revision of the model on its hub.")
+@engine_options
 @click.option("--prompt-only", is_flag=True, help="Leave out of every table the tokens that the model writes itself.")
 @click.option(
     "--skip-positions",
@@ -106,25 +97,18 @@ def trace(
     sample_seed: int,
     shard_tokens: int,
     on_long: str,
-    max_model_len: int | None,
-    max_num_batched_tokens: int,
-    dtype: str,
     weight_precision: str,
     max_new_tokens: int,
     temperature: float,
     top_p: float,
     seed: int,
-    chat: bool,
-    system: str | None,
-    chat_template: Path | None,
+    prompt: PromptSettings,
     max_memory: float,
-    tensor_parallel_size: int,
     pipeline_parallel_size: int,
     expert_parallel: bool,
     no_self_check: bool,
-    kv_cache_gib: float | None,
     prefix_caching: bool,
-    compiled: bool,
+    engine: dict[str, Any],
     revision: str | None,
     prompt_only: bool,
     skip_positions: int,
@@ -144,7 +128,6 @@ def trace(
     from moetrace.cli.progress import TraceBar
     from moetrace.tracer.bundled import named_corpus, named_model
     from moetrace.tracer.engine.settings import EngineSettings
-    from moetrace.tracer.plan.prompts import PromptSettings
     from moetrace.tracer.runs.settings import TraceSettings
     from moetrace.tracer.runs.trace import trace as run_trace
 
@@ -164,22 +147,17 @@ def trace(
         temperature=temperature,
         top_p=top_p,
         seed=seed,
-        prompt=PromptSettings(chat, system, chat_template.read_text(encoding="utf-8") if chat_template else None),
+        prompt=prompt,
         prompt_only=prompt_only,
         skip_positions=skip_positions,
         skip_special=skip_special,
         max_memory=int(max_memory * 2**30),
         engine=EngineSettings(
-            dtype=dtype,
-            max_model_len=max_model_len,
-            max_num_batched_tokens=max_num_batched_tokens,
-            tensor_parallel_size=tensor_parallel_size,
+            **engine,
             pipeline_parallel_size=pipeline_parallel_size,
             expert_parallel=expert_parallel,
             self_check=not no_self_check,
-            eager=not compiled,
             prefix_caching=prefix_caching,
-            kv_cache_gib=kv_cache_gib,
             profiles=not no_profiles,
         ),
     )

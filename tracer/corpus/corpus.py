@@ -46,7 +46,7 @@ class Corpus:
         """
         ids = UniqueIds()
         for text in self.texts(lang):
-            if not isinstance(text.text, str) or not text.text.strip():
+            if text.is_empty:
                 raise MoetraceError(f"{self.source}: text '{text.id}' of {lang} is empty; remove the row or fill it in")
             ids.add(text.id)
             if ids.time_to_look():
@@ -95,7 +95,11 @@ def open_corpus(spec: str, *, text_template: str | None = None, id_template: str
 
     Raises MoetraceError naming the file where there is none or it is not in a form above, or a malformed template.
     """
-    fields = Fields.of(text_template, id_template)
+    return open_rows(spec, Fields.of(text_template, id_template))
+
+
+def open_rows(spec: str, fields: Fields) -> Corpus:
+    """Open a corpus whose rows `fields` makes into texts; raise MoetraceError as `open_corpus` does."""
     path = Path(spec)
     if spec.startswith("hf:"):
         languages, texts = dataset_languages(Dataset.parse(spec), fields)

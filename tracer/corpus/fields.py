@@ -22,6 +22,11 @@ class Text:
     id: str
     text: str
 
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether nothing is there to read."""
+        return not isinstance(self.text, str) or not self.text.strip()
+
 
 @dataclass(frozen=True)
 class Template:

@@ -63,6 +63,7 @@ def traced(
     weight_precision: str = "f16",
     shard_tokens: int = SHARD_TOKENS,
     self_check: bool = True,
+    steering: dict[str, Any] | None = None,
 ) -> Iterator[Trace]:
     """Record the routing of every request that `llm` runs inside the block into a run of a store.
 
@@ -72,6 +73,8 @@ def traced(
 
     An engine that compiles or captures graphs must have been made with `LLM(model, **tap_arguments(model))`: a tap that
     comes later would see nothing, and is refused.
+
+    steering: what the run record says of how the requests are steered, which is part of the run's identity
 
     Raises MoetraceError where the engine cannot be tapped; CaptureError where anything was not captured, or where,
     unless the self-check is off, the first step was not routed as the model's family says.
@@ -88,6 +91,7 @@ def traced(
         weight_precision=weight_precision,
         shard_tokens=shard_tokens,
         self_check=self_check,
+        steering=steering,
     )
     mine = _install(llm, config, profiles=profiles)
     recording = RecordingSettings(

@@ -140,7 +140,8 @@ class Steering:
         """
         if digest in self._slots:
             return
-        free = sorted(set(range(1, SLOTS + 1)) - set(self._slots.values()))
+        in_use = {*self._slots.values(), *(steered.slot for steered in self._running.values())}
+        free = sorted(set(range(1, SLOTS + 1)) - in_use)
         if not free:
             raise MoetraceError(f"an engine has at most {SLOTS} interventions at a time; remove one")
         place = {layer: index for index, layer in enumerate(self.layers)}
@@ -155,12 +156,12 @@ class Steering:
         self._slots[digest], self._scopes[digest] = free[0], scope
 
     def drop(self, digest: str) -> None:
-        """Forget an intervention; raise MoetraceError while requests are under it."""
-        slot = self._slots.get(digest)
-        if slot in {steered.slot for steered in self._running.values()}:
-            raise MoetraceError("an intervention cannot be removed while requests are steered by it")
-        if slot is not None:
-            del self._slots[digest], self._scopes[digest]
+        """Let no further request name an intervention; those that run under it go on, and keep its place in the tables.
+
+        That a request has ended, a worker learns with the next step only.
+        """
+        self._slots.pop(digest, None)
+        self._scopes.pop(digest, None)
 
     def begin(self, request: NewRequestData) -> None:
         """Learn of a new request; raise MoetraceError where it names an intervention that is not there."""

@@ -1,0 +1,1 @@
+"""Evaluations: interventions as controls of others, and what the outcomes of items say, with intervals."""
