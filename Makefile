@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 
 .PHONY: install demo test test-quick test-oldest test-gpu lint format bench-trace bench-steer bench-store bench-plan bench-analytics \
-	bench-training bench-uncertainty calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims figures model clean
+	bench-training bench-uncertainty calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures model clean
 
 install: $(INSTALLED)
 
@@ -117,7 +117,12 @@ CLAIMS ?= moetrace-claims
 experiment-claims: install
 	$(BIN)/python -m tests.experiments.claims --data $(SHARED)/data -o $(CLAIMS) --results docs/findings/claims.json
 
-# The figures of docs/findings, of the results that the two experiments keep there.
+# Half an hour on two cores.
+STEERING ?= moetrace-steering
+experiment-steer: install
+	$(BIN)/python -m tests.experiments.steer --data $(SHARED)/data -o $(STEERING) --results docs/findings/steer.json
+
+# The figures of docs/findings, of the results that the experiments keep there.
 figures: install
 	$(BIN)/python -m tests.experiments.figures
 
@@ -138,5 +143,5 @@ model: install
 	$(BIN)/python -m moetrace.tracer.bundled.measure_model $(TEXTS)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist src/*.egg-info moetrace-demo moetrace-experiment moetrace-calibration moetrace-claims moetrace-model
+	rm -rf $(VENV) $(OLDEST) build dist src/*.egg-info moetrace-demo moetrace-experiment moetrace-calibration moetrace-claims moetrace-steering moetrace-model
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -188,16 +188,11 @@ def _controls(
 ) -> list[Arm]:
     """Return the controls of every intervention, from the load that experts have where nobody steers."""
     from moetrace.analytics.database.connection import connect
-    from moetrace.analytics.evaluation.controls import Controlled
+    from moetrace.analytics.evaluation.controls import controlled_in
 
     facts = evaluator.facts
     with connect(store) as connection:
-        rows = connection.execute(
-            "select layer, expert, sum(count)::bigint from usage where run = ? group by all", [run]
-        ).fetchall()
-    controlled = Controlled(
-        {(layer, expert): count for layer, expert, count in rows}, facts.moe_layers, facts.num_experts, evaluator.fits
-    )
+        controlled = controlled_in(connection, run, facts.moe_layers, facts.num_experts, evaluator.fits)
     found = []
     for arm in arms:
         for control in wanted:

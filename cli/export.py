@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from moetrace.analytics.selection.selection import Selection
 
-FORMATS = ("moetrace", "rise", "esft", "target-experts", "axolotl")
+FORMATS = ("moetrace", "rise", "esft", "target-experts", "axolotl", "easysteer")
 MASK = click.Path(path_type=Path)
 
 FORMAT = click.option(
@@ -218,13 +218,21 @@ def top_k(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Se
     click.option("--target", "targets", multiple=True, metavar="LANG", help="Only this language.  [default: all]"),
     click.option("--against", required=True, metavar="RUN", help="Run of general texts, in the same store."),
     click.option("--tau", type=FINITE, default=0.0, show_default=True, help="What a score must be above."),
+    click.option("--per-layer", type=int, metavar="K", help="At most K of each layer, as many as can be promoted."),
+    click.option(
+        "--zones",
+        type=click.Choice(["fixed", "auto"]),
+        default="fixed",
+        show_default=True,
+        help="Where the middle is: a fixed share of the depth, or where the languages' divergence changes.",
+    ),
 )
 def task(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Selection:
     """Select the middle-layer task experts of --run, the run of a task's texts (arXiv 2510.04694, eq. 3).
 
     score = mean over the task's texts of (tokens routed to the expert / tokens) - the same over the general texts;
-    selected where it is above tau, in the middle zone: the MoE layers from 37.5% to 62.5% of the depth. The default of
-    tau is ours.
+    selected where it is above tau, in the middle zone: the MoE layers from 37.5% to 62.5% of the depth, or, with
+    --zones auto, the middle one of `zones_auto` of the general run. The default of tau is ours.
 
     \b
     moetrace export task my-store --run maths --against flores -o mask.json
@@ -320,31 +328,45 @@ def sql(
     return select(connection, run, targets, query=query or "")
 
 
-@export.command("convert", short_help="Write a mask in another format; needs no store.")
+@export.command("convert", short_help="Write a mask or an intervention in another format; needs no store.")
 @click.argument("mask", type=MASK)
 @FORMAT
 @output("Write the file here.  [default: standard output]")
 def convert(mask: Path, file_format: str, output: Path | None) -> None:
-    """Write MASK, a mask in the moetrace format, in another one.
+    """Write MASK, a mask in the moetrace format, in another one; or an intervention, as EasySteer reads it.
 
     \b
     moetrace export convert mask.json --format esft -o expert_config.json
+    moetrace export convert intervention.json --format easysteer -o router.json
     """  # noqa: D301  click wants the escape itself
+    from moetrace.store.intervention import INTERVENTION, is_intervention, read_intervention
     from moetrace.store.mask import read_mask
 
-    _write(read_mask(mask), file_format, output)
+    if not is_intervention(INTERVENTION.parse(mask)):
+        _write(read_mask(mask), file_format, output)
+        return
+    if file_format != "easysteer":
+        raise click.UsageError(f"{mask}: an intervention is written as --format easysteer alone")
+    from moetrace.analytics.masks.formats import easysteer_of_intervention
+
+    intervention = read_intervention(mask)
+    _write_text(easysteer_of_intervention(intervention), f"{len(intervention.cells)} experts", output)
 
 
 def _write(mask: Mapping[str, Any], file_format: str, output: Path | None) -> None:
     from moetrace.analytics.masks.formats import FORMATS as WRITERS
     from moetrace.store.mask import mask_targets
+
+    languages = mask_targets(mask)
+    words = f" for {', '.join(languages)}" if languages else ""
+    _write_text(WRITERS[file_format](mask), f"{len(mask['experts'])} experts{words}", output)
+
+
+def _write_text(text: str, about: str, output: Path | None) -> None:
     from moetrace.store.output import write_text
 
-    text = WRITERS[file_format](mask)
     if output is None:
         click.echo(text, nl=False)
         return
     write_text(output, text)
-    languages = mask_targets(mask)
-    words = f" for {', '.join(languages)}" if languages else ""
-    click.echo(printable(f"{output}: {len(mask['experts'])} experts{words}"), err=True)
+    click.echo(printable(f"{output}: {about}"), err=True)

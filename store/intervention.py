@@ -107,6 +107,11 @@ def read_intervention(
     return found if layers is None else _of_layers(found, set(layers), where)
 
 
+def is_intervention(value: Any) -> bool:
+    """Tell whether JSON values say that they are an intervention; whether they are one, reading tells."""
+    return isinstance(value, dict) and value.get("format") == "moetrace-intervention"
+
+
 def intervention_of(value: Any, where: str) -> Intervention:
     """Return the intervention that JSON values describe; raise InterventionError for what is none."""
     INTERVENTION.check(value, where)

@@ -17,6 +17,8 @@ from moetrace.store.errors import MoetraceError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import duckdb
+
     from moetrace.store.intervention import Cell, Intervention
 
     Fits = Callable[[Intervention], bool]  # whether the model can be steered so
@@ -50,6 +52,15 @@ class Controlled:
         if control == "load":
             return experts_of_same_load(intervention, self.decisions, self.num_experts, seed, self.fits)
         return outside_its_layers(intervention, self.moe_layers, self.fits)
+
+
+def controlled_in(
+    connection: duckdb.DuckDBPyConnection, run: str, moe_layers: Sequence[int], num_experts: int, fits: Fits
+) -> Controlled:
+    """Return what controls are made from, with the decisions of a run of a store, over all its languages."""
+    query = "select layer, expert, sum(count)::bigint from usage where run = ? group by all"
+    rows = connection.execute(query, [run]).fetchall()
+    return Controlled({(layer, expert): count for layer, expert, count in rows}, moe_layers, num_experts, fits)
 
 
 def random_experts(intervention: Intervention, num_experts: int, seed: int, fits: Fits) -> Intervention:

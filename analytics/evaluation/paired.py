@@ -176,7 +176,7 @@ class _Tables:
     def changes(self, metric: str, comparison: Comparison, lang: str) -> tuple[int, int, float] | None:
         """Return how many items the arm alone has right and alone wrong, and McNemar's p.
 
-        None where that means nothing: of several draws, of sums, of languages together (their items are not independent).
+        None where that means nothing: of several draws, of sums, of languages together, which share items.
         """
         if len(comparison.others) > 1 or lang == EVERY:
             return None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 HEADLINES = {"choice": "accuracy", "number": "exact_match", "perplexity": "bits_per_byte"}
-LOWER_IS_BETTER = ("bits_per_byte", "nats_per_token")
+LOWER_IS_BETTER = ("answer_bits_per_byte", "bits_per_byte", "nats_per_token")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Results:
             "version": 1,
             **self.about,
             "metric": self.metric,
-            "lower_is_better": self.metric in LOWER_IS_BETTER,
+            "lower_is_better": list(LOWER_IS_BETTER),
             "cut": self.cut,
             "arms": [dict(arm) for arm in self.arms],
             "scores": self.scores.fill_nan(None).to_dicts(),

@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from moetrace.analytics.masks.expert_parameters import expert_parameters
 from moetrace.store.checked_file import json_text, rounded_floats
+from moetrace.store.intervention import InterventionError
 from moetrace.store.mask import MaskError, mask_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from moetrace.store.intervention import Intervention
 
 RISE_PARAMETERS = ("budget", "alpha", "shallow", "middle", "zones")
 
@@ -105,12 +108,44 @@ def axolotl(mask: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def easysteer(mask: Mapping[str, Any]) -> str:
+    """Return the text of an EasySteer router configuration that promotes every expert of the mask (its `activate`)."""
+    cells = [(item["layer"], item["expert"]) for item in mask["experts"]]
+    return _router_configuration(dict.fromkeys(cells, 1))
+
+
+def easysteer_of_intervention(intervention: Intervention) -> str:
+    """Return the text of an EasySteer router configuration that promotes and suppresses as an intervention does.
+
+    Both set forced experts 0.01 above the highest or below the lowest logit. Raises InterventionError for shifts, and
+    for an intervention of some tokens, which the request says there and not the file.
+    """
+    if intervention.soft or intervention.scale:
+        raise InterventionError(
+            f"{intervention.name}: --format easysteer holds promoted and suppressed experts, no soft or scale"
+        )
+    if intervention.scope != "all":
+        raise InterventionError(
+            f"{intervention.name}: --format easysteer cannot say which tokens are steered; make its scope all"
+        )
+    return _router_configuration(intervention.forced)
+
+
+def _router_configuration(forced: Mapping[tuple[int, int], int]) -> str:
+    layers: dict[str, dict[str, Any]] = {}
+    for (layer, expert), force in sorted(forced.items()):
+        found = layers.setdefault(str(layer), {"mode": "activate", "activate_ids": [], "deactivate_ids": []})
+        found["activate_ids" if force > 0 else "deactivate_ids"].append(expert)
+    return json_text({"layer_configs": layers})
+
+
 FORMATS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "moetrace": moetrace,
     "rise": rise,
     "esft": esft,
     "target-experts": target_experts,
     "axolotl": axolotl,
+    "easysteer": easysteer,
 }
 
 

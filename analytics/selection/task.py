@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from moetrace.analytics.database.errors import translate_duckdb_errors
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     import duckdb
 
+ZONES = {"fixed": "zones", "auto": "zones_auto()"}  # to what has run, layer and zone
 DECIMALS = 12  # a score is a difference of sums: what is smaller is the order of summing
 
 
@@ -28,12 +30,18 @@ def task(
     *,
     against: str,
     tau: float = 0.0,
+    per_layer: int | None = None,
+    zones: str = "fixed",
 ) -> Selection:
     """Select the experts of the middle zone that the texts of `run` use more than those of `against` by above `tau`.
 
     score = mean over the texts of `run` of count / tokens, minus the same over the texts of `against` (2510.04694,
     eq. 3); the default of tau is ours. With a target only that language of both runs is looked at. Experts outside the
     middle zone are no task experts.
+
+    - per_layer: at most so many of each layer, the highest; a model cannot be made to choose more than its top-k
+    - zones: `fixed`, the middle of RISE's zones; `auto`, that of `zones_auto` of the run `against`, which must be of
+      several languages then
 
     Raises UnknownNameError for a run or language that is not in the store, SelectionError for several targets, for runs
     that differ in MoE layers, experts or top-k, for runs without texts, and where no expert scores above tau.
@@ -42,12 +50,16 @@ def task(
     if len(chosen_targets) > 1:
         raise SelectionError(f"task compares two runs in one language or in all, not in {', '.join(chosen_targets)}")
     check_finite(tau=tau)
+    if per_layer is not None and per_layer < 1:
+        raise SelectionError(f"per layer {per_layer}: pass at least 1 with --per-layer")
+    if zones not in ZONES:
+        raise SelectionError(f"zones '{zones}': pass one of {', '.join(ZONES)} with --zones")
     traced = languages_of(connection, run, chosen_targets or None)
     check_runs(connection, [against])
     _check_comparable(connection, run, against)
     languages_of(connection, against, chosen_targets or None)
-    scores = _scores(connection, run, against, chosen_targets[0] if chosen_targets else None)
-    experts, missed = _split(scores, against, tau)
+    scores = _scores(connection, run, against, chosen_targets[0] if chosen_targets else None, zones)
+    experts, missed = _split(scores, against, tau, per_layer)
     if not experts:
         best = f"the highest score is {missed[0].score:.6g}" if missed else "the model's middle zone has no layers"
         raise SelectionError(
@@ -60,7 +72,12 @@ def task(
         targets=chosen_targets,
         languages=tuple(traced),
         tokens=sum(traced.values()),
-        parameters={"against": against, "tau": tau},
+        parameters={
+            "against": against,
+            "tau": tau,
+            **({} if per_layer is None else {"per_layer": per_layer}),
+            **({} if zones == "fixed" else {"zones": zones}),
+        },
         experts=by_layer_and_expert(experts),
         zones={},
         missed=tuple(missed),
@@ -69,14 +86,18 @@ def task(
 
 
 def _split(
-    scores: list[tuple[int, int, float]], against: str, tau: float
+    scores: list[tuple[int, int, float]], against: str, tau: float, per_layer: int | None
 ) -> tuple[list[SelectedExpert], list[SelectedExpert]]:
-    """Return the experts above tau, and of each layer the best of the others, best first."""
+    """Return the experts above tau, so many of a layer, and of each layer the best of the others, best first."""
     experts: list[SelectedExpert] = []
     nearest: dict[int, SelectedExpert] = {}
+    taken: Counter[int] = Counter()
     for layer, expert, score in sorted(scores, key=lambda row: ranking_key(row[2], row[0], row[1])):
-        above = score > tau
-        reason = f"middle: {'above' if above else 'not above'} tau {tau:g} against {against}"
+        above = score > tau and (per_layer is None or taken[layer] < per_layer)
+        taken[layer] += above
+        reason = f"middle: {'above' if score > tau else 'not above'} tau {tau:g} against {against}"
+        if score > tau and not above:
+            reason += f", and not of its layer's first {per_layer}"
         found = SelectedExpert(layer, expert, "task", "middle", score, reason=reason)
         if above:
             experts.append(found)
@@ -103,18 +124,20 @@ def _check_comparable(connection: duckdb.DuckDBPyConnection, run: str, against: 
 
 
 def _scores(
-    connection: duckdb.DuckDBPyConnection, run: str, against: str, lang: str | None
+    connection: duckdb.DuckDBPyConnection, run: str, against: str, lang: str | None, zones: str
 ) -> list[tuple[int, int, float]]:
     """Return layer, expert and score of every expert of the middle zone."""
     with translate_duckdb_errors():
         rows = connection.execute(
-            """
+            f"""
             select lead.layer, lead.expert, zones.zone, lead.score
             from task_experts(run_a := $run, run_b := $against, lang := $lang) as lead
-            inner join zones on lead.run_a = zones.run and lead.layer = zones.layer
+            inner join {ZONES[zones]} as zones on zones.run = $against and lead.layer = zones.layer
             """,
             {"run": run, "against": against, "lang": lang},
         ).fetchall()
+    if not rows and zones == "auto":
+        raise SelectionError(f"run '{against}': is of one language, and zones auto are where languages differ")
     if any(score is None for *_, score in require_usage(rows, run)):
         raise SelectionError(
             f"runs '{run}' and '{against}': one was imported without texts, and task experts are means over texts"

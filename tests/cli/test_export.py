@@ -128,7 +128,7 @@ def test_the_same_call_writes_the_same_bytes(
 
 
 @pytest.mark.parametrize("strategy", CALLS)
-@pytest.mark.parametrize("file_format", ["moetrace", "rise", "esft", "target-experts", "axolotl"])
+@pytest.mark.parametrize("file_format", ["moetrace", "rise", "esft", "target-experts", "axolotl", "easysteer"])
 def test_converting_a_mask_writes_what_exporting_would(
     strategy: str,
     file_format: str,
@@ -147,6 +147,15 @@ def test_converting_a_mask_writes_what_exporting_would(
     file = tmp_path / "converted"
     assert run(["export", "convert", mask, *asked, "-o", str(file)]) == 0
     assert file.read_text() == direct
+
+
+def test_an_intervention_is_written_for_easysteer_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [{"mode": "suppress", "experts": [{"layer": 1, "expert": 7}]}]
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps({"format": "moetrace-intervention", "version": 1, "name": "x", "steps": steps}))
+    found = json.loads(printed(capsys, "export", "convert", str(file), "--format", "easysteer"))
+    assert found["layer_configs"]["1"]["deactivate_ids"] == [7]
+    assert run(["export", "convert", str(file), "--format", "esft"]) == 2
 
 
 @pytest.mark.parametrize("strategy", CALLS)

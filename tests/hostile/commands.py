@@ -121,7 +121,7 @@ MASK_COMMANDS = (
     Command("report-mask", ("report", "STORE", "--run", "run", "--mask", "MASK", "-o", "report.html")),
     *(
         Command(f"convert-{each}", ("export", "convert", "MASK", "--format", each, "-o", "converted"))
-        for each in ("moetrace", "rise", "esft", "target-experts", "axolotl")
+        for each in ("moetrace", "rise", "esft", "target-experts", "axolotl", "easysteer")
     ),
     Command("random", ("export", "random", "STORE", "--run", "run", "--like", "MASK", "-o", "drawn.json")),
     Command("train", ("train", "MASK", "--model", "bundled", "--corpus", "bundled", "-o", "trained")),

@@ -59,7 +59,8 @@ class EvaluationSettings:
 class Outcome:
     """How one item came out: metric -> (numerator, denominator), of which a language's value is the ratio of sums.
 
-    - choice: accuracy (of the choice with the highest log-likelihood a character), accuracy_unnormalised
+    - choice: accuracy (of the choice with the highest log-likelihood a character), accuracy_unnormalised (of that with
+      the highest log-likelihood), answer_bits_per_byte (of the right choice)
     - number: exact_match
     - perplexity: bits_per_byte, nats_per_token
 
@@ -219,6 +220,7 @@ def _chosen(item: Item, likelihoods: Sequence[float]) -> tuple[dict[str, tuple[f
     values = {
         "accuracy": (float(taken == item.answer), 1.0),
         "accuracy_unnormalised": (float(unnormalised == item.answer), 1.0),
+        "answer_bits_per_byte": (-likelihoods[item.answer] / log(2), float(len(item.choices[item.answer].encode()))),
     }
     return values, {"choice": taken, "right": item.answer, "log_likelihoods": list(likelihoods)}
 

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ from moetrace.store.write.writer import StoreWriter
 from moetrace.tracer.worker.held import HeldRows, HeldText
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vllm.v1.core.sched.output import NewRequestData
 
     from moetrace.tracer.worker.steps import KeptRows, Step, StepRows
@@ -180,16 +183,24 @@ class RequestRecorder:
         return number
 
     def _write(self, shard: Shard) -> None:
+        if self._closed.is_set():  # maybe by an interpreter that ends, which starts no thread any more
+            self._collect(0)
+            self._commit(partial(self._writer.write, shard))
+            return
         self._writing.append(self._pool.submit(self._writer.write, shard))
         self._collect(WRITES_AHEAD)
 
     def _collect(self, ahead: int) -> None:
-        """Wait until at most `ahead` shards are being written; remember the first failure."""
+        """Wait until at most `ahead` shards are being written."""
         while len(self._writing) > ahead:
-            try:
-                self._commits.append(self._writing.popleft().result())
-            except MoetraceError as error:
-                self._failure = self._failure or str(error)
+            self._commit(self._writing.popleft().result)
+
+    def _commit(self, written: Callable[[], CommitRecord]) -> None:
+        """Take what a shard's writing came to; remember the first failure."""
+        try:
+            self._commits.append(written())
+        except MoetraceError as error:
+            self._failure = self._failure or str(error)
 
 
 def _next_shards(store: str, run: str) -> dict[str, int]:

@@ -11,10 +11,11 @@ import yaml
 
 from moetrace.analytics.database.connection import connect
 from moetrace.analytics.masks.expert_parameters import EXPERT_PARAMETERS, UnknownFamilyError
-from moetrace.analytics.masks.formats import FORMATS
+from moetrace.analytics.masks.formats import FORMATS, easysteer_of_intervention
 from moetrace.analytics.masks.mask import build_mask
 from moetrace.analytics.selection import rise, top_p
 from moetrace.analytics.selection.selection import SelectedExpert, Selection
+from moetrace.store.intervention import InterventionError, intervention_of
 from moetrace.store.mask import MaskError, mask_text, read_mask
 from tests.support.families import COMMON, TINY
 from tests.support.published import import_files
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from moetrace.store.format.records import RunRecord
+    from moetrace.store.intervention import Intervention
 
 CREATED = "2025-01-01T00:00:00+00:00"
 RECORD = make_record()
@@ -198,3 +200,30 @@ def test_every_family_in_the_table_is_compared_with_its_model(
     models: dict[str, tuple[str, dict[str, list[int]]]],
 ) -> None:
     assert set(EXPERT_PARAMETERS) == {family for family, _ in models.values()}
+
+
+def test_the_easysteer_format_promotes_a_masks_experts() -> None:
+    made = mask_of(*(SelectedExpert(layer, expert, "specific") for layer, expert in ((5, 6), (1, 7), (5, 0))))
+    assert json.loads(FORMATS["easysteer"](made)) == {
+        "layer_configs": {
+            "1": {"mode": "activate", "activate_ids": [7], "deactivate_ids": []},
+            "5": {"mode": "activate", "activate_ids": [0, 6], "deactivate_ids": []},
+        }
+    }
+
+
+def test_an_intervention_goes_to_easysteer_where_it_forces_experts() -> None:
+    def made(*steps: dict[str, Any], **more: Any) -> Intervention:
+        value = {"format": "moetrace-intervention", "version": 1, "name": "x", "steps": list(steps), **more}
+        return intervention_of(value, "x")
+
+    up = {"mode": "promote", "experts": [{"layer": 5, "expert": 6}]}
+    down = {"mode": "suppress", "experts": [{"layer": 5, "expert": 0}, {"layer": 1, "expert": 7}]}
+    assert json.loads(easysteer_of_intervention(made(up, down)))["layer_configs"] == {
+        "1": {"mode": "activate", "activate_ids": [], "deactivate_ids": [7]},
+        "5": {"mode": "activate", "activate_ids": [6], "deactivate_ids": [0]},
+    }
+    with pytest.raises(InterventionError, match="no soft or scale"):
+        easysteer_of_intervention(made({**up, "mode": "soft", "lambda": 1.0}))
+    with pytest.raises(InterventionError, match="make its scope all"):
+        easysteer_of_intervention(made(up, scope="prompt"))

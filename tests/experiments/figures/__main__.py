@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from tests.experiments.figures import claims, rise
+from tests.experiments.figures import claims, rise, steer
 from tests.experiments.figures.style import svg
 from tests.support.paths import ROOT
 
-DRAWN = {"claims": claims.FIGURES, "rise": rise.FIGURES}
+DRAWN = {"claims": claims.FIGURES, "rise": rise.FIGURES, "steer": steer.FIGURES}
 
 
 def draw(folder: Path) -> list[Path]:

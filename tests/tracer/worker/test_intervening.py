@@ -159,12 +159,16 @@ def test_interventions_come_and_go() -> None:
     with pytest.raises(MoetraceError, match="at most 64 interventions at a time"):
         loaded(steering, steps[SLOTS])
     begin(steering, "r", 1, digests[3])
-    with pytest.raises(MoetraceError, match="cannot be removed while requests are steered by it"):
-        steering.drop(digests[3])
-    steering.end("r")
     steering.drop(digests[3])
     with pytest.raises(MoetraceError, match="asks for an intervention that this worker does not have"):
         begin(steering, "s", 1, digests[3])
+    with pytest.raises(MoetraceError, match="at most 64 interventions at a time"):
+        loaded(steering, steps[SLOTS])  # what runs keeps its place
+    steering.before_forward(StepRows(["r"], np.array([0]), np.array([1])))
+    logits = torch.arange(float(EXPERTS))[None]
+    steering.before_routing(0, logits)
+    assert float(logits[0, 0]) == pytest.approx(4.0 * np.arange(EXPERTS).std())
+    steering.end("r")
     begin(steering, "s", 1, loaded(steering, steps[SLOTS]))
     steering.before_forward(StepRows(["s"], np.array([0]), np.array([1])))
     logits = torch.arange(float(EXPERTS))[None]

@@ -1,0 +1,1 @@
+"""Task experts of English, promoted, shifted and suppressed in six languages of the bundled model, with controls."""
