@@ -8,7 +8,6 @@ two experts in each of the middle half of the layers.
 from __future__ import annotations
 
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ from moetrace.tracer.model.facts import read_facts
 from moetrace.tracer.recording.attach import tap_arguments
 from moetrace.tracer.steering.attach import steered
 from tests.benchmarks.bench_trace import texts, wide_model
+from tests.benchmarks.timing import described, ratio_of_rounds, seconds_in_turns
 from tests.support.paths import SHARED
 
 if TYPE_CHECKING:
@@ -60,9 +60,7 @@ def engine(model: Path, *, compiled: bool, steering: bool) -> LLM:
 
     arguments: dict[str, Any] = {}
     if steering:
-        arguments = tap_arguments(str(model), steering=True)
-        for options in arguments["additional_config"].values():
-            del options["scoring"], options["profiles"]  # steering alone, no tap
+        arguments = tap_arguments(str(model), steering=True, tracing=False)
     return LLM(
         model=str(model),
         dtype="float32",
@@ -129,24 +127,12 @@ def main(
             }
             for run in ways.values():
                 run()
-            seconds: dict[str, list[float]] = {name: [] for name in ways}
-            names = list(ways)
-            for number in range(rounds):
-                for name in names[number % len(names) :] + names[: number % len(names)]:
-                    start = time.perf_counter()
-                    ways[name]()
-                    seconds[name].append(time.perf_counter() - start)
-    mode = (
-        f"{'compiled' if compiled else 'eager'}, {'prefill' if new_tokens == 1 else f'{new_tokens} new tokens a text'}"
-    )
+            seconds = seconds_in_turns(ways, rounds)
     print(f"{model} model, {source.name}: {tokens:,} tokens of {len(token_ids)} texts, {rounds} rounds, medians;")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, float32, {mode}\n")
+    print(f"{described(compiled=compiled, new_tokens=new_tokens)}\n")
     print("| way | tokens/s | of what is not installed | of what is idle |\n|---|---:|---:|---:|")
-    for name in names:
-        ratios = [
-            statistics.median(other / mine for other, mine in zip(seconds[base], seconds[name], strict=True))
-            for base in ("not installed", "installed, idle")
-        ]
+    for name in ways:
+        ratios = [ratio_of_rounds(seconds, name, base) for base in ("not installed", "installed, idle")]
         print(f"| {name} | {tokens / statistics.median(seconds[name]):,.0f} | {ratios[0]:.3f} | {ratios[1]:.3f} |")
     print(
         f"\nEight interventions were loaded in {loading * 1e3:.0f} ms; the tables take {table_bytes / 2**20:.2f} MiB."

@@ -8,7 +8,6 @@ roll-ups, Parquet files synced to disk and committed.
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import statistics
 import tempfile
@@ -22,6 +21,7 @@ import numpy as np
 from moetrace.tracer.bundled import CORPUS, MODEL
 from moetrace.tracer.engine.settings import require_engine
 from moetrace.tracer.plan.shards import PlannedShard
+from tests.benchmarks.timing import described, ratio_of_rounds, seconds_in_turns
 from tests.support.paths import SHARED
 
 if TYPE_CHECKING:
@@ -228,24 +228,15 @@ def main(
             ways["transformers loop, padded batches of 8"] = transformers_way(folder, token_ids, 8)
         for name in warm:
             ways[name]()
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        names = list(ways)
-        for number in range(rounds):
-            for name in names[number % len(names) :] + names[: number % len(names)]:
-                start = time.perf_counter()
-                ways[name]()
-                seconds[name].append(time.perf_counter() - start)
+        seconds, first = seconds_in_turns(ways, rounds), next(iter(ways))
     layers = len(engine.moe_layers)
-    mode = (
-        f"{'compiled' if compiled else 'eager'}, {'prefill' if new_tokens == 1 else f'{new_tokens} new tokens a text'}"
-    )
     print(f"{model} model, {source.name}: {tokens:,} tokens in {len(token_ids)} languages, {rounds} rounds, medians;")
-    print(f"{platform.machine()}, {os.cpu_count()} cores, float32, {mode}\n")
+    print(f"{described(compiled=compiled, new_tokens=new_tokens)}\n")
     print(f"| {'way':<40} | tokens/s | traced vLLM is |\n|{'-' * 42}|---------:|---------------:|")
-    for name in names:
-        ratio = statistics.median(other / mine for other, mine in zip(seconds[name], seconds[names[0]], strict=True))
+    for name in ways:
+        ratio = ratio_of_rounds(seconds, first, name)
         print(f"| {name:<40} | {tokens / statistics.median(seconds[name]):8,.0f} | {ratio:12.2f} x |")
-    pairs = zip(seconds[names[0]], seconds["vLLM, untraced"], strict=True)
+    pairs = zip(seconds[first], seconds["vLLM, untraced"], strict=True)
     cost = statistics.median(traced - untraced for traced, untraced in pairs) / tokens / layers
     print(
         f"\nTracing costs {cost * 1e6:.2f} microseconds a token and layer; {written.bytes / tokens:.1f} bytes a token;"

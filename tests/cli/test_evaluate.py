@@ -114,6 +114,7 @@ def test_what_cannot_be_evaluated_is_one_line(tmp_path: Path, task: Path, capsys
         (("--task", task, "--lang", "xyz"), "no language 'xyz'"),
         (("--task", task, "--by-language", f"xyz={up}"), "--by-language xyz: the corpus has"),
         (("--task", task, "--intervention", up, "--model", tmp_path / "up"), "two things to evaluate are called up"),
+        (("--task", task, "--intervention", up, "--scope", "generated"), "nothing is generated in this task"),
         (("--task", task, "--intervention", task / "deu_Latn.jsonl"), "line 2, column 1: not valid JSON"),
     ):
         assert message in failure(capsys, "evaluate", "bundled", *arguments, *COMMON)

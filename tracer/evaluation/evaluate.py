@@ -13,6 +13,7 @@ from moetrace.store.read.reader import Store
 from moetrace.store.storage.open import open_storage
 from moetrace.tracer.evaluation.arms import BASELINE, CONTROL, MODEL, Arm
 from moetrace.tracer.evaluation.evaluator import EvaluationSettings, Evaluator, Outcome
+from moetrace.tracer.evaluation.tasks import NUMBER
 from moetrace.tracer.model.record import model_record
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def evaluate(
     store: where the routing of each arm but the controls is kept, in run `RUN-ARM`
 
     Raises MoetraceError for two arms of one name, a run that is there already, an intervention that is not for the
-    model, and as `Evaluator` does.
+    model or would do nothing, and as `Evaluator` does.
     """
     if store is not None:
         _check_new(store, [f"{run}-{name}" for name in _names(interventions, checkpoints)])
@@ -115,6 +116,12 @@ def _check_arms(task: Task, interventions: Sequence[Arm], checkpoints: Sequence[
             raise MoetraceError(f"two things to evaluate are called {name}; rename one")
     for arm in interventions:
         arm.steered.check_languages(task.corpus.languages)
+        for one in arm.steered.interventions:
+            if one.scope == "generated" and task.kind != NUMBER:
+                raise MoetraceError(
+                    f"intervention {one.name}: it steers generated tokens, and nothing is generated in this task "
+                    "(choices and texts are prompts); --scope all"
+                )
 
 
 def _check_new(store: str | Path, runs: Sequence[str]) -> None:

@@ -115,14 +115,14 @@ def traced(
 
 
 def tap_arguments(
-    model: str, revision: str | None = None, *, profiles: bool = True, steering: bool = False
+    model: str, revision: str | None = None, *, profiles: bool = True, steering: bool = False, tracing: bool = True
 ) -> dict[str, Any]:
     """Return the arguments of `vllm.LLM` for an engine of `model` that is tapped from its start, compiled or not.
 
-    steering: its requests can be steered as well (`steered`)
+    steering: its requests can be steered as well (`steered`); tracing: False where they are to be steered alone
     """
     rule = read_facts(model, revision).rule
-    options: dict[str, Any] = {"scoring": rule.scoring, "profiles": profiles}
+    options: dict[str, Any] = {"scoring": rule.scoring, "profiles": profiles} if tracing else {}
     if steering:
         options["steering"] = {"rule": asdict(rule)}
     return {"worker_cls": TRACED_WORKER, "additional_config": {TAG: options}}

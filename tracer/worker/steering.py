@@ -48,9 +48,11 @@ class Steered:
 
 @dataclass(frozen=True)
 class SomeRows:
-    """The rows of a step that something is done to in a layer: int64 [r]."""
+    """The rows of a step that something is done to in a layer: int64 [r], ascending, the last of them; slots [r]."""
 
     rows: torch.Tensor
+    last: int
+    slots: torch.Tensor
 
     def take(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return these rows of a tensor [n, ...]."""
@@ -58,8 +60,11 @@ class SomeRows:
 
     def put(self, tensor: torch.Tensor, new: torch.Tensor) -> None:
         """Put new rows into the first m rows of a step, [m, ...], as far as they are among them."""
-        inside = self.rows < len(tensor)
-        tensor[self.rows[inside]] = new[inside].to(tensor.dtype)
+        rows, new = self.rows, new.to(tensor.dtype)
+        if self.last >= len(tensor):
+            inside = rows < len(tensor)
+            rows, new = rows[inside], new[inside]
+        tensor.index_copy_(0, rows, new)
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ class Steering:
         self._written = 0
         self._rows, self._slot_of_row = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
         self._here = np.zeros((len(KINDS), len(self.layers)), dtype=bool)  # what is done in this step
+        self._some_rows: dict[bytes, SomeRows] = {}  # of this step, by which slots do something in a layer
 
     def table_bytes(self) -> int:
         """Return the memory of the tables and the row map."""
@@ -191,6 +197,7 @@ class Steering:
                     found.append(np.arange(start + begin, start + end))
                     slots.append(np.full(end - begin, steered.slot))
             start += count
+        self._some_rows.clear()
         self._rows = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
         self._slot_of_row = np.concatenate(slots) if slots else np.zeros(0, dtype=np.int64)
         self._here = np.asarray(self._does[:, np.unique(self._slot_of_row)].any(axis=1))
@@ -228,11 +235,13 @@ class Steering:
         routing: hidden states and logits of some rows -> their weights and ids, by the model's own code. Return the
         logits as steered where `logits` could not hold them.
         """
+        narrow = logits.dtype != torch.float32
+        if not narrow and chooses_by_logits(self._rule):
+            return None  # the choice follows from the logits, which are steered
         here = self._of_layer(index, len(logits))
         if here is None:
             return None
         rows, effects = here
-        narrow = logits.dtype != torch.float32
         forced = None if chooses_by_logits(self._rule) else effects.forced
         if not narrow and forced is None:
             return None
@@ -261,10 +270,21 @@ class Steering:
         here = self._here[:, index]
         if not here.any():
             return None
-        mine = self._does[:, self._slot_of_row, index].any(axis=0)
-        chosen = torch.from_numpy(self._slot_of_row[mine])
+        found = self._rows_here(index)
         parts = [
-            self._tables[kind][:, index].index_select(0, chosen) if there else None
+            self._tables[kind][:, index].index_select(0, found.slots) if there else None
             for kind, there in zip(KINDS, here, strict=True)
         ]
-        return SomeRows(torch.from_numpy(self._rows[mine])), RowEffects(*parts)
+        return found, RowEffects(*parts)
+
+    def _rows_here(self, index: int) -> SomeRows:
+        """Return the rows of this step that something is done to in a layer; layers that have the same share them."""
+        steered = np.asarray(self._does[:, :, index].any(axis=0))  # [slots]
+        key = steered.tobytes()
+        if key not in self._some_rows:
+            mine = steered[self._slot_of_row]
+            rows = self._rows[mine]
+            self._some_rows[key] = SomeRows(
+                torch.from_numpy(rows), int(rows[-1]), torch.from_numpy(self._slot_of_row[mine])
+            )
+        return self._some_rows[key]
