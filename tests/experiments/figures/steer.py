@@ -47,15 +47,20 @@ def chart(results: dict[str, Any]) -> alt.HConcatChart:
     order = [arm["name"] for arm in results["arms"] if arm["kind"] == "intervention"]
     encoded = series(list(NAMES.values()), "steered")
     panels = []
-    for panel in PANELS.values():
+    for metric, panel in PANELS.items():
         base = alt.Chart(alt.Data(values=[row for row in rows if row["panel"] == panel]))
         x = alt.X("arm:N", sort=order, title=None, axis=alt.Axis(labelAngle=-40))
-        y = alt.Y("difference:Q", title=f"{panel}, less unsteered")
+        title = f"{panel}, less unsteered"
+        # What other layers cost is a hundred times what the middle does.
+        wide = metric == BITS
+        scale = alt.Scale(type="symlog", constant=0.01) if wide else alt.Scale()
+        axis = alt.Axis(values=[0, 0.01, 0.03, 0.1, 0.3, 1, 3], format="~g") if wide else alt.Axis()
+        y = alt.Y("difference:Q", title=title, scale=scale, axis=axis)
         zero = base.mark_rule(color="#6b7684").encode(y=alt.datum(0))
         whiskers = (
             base.transform_filter("isValid(datum.lower)")
             .mark_rule(strokeWidth=1.5)
-            .encode(x=x, y=alt.Y("lower:Q", title=f"{panel}, less unsteered"), y2="upper:Q", color=encoded["color"])
+            .encode(x=x, y=alt.Y("lower:Q", title=title, scale=scale, axis=axis), y2="upper:Q", color=encoded["color"])
         )
         lines = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=36)).encode(x=x, y=y, **encoded)
         panels.append(alt.layer(zero, lines, whiskers).properties(width=WIDTH, height=HEIGHT))

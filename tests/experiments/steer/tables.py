@@ -38,14 +38,14 @@ def tables(results: Mapping[str, Any]) -> str:
 
 
 def experts_table(results: Mapping[str, Any]) -> str:
-    """Return which experts were found in each half of the ids."""
-    lines = ["| found on | task experts (layer: experts) |", "|---|---|"]
+    """Return the experts that each half of the ids was measured with, which were found on the other."""
+    lines = ["| measured half | task experts found on the other half (layer: experts) |", "|---|---|"]
     for fold, experts in enumerate(results["experts"]):
         layers: dict[int, list[int]] = {}
         for layer, expert, _ in experts:
             layers.setdefault(layer, []).append(expert)
         said = "; ".join(f"{layer}: {', '.join(map(str, found))}" for layer, found in sorted(layers.items()))
-        lines.append(f"| the other half of {'AB'[fold]} | {said} |")
+        lines.append(f"| {'AB'[fold]} | {said} |")
     return "\n".join(lines)
 
 
