@@ -173,6 +173,10 @@ def _checkpoints(experts: Sequence[Path], others: Sequence[str]) -> list[Checkpo
     from moetrace.tracer.evaluation.evaluate import Checkpoint
 
     found = []
+    if experts:
+        from moetrace.tracer.training.requirements import require_train
+
+        require_train()
     for file in experts:
         if not file.is_file():
             raise click.UsageError(

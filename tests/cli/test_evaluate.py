@@ -10,7 +10,7 @@ import pytest
 from moetrace.cli.main import run
 from moetrace.store.intervention import intervention_text
 from moetrace.store.read.reader import Store
-from moetrace.tracer.bundled import CORPUS
+from moetrace.tracer.bundled import CORPUS, MODEL
 from tests.support.commands import failure
 
 if TYPE_CHECKING:
@@ -118,3 +118,36 @@ def test_what_cannot_be_evaluated_is_one_line(tmp_path: Path, task: Path, capsys
         (("--task", task, "--intervention", task / "deu_Latn.jsonl"), "line 2, column 1: not valid JSON"),
     ):
         assert message in failure(capsys, "evaluate", "bundled", *arguments, *COMMON)
+
+
+@pytest.mark.engine
+def test_trained_experts_stand_beside_the_model_they_are_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Experts that were moved: the loss of the text is what transformers says of the model with them in it."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from moetrace.tracer.training import apply_mask, restore, save_experts
+    from moetrace.tracer.training.masking import masking_of
+    from tests.support.masks import mask_for
+
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    apply_mask(model, mask_for(model, [(layer, expert) for layer in range(8) for expert in range(0, 32, 2)]))
+    with torch.no_grad():
+        for master in masking_of(model).masters().values():
+            master.mul_(0.5)
+    (tmp_path / "tuned").mkdir()
+    save_experts(model, tmp_path / "tuned" / "experts.safetensors")
+    restore(model)
+    german = ("--task", "bundled", "--lang", "deu_Latn", "--limit", 1, "--items", tmp_path / "items.jsonl")
+    assert evaluated(*german, "--experts", tmp_path / "tuned" / "experts.safetensors") == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]} == {"none", "tuned"}
+    nats = {
+        row["arm"]: row["nats"]
+        for row in map(json.loads, (tmp_path / "items.jsonl").read_text(encoding="utf-8").splitlines())
+    }
+    text = json.loads((CORPUS / "deu_Latn.jsonl").read_text(encoding="utf-8").splitlines()[0])["text"]
+    ids = [0, *AutoTokenizer.from_pretrained(MODEL)(text)["input_ids"]]
+    with torch.no_grad():
+        scores = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    assert nats["tuned"] == pytest.approx(-float(sum(scores[at, ids[at + 1]] for at in range(len(ids) - 1))), abs=1e-3)
+    assert abs(nats["tuned"] - nats["none"]) > 1

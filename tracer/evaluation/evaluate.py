@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moetrace.store.errors import MoetraceError
-from moetrace.store.format.layout import FORMAT
+from moetrace.store.format.layout import FORMAT, checked_run
 from moetrace.store.read.reader import Store
 from moetrace.store.storage.open import open_storage
 from moetrace.tracer.evaluation.arms import BASELINE, CONTROL, MODEL, Arm
@@ -74,7 +74,7 @@ def evaluate(
     store: where the routing of each arm but the controls is kept, in run `RUN-ARM`
 
     Raises MoetraceError for two arms of one name, a run that is there already, an intervention that is not for the
-    model or would do nothing, and as `Evaluator` does.
+    model or would do nothing, experts that are not of the model, and as `Evaluator` does.
     """
     if store is not None:
         _check_new(store, [f"{run}-{name}" for name in _names(interventions, checkpoints)])
@@ -89,6 +89,9 @@ def evaluate(
         with Evaluator(model, revision=revision, settings=settings, progress=progress) as evaluator:
             for arm in interventions:
                 evaluator.check(arm)
+            # What cannot be evaluated is found out before anything is asked.
+            places = [one.where if one.kind == MODEL else _merged(model, revision, one, scratch) for one in checkpoints]
+            beside = [Evaluator(place, settings=settings, progress=progress) for place in places]
             # Without a store the baseline alone is traced, where controls need the load of experts.
             wanted = controls if interventions else None
             traced = kept(arms[0]) or ((scratch / "store", NONE) if wanted else None)
@@ -98,10 +101,9 @@ def evaluate(
             for arm in arms[1:]:
                 outcomes += evaluator.run(arm, task, record=kept(arm))
             described = model_record(evaluator.facts, None)
-        for one in checkpoints:
-            place = one.where if one.kind == MODEL else _merged(model, revision, one, scratch)
-            with Evaluator(place, settings=settings, progress=progress) as evaluator:
-                outcomes += evaluator.run(one.arm, task, record=kept(one.arm))
+        for one, other in zip(checkpoints, beside, strict=True):
+            with other:
+                outcomes += other.run(one.arm, task, record=kept(one.arm))
         return Evaluated([*arms, *(one.arm for one in checkpoints)], outcomes, described)
 
 
@@ -125,6 +127,8 @@ def _check_arms(task: Task, interventions: Sequence[Arm], checkpoints: Sequence[
 
 
 def _check_new(store: str | Path, runs: Sequence[str]) -> None:
+    for run in runs:
+        checked_run(run)
     if open_storage(store).has(FORMAT):
         there = Store(store).runs
         for run in runs:

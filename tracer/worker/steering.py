@@ -186,7 +186,7 @@ class Steering:
 
     def before_forward(self, rows: StepRows) -> None:
         """Learn whose the rows of the forward pass are that begins now."""
-        found, slots, start = [], [], 0
+        found, start = [], 0  # slot, first row and number of rows of each request of which some are steered
         for request, first, count in zip(rows.requests, rows.starts.tolist(), rows.counts.tolist(), strict=True):
             steered = self._running.get(request)
             if steered is not None:
@@ -194,13 +194,13 @@ class Steering:
                 begin = of_prompt if steered.scope == "generated" else 0
                 end = of_prompt if steered.scope == "prompt" else count
                 if begin < end:
-                    found.append(np.arange(start + begin, start + end))
-                    slots.append(np.full(end - begin, steered.slot))
+                    found.append((steered.slot, start + begin, end - begin))
             start += count
         self._some_rows.clear()
-        self._rows = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
-        self._slot_of_row = np.concatenate(slots) if slots else np.zeros(0, dtype=np.int64)
-        self._here = np.asarray(self._does[:, np.unique(self._slot_of_row)].any(axis=1))
+        slots, begins, counts = np.asarray(found, dtype=np.int64).reshape(-1, 3).T
+        self._slot_of_row = np.repeat(slots, counts)
+        self._rows = np.repeat(begins - np.cumsum(counts) + counts, counts) + np.arange(len(self._slot_of_row))
+        self._here = np.asarray(self._does[:, np.unique(slots)].any(axis=1))
         if self._static:
             of_step = np.zeros(max(start, self._written), dtype=np.int64)  # rows of the step before are cleared, too
             of_step[self._rows] = self._slot_of_row
