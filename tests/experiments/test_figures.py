@@ -42,7 +42,8 @@ def test_more_lines_than_can_be_told_apart_are_refused() -> None:
 
 def test_every_figure_is_drawn_of_the_results_that_are_kept(tmp_path: Path) -> None:
     kept = ROOT / "docs" / "findings"
-    (tmp_path / "claims.json").write_bytes((kept / "claims.json").read_bytes())
+    for name in ("claims.json", "steer.json"):
+        (tmp_path / name).write_bytes((kept / name).read_bytes())
     (tmp_path / "rise.json").write_text(json.dumps(made_up()))
     drawn = draw(tmp_path)
     assert {file.name for file in drawn} >= {file.name for file in kept.glob("*.svg")} | {"rise.svg"}
