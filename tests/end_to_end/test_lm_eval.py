@@ -65,7 +65,7 @@ def harness(folder: Path, **environment: str) -> None:
         cwd=folder,
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(folder / "site"), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(folder / "site"), os.environ.get("PYTHONPATH")))),
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in one process, which writes what it recorded when it ends
             "HF_HUB_OFFLINE": "1",
             **environment,
