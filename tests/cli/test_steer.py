@@ -130,3 +130,25 @@ def test_bad_input_is_one_line(tmp_path: Path, corpus: Path, capsys: pytest.Capt
     ):
         assert run(["steer", "bundled", "--corpus", str(corpus), *map(str, arguments)]) == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.engine
+def test_a_model_in_bfloat16_is_steered_and_traced(
+    tmp_path: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As people type it: the weights of its own routing lie on the bf16 grid, those that are steered on none."""
+    file, store = written(tmp_path, "up"), tmp_path / "store"
+    length = ("--max-model-len", "256", "--max-new-tokens", "6")
+    rows = said(
+        capsys, "--corpus", corpus, "--intervention", file, "--baseline", "--trace", store, "--run", "r", *length
+    )
+    assert {row["intervention"] for row in rows} == {None, "up"}
+    assert Store(store).run("r-up").settings["weight_precision"] == "f16"
+    opened = connect(store)
+    shares = """
+        select min(promoted)::int from (
+            select max((expert in (1, 5))::int) as promoted from routes
+            where run = 'r-up' and layer in (2, 3, 4) group by lang, shard, token, layer
+        )
+    """
+    assert opened.sql(shares).fetchall() == [(1,)]

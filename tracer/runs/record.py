@@ -66,10 +66,11 @@ def traced_record(record: RunRecord, engine: TracedEngine, precision: str) -> Ru
     """Return a planned record with what the engine that traces the run knows.
 
     The grid that weights are rounded to is `precision`. `auto` is the bf16 grid where the weights of the engine's probe
-    lie on it (the store then refuses any that do not), else the f16 grid.
+    lie on it (the store then refuses any that do not), else the f16 grid. The probe is not steered: weights of a run
+    that is are made in float32, and lie on no grid.
     """
     if precision == "auto":
-        found = lossless_precision(engine.probe.weights)
+        found = "f16" if record.settings.get("steering") else lossless_precision(engine.probe.weights)
         grid = _grid(found, exact=found == "bf16")
     else:
         grid = _grid(precision)
