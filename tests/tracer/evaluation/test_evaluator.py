@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from vllm import LLM
+
     from moetrace.store.intervention import Intervention
     from moetrace.tracer.engine.engine import TracedEngine
     from moetrace.tracer.evaluation.evaluator import Outcome
@@ -59,8 +61,12 @@ def choices(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def evaluator(engine: TracedEngine) -> Callable[..., Evaluator]:
-    """A function that makes an evaluator which asks the engine of the session."""
+def evaluator(engine: TracedEngine, someones_llm: LLM) -> Callable[..., Evaluator]:  # noqa: ARG001
+    """A function that makes an evaluator which asks the engine of the session.
+
+    Where a command has closed an engine of its own before, vLLM's process groups went with it; the second one that is
+    started here makes them again.
+    """
 
     def made(**options: Any) -> Evaluator:
         settings = replace(EvaluationSettings(**options), engine=engine.settings)
