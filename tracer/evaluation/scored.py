@@ -35,7 +35,7 @@ class ScoredTexts:
         """window: the tokens that a sequence may have; delimiter: stands between a prompt and an answer."""
         self._tokenizer, self._window, self._delimiter = tokenizer, window, delimiter
         found = (tokenizer.bos_token_id, tokenizer.eos_token_id)
-        self._before = [next((number for number in found if number is not None), None)]
+        self._before = [number for number in found if number is not None][:1]
 
     def choices(self, item: Item) -> list[Scored]:
         """Return a sequence for each choice: the prompt, then the choice, from whose first token on it counts.
@@ -92,7 +92,7 @@ class ScoredTexts:
         """Return tokens with one before them, unless their first is special already."""
         if ids and ids[0] in self._tokenizer.all_special_ids:
             return ids
-        return [*(number for number in self._before if number is not None), *ids]
+        return [*self._before, *ids]
 
     def _encode(self, text: str, *, special: bool = True) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=special)["input_ids"]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import unicodedata
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 from moetrace.store.errors import MoetraceError
@@ -104,7 +105,7 @@ class TaskFields(Fields):
             where = f"{source}: row {number}"
             layout = _layout(row)
             if layout is None:
-                yield from (Item(text.id, text.text) for text in super().texts([{"id": number, **row}], source))
+                yield Item(self.id_of(row, number, where), self._text(row, where))
                 continue
             found = layout(row, where)
             prompt = "" if layout is _multiblimp and self.text is None else self._prompt(row, where)
@@ -197,10 +198,10 @@ def _place(said: Any, choices: Collection[str], where: str) -> int:
     place = -1
     if isinstance(said, int) and not isinstance(said, bool):
         place = said
-    elif isinstance(said, str) and said.strip().isdecimal():
+    elif isinstance(said, str) and said.strip().isdecimal() and len(said) < 10:
         place = int(said)
     elif isinstance(said, str) and len(said.strip()) == 1:
-        place = ord(said.strip().upper()) - ord("A")
+        place = ascii_uppercase.find(said.strip().upper())
     if not 0 <= place < len(known):
         raise MoetraceError(f"{where}: answer {said!r} is none of the {len(known)} choices")
     return place

@@ -68,6 +68,8 @@ def test_mgsm(tmp_path: Path) -> None:
 
 def test_texts_alone_are_for_perplexity(tmp_path: Path) -> None:
     assert items(tmp_path, {"id": 7, "text": "Rain fell."}) == ("perplexity", [Item("7", "Rain fell.")])
+    assert items(tmp_path, {"text_id": "a", "text": "Rain."}) == ("perplexity", [Item("a", "Rain.")])
+    assert items(tmp_path, {"text": "Rain."}, {"text": "Snow."})[1] == [Item("1", "Rain."), Item("2", "Snow.")]
 
 
 def test_a_long_table_and_a_wide_one_are_tasks_too(tmp_path: Path) -> None:
@@ -104,6 +106,9 @@ def test_some_languages_and_some_items(tmp_path: Path) -> None:
         ({"choices": ["a", "b"], "answer": 2}, "row 1: answer 2 is none of the 2 choices"),
         ({"choices": ["a", "b"], "answer": -1}, "row 1: answer -1 is none of the 2 choices"),
         ({"choices": ["a", "b"], "answer": "E"}, "row 1: answer 'E' is none of the 2 choices"),
+        ({"choices": ["a", "b"], "answer": "ß"}, "row 1: answer 'ß' is none of the 2 choices"),
+        ({"choices": ["a", "b"], "answer": "9" * 5000}, "row 1: answer '9999"),
+        ({"choices": ["a", "b"], "answer": float("nan")}, "row 1: answer nan is none of the 2 choices"),
         ({"choices": ["a", "b"], "answer": True}, "row 1: answer True is none of the 2 choices"),
         ({"answer_number": "many"}, "row 1: answer_number many is no number"),
         ({"sen": "", "wrong_sen": "x"}, "row 1: column 'sen' is empty"),
