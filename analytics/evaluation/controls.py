@@ -6,12 +6,11 @@ the first without the second.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from moetrace.analytics.selection.matching import nearest_set
+from moetrace.analytics.selection.matching import draw_of_seed, nearest_set, order_of_seed
 from moetrace.store.errors import MoetraceError
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def random_experts(intervention: Intervention, num_experts: int, seed: int, fits
     def drawn(attempt: int) -> Intervention:
         moved: dict[Cell, Cell] = {}
         for layer, own in _by_layer(intervention).items():
-            order = _others(own, sorted(range(num_experts), key=lambda e: _digest(f"{seed}:{attempt}:{layer}:{e}")))
+            order = _others(own, order_of_seed(f"{seed}:{attempt}", layer, num_experts))
             moved |= {(layer, one): (layer, other) for one, other in zip(own, order, strict=False)}
         return _moved(intervention, moved, f"random-{seed}")
 
@@ -94,11 +93,10 @@ def experts_of_same_load(
     def drawn(attempt: int) -> Intervention:
         moved: dict[Cell, Cell] = {}
         for layer, own in _by_layer(intervention).items():
-            order = sorted(range(num_experts), key=lambda e: _digest(f"{seed}:{attempt}:{layer}:{e}"))
-            others = _others(own, order)
+            others = _others(own, order_of_seed(f"{seed}:{attempt}", layer, num_experts))
             wanted = sum(decisions.get((layer, one), 0) for one in own)
             numbers = [decisions.get((layer, one), 0) for one in others]
-            draw = int.from_bytes(_digest(f"{seed}:{attempt}:{layer}:load"))
+            draw = draw_of_seed(f"{seed}:{attempt}", layer)
             places = nearest_set(numbers, len(own), wanted, slack=int(SLACK * wanted), draw=draw)
 
             def busiest(experts: Sequence[int], layer: int = layer) -> list[int]:
@@ -167,7 +165,3 @@ def _moved(intervention: Intervention, moved: Mapping[Cell, Cell], control: str)
         scale=of(intervention.scale),
         forced=of(intervention.forced),
     )
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,20 @@ NEAREST = 16  # sums that are drawn from, at most
 MOST_STEPS = 1 << 18  # of a sum: up to so many it is exact, above them numbers are rounded to whole steps
 LEAST_STEPS = 1 << 12
 MOST_BITS = 1 << 28  # of all tables of one search: 32 MiB
+
+
+def order_of_seed(seed: object, layer: int, num_experts: int) -> list[int]:
+    """Return the experts of a layer in a seed's order, that of the SHA-256 of "seed:layer:expert"."""
+    return sorted(range(num_experts), key=lambda expert: _digest(f"{seed}:{layer}:{expert}"))
+
+
+def draw_of_seed(seed: object, layer: int) -> int:
+    """Return the `draw` of `nearest_set` that a seed means in a layer."""
+    return int.from_bytes(_digest(f"{seed}:{layer}:load"))
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def nearest_set(numbers: Sequence[int], size: int, wanted: int, *, slack: int = 0, draw: int = 0) -> list[int]:

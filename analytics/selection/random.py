@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from moetrace.analytics.database.names import languages_of
 from moetrace.analytics.selection.checks import check_finite
 from moetrace.analytics.selection.load import decisions_of, share_of, with_counts
-from moetrace.analytics.selection.matching import nearest_set
+from moetrace.analytics.selection.matching import draw_of_seed, nearest_set, order_of_seed
 from moetrace.analytics.selection.ranking import as_decimal
 from moetrace.analytics.selection.run_facts import model_of, require_usage
 from moetrace.analytics.selection.selection import SelectedExpert, Selection, SelectionError, by_layer_and_expert
@@ -93,7 +93,7 @@ def random(
     imitated = _imitated(connection, run, like, traced, match)
     experts: list[SelectedExpert] = []
     for layer, items in sorted(imitated.of_layer.items()):
-        order = [expert for expert in _order(seed, layer, model.num_experts) if (layer, expert) not in excluded]
+        order = [expert for expert in order_of_seed(seed, layer, model.num_experts) if (layer, expert) not in excluded]
         if len(order) < len(items):
             raise SelectionError(
                 f"layer {layer}: {where} has {len(items)} experts there, and only {len(order)} of {model.num_experts} "
@@ -148,17 +148,12 @@ def _imitated(
     return _Imitated(of_layer, languages, decisions)
 
 
-def _order(seed: int, layer: int, num_experts: int) -> list[int]:
-    """Return the experts of a layer in the order of a seed."""
-    return sorted(range(num_experts), key=lambda expert: _digest(f"{seed}:{layer}:{expert}"))
-
-
 def _of_same_load(imitated: _Imitated, layer: int, order: Sequence[int], slack: float, seed: int) -> list[int]:
     """Return as many of the experts in `order` as are imitated in this layer, of nearly their decisions."""
     items = imitated.of_layer[layer]
     wanted = sum(imitated.decisions[layer, item["expert"]] for item in items)
     numbers = [imitated.decisions[layer, expert] for expert in order]
-    draw = int.from_bytes(_digest(f"{seed}:{layer}:load"))
+    draw = draw_of_seed(seed, layer)
     places = nearest_set(numbers, len(items), wanted, slack=int(as_decimal(slack) * wanted), draw=draw)
     return [order[place] for place in places]
 
@@ -192,10 +187,6 @@ def _notes(load: Mapping[str, Any] | None, languages: Sequence[str]) -> tuple[st
         widest = max(known, key=lambda found: abs(found["got"] - found["asked"]))
         note += f"; furthest apart in layer {widest['layer']}: {widest['got']:.4f} and {widest['asked']:.4f}"
     return (note,)
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
 
 
 def _identity(mask: Mapping[str, Any]) -> dict[str, Any]:
