@@ -62,6 +62,26 @@ if TYPE_CHECKING:
     metavar="GIB",
     help="Memory of captured shards; the engine waits for the disk where it is full.",
 )
+@click.option(
+    "--writers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads that write shards.  [default: the cores beside the engine's, at most 4; all where it pauses]",
+)
+@click.option(
+    "--engine",
+    "engine_kind",
+    type=click.Choice(["vllm", "synthetic"]),
+    default="vllm",
+    show_default=True,
+    help="synthetic makes routing up, without weights: to size a job. MODEL may be a shape then, such as 48x128x8.",
+)
+@click.option(
+    "--rate",
+    type=FiniteRange(min=0, min_open=True),
+    metavar="N",
+    help="Tokens a second, at most (with --engine synthetic).",
+)
 @click.option("--pipeline-parallel-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
 @click.option("--expert-parallel", is_flag=True, help="Spread whole experts, not slices of them, over the devices.")
 @click.option("--no-self-check", is_flag=True, help="Do not replay a probe's routing at start-up; recorded in the run.")
@@ -104,6 +124,9 @@ def trace(
     seed: int,
     prompt: PromptSettings,
     max_memory: float,
+    writers: int | None,
+    engine_kind: str,
+    rate: float | None,
     pipeline_parallel_size: int,
     expert_parallel: bool,
     no_self_check: bool,
@@ -125,6 +148,8 @@ def trace(
     moetrace trace Qwen/Qwen3-30B-A3B --corpus flores/ --store flores-store --lang eng_Latn --lang swh_Latn
     moetrace trace Qwen/Qwen3-30B-A3B --corpus questions/ --store answers-store --chat --max-new-tokens 256
     """  # noqa: D301  click wants the escape itself
+    if rate is not None and engine_kind != "synthetic":
+        raise click.UsageError("--rate is of --engine synthetic; a model runs as fast as it can")
     from moetrace.cli.progress import TraceBar
     from moetrace.tracer.bundled import named_corpus, named_model
     from moetrace.tracer.engine.settings import EngineSettings
@@ -152,6 +177,7 @@ def trace(
         skip_positions=skip_positions,
         skip_special=skip_special,
         max_memory=int(max_memory * 2**30),
+        writers=writers,
         engine=EngineSettings(
             **engine,
             pipeline_parallel_size=pipeline_parallel_size,
@@ -159,6 +185,8 @@ def trace(
             self_check=not no_self_check,
             prefix_caching=prefix_caching,
             profiles=not no_profiles,
+            synthetic=engine_kind == "synthetic",
+            rate=rate,
         ),
     )
     with TraceBar() as progress:

@@ -15,7 +15,10 @@ from moetrace.tracer.worker.contacts import VLLM, installed_version
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How vLLM is run; `record` is what of it the run record keeps."""
+    """How vLLM is run; `record` is what of it the run record keeps.
+
+    `synthetic`: no model is run, routing is made up (`SyntheticEngine`), at most `rate` tokens a second.
+    """
 
     dtype: str = "auto"
     max_model_len: int | None = None
@@ -29,13 +32,14 @@ class EngineSettings:
     profiles: bool = True
     self_check: bool = True
     steering: bool = False  # whether requests may be steered; which, and how, is not the engine's
+    synthetic: bool = False
+    rate: float | None = None
     options: dict[str, Any] = field(default_factory=dict)  # any further arguments of vllm.LLM
 
     def record(self) -> dict[str, Any]:
         """Return what the run record keeps: the settings that can change a number."""
-        return {
-            name: value for name, value in asdict(self).items() if name not in {"profiles", "kv_cache_gib", "steering"}
-        }
+        left_out = {"profiles", "kv_cache_gib", "steering", "rate"} | (set() if self.synthetic else {"synthetic"})
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 def require_engine() -> None:

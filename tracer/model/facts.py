@@ -24,6 +24,7 @@ class ModelFacts:
     - shared_experts: experts of a MoE layer that every token goes through; they are not routed to and not counted
     - parameters_per_expert: of one routed expert
     - latent_attention: keys and values are kept compressed (DeepSeek's multi-head latent attention)
+    - tokenizer: where the model's tokenizer is, None: with the model
     """
 
     id: str
@@ -39,6 +40,7 @@ class ModelFacts:
     moe_layers: tuple[int, ...]
     shared_experts: int
     latent_attention: bool
+    tokenizer: str | None = None
 
     def captured_bytes(self, tokens: int, texts: int, layers: int) -> int:
         """Return the bytes that captured tokens of texts take in memory: ids, float32 weights, float32 profiles."""

@@ -67,7 +67,7 @@ def _difference(rule: RoutingRule, layer: RoutingEvidence, tolerance: float) -> 
     wrong = ~_follows(rule, layer, step)
     if wrong.any():
         return f"the experts of {wrong.sum()} of {rows} tokens do not follow from their router logits"
-    want, slack = _weights(rule, layer, step)
+    want, slack = gate_weights(rule, layer, step)
     error = np.abs(layer.weights - want) / np.maximum(want, np.finfo(np.float32).tiny)
     wrong = (error > np.maximum(tolerance, slack)).any(axis=1)
     if wrong.any():
@@ -103,7 +103,7 @@ def _half_step(logits: npt.NDArray[np.float32]) -> float:
     return HALF_STEPS["float16" if np.array_equal(halves, logits) else "float32"]
 
 
-def _scores(rule: RoutingRule, logits: Floats) -> Floats:
+def router_scores(rule: RoutingRule, logits: Floats) -> Floats:
     """Return the scores [n, E] of logits [n, E]."""
     if rule.scoring == "sigmoid":
         return np.asarray(np.exp(-np.logaddexp(0.0, -logits)))
@@ -115,7 +115,7 @@ def _follows(rule: RoutingRule, layer: RoutingEvidence, step: float) -> npt.NDAr
     """Tell for each token whether its expert set is the rule's, or as good as it where scores are nearly tied."""
     scores = layer.logits.astype(np.float64)
     if rule.selection_bias or rule.groups > 1:
-        scores = _scores(rule, scores)
+        scores = router_scores(rule, scores)
         if rule.selection_bias and layer.bias is not None:
             scores = scores + layer.bias
         tie = 4 * step * np.abs(scores).max(axis=1, keepdims=True)
@@ -153,14 +153,17 @@ def _eligible(
     return np.repeat(kept, scores.shape[1] // rule.groups, axis=1), allowed
 
 
-def _weights(rule: RoutingRule, layer: RoutingEvidence, step: float) -> tuple[Floats, Floats]:
-    """Return the weights [n, k] of the engine's experts by the rule, and the relative error that rounding may make."""
+def gate_weights(rule: RoutingRule, layer: RoutingEvidence, step: float = 0.0) -> tuple[Floats, Floats]:
+    """Return the weights [n, k] of the engine's experts by the rule, and the relative error that rounding may make.
+
+    step: relative rounding error of the type that the engine computed in
+    """
     logits = layer.logits.astype(np.float64)
     if rule.sparsemixer:
         weights = rule.scale * _sparsemixer_weights(rule.sparsemixer, logits, layer.experts)
         return weights, np.full_like(weights, 4 * step)
     chosen = np.take_along_axis(logits, layer.experts, axis=1)
-    weights = np.take_along_axis(_scores(rule, logits), layer.experts, axis=1)
+    weights = np.take_along_axis(router_scores(rule, logits), layer.experts, axis=1)
     # A softmax computed in a narrow type rounds the sum's logarithm and its difference from a logit.
     total = np.logaddexp.reduce(logits, axis=1, keepdims=True)
     slack = 2 * step * (3 + np.abs(total) + np.abs(chosen - total))

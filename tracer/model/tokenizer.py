@@ -30,6 +30,6 @@ def load_tokenizer(facts: ModelFacts) -> PreTrainedTokenizerBase:
 
     quiet_transformers()
     try:
-        return AutoTokenizer.from_pretrained(facts.id, revision=facts.revision)
+        return AutoTokenizer.from_pretrained(facts.tokenizer or facts.id, revision=facts.revision)
     except (OSError, ValueError) as error:
         raise MoetraceError(f"{facts.id}: cannot load its tokenizer ({str(error).splitlines()[0]})") from error

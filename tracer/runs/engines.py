@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from moetrace.tracer.engine.engine import TracedEngine
+from moetrace.tracer.engine.synthetic import SyntheticEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -14,13 +15,14 @@ if TYPE_CHECKING:
     from moetrace.tracer.engine.settings import EngineSettings
     from moetrace.tracer.model.facts import ModelFacts
 
-    EngineOf = Callable[[ModelFacts, EngineSettings], AbstractContextManager[TracedEngine]]
+    Engine = TracedEngine | SyntheticEngine
+    EngineOf = Callable[[ModelFacts, EngineSettings], AbstractContextManager[Engine]]
 
 
 @contextmanager
-def own_engine(facts: ModelFacts, settings: EngineSettings) -> Iterator[TracedEngine]:
+def own_engine(facts: ModelFacts, settings: EngineSettings) -> Iterator[Engine]:
     """Start an engine, and close it at the end; raise MoetraceError where it does not start."""
-    engine = TracedEngine(facts, settings)
+    engine: Engine = (SyntheticEngine if settings.synthetic else TracedEngine)(facts, settings)
     try:
         yield engine
     finally:

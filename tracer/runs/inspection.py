@@ -78,7 +78,7 @@ class Inspection:
 
     def record(self, shard_tokens: int) -> dict[str, Any]:
         """Return everything as JSON values: `model`, `routing` (with the rule in words), `store`."""
-        facts = {name: value for name, value in asdict(self.facts).items() if name != "rule"}
+        facts = {name: value for name, value in asdict(self.facts).items() if name not in {"rule", "tokenizer"}}
         return {
             "model": {
                 **facts,

@@ -20,15 +20,27 @@ if TYPE_CHECKING:
 DEFAULT_MEMORY = 2 * 2**30  # bytes of captured shards in memory, unless --max-memory says otherwise
 
 
+MOST_WRITERS = 4  # by default
+
+
+def default_writers(*, background: bool) -> int:
+    """Return how many threads write shards: beside an engine that is fed by one core, at most four of the others.
+
+    Where the engine pauses (not `background`), all cores.
+    """
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(cores - 1, MOST_WRITERS)) if background else cores
+
+
 class Outlet:
     """Writes shards as they come, and holds the engine back while they take all the memory that is allowed.
 
     A shard's bytes are reserved before it is begun and free again once it is committed. Used as a context: its end
     writes, and waits for, every shard that was put, also where an error ends it.
 
-    With `background` a thread writes while the engine runs. An engine that computes on the CPU would wait, in every
-    one of its parallel loops, for the core that the thread has: there, without `background`, `put` pauses the engine
-    while all cores write a shard each.
+    With `background` threads write while the engine runs. An engine that computes on the CPU would wait, in every
+    one of its parallel loops, for the cores that the threads have: there, without `background`, `put` pauses the engine
+    while each thread writes a shard.
     """
 
     def __init__(
@@ -37,16 +49,18 @@ class Outlet:
         *,
         limit: int = DEFAULT_MEMORY,
         background: bool = True,
+        writers: int | None = None,
         committed: Callable[[CommitRecord], None] | None = None,
     ) -> None:
         """Write with `writer`, at most `limit` bytes at a time; `committed` is told of each shard, in the order of put.
 
-        It is called by the thread that puts, never by one that writes.
+        It is called by the thread that puts, never by one that writes. `writers`: threads that write, by default
+        `default_writers`.
         """
         self.limit = limit
         self.peak = 0  # the most bytes that were ever reserved
         self._writer, self._background, self._committed = writer, background, committed
-        self._threads = 1 if background else len(os.sched_getaffinity(0))
+        self._threads = writers or default_writers(background=background)
         self._pool = ThreadPoolExecutor(max_workers=self._threads, thread_name_prefix="moetrace-writer")
         self._held: list[Shard] = []  # put, and waiting until there is one for each thread
         self._writing: deque[Future[CommitRecord]] = deque()
@@ -87,7 +101,7 @@ class Outlet:
         Raises why a shard that was put could not be written: a StoreError or CaptureError, see `StoreWriter.write`.
         """
         self._held.append(shard)
-        if len(self._held) >= self._threads:
+        if self._background or len(self._held) >= self._threads:
             self._write_held()
         self._report(wait=not self._background and not self._held)
 

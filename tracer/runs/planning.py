@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from moetrace.tracer.corpus.corpus import Corpus, open_corpus
 from moetrace.tracer.engine.generation import Generation
 from moetrace.tracer.model.facts import ModelFacts, read_facts
+from moetrace.tracer.model.synthetic import synthetic_facts
 from moetrace.tracer.model.tokenizer import load_tokenizer, special_token_ids
 from moetrace.tracer.plan.plan import Plan, make_plan
 from moetrace.tracer.plan.prompts import encoder, stop_tokens
@@ -59,7 +60,7 @@ def open_inputs(
     opened = open_corpus(corpus, text_template=settings.text_template, id_template=settings.id_template)
     opened = opened.only(settings.languages)
     progress.stage(f"reading {model}")
-    facts = read_facts(model, revision)
+    facts = (synthetic_facts if settings.engine.synthetic else read_facts)(model, revision)
     if settings.steering is not None:
         settings.steering.check_languages(opened.languages)
         for intervention in settings.steering.interventions:

@@ -15,7 +15,7 @@ from moetrace.tracer.model.record import model_record
 if TYPE_CHECKING:
     from moetrace.store.format.records import RunRecord
     from moetrace.store.storage.base import Storage
-    from moetrace.tracer.engine.engine import TracedEngine
+    from moetrace.tracer.runs.engines import Engine
     from moetrace.tracer.runs.planning import PlannedTrace
     from moetrace.tracer.runs.settings import TraceSettings
 
@@ -38,7 +38,7 @@ def planned_record(run: str, planned: PlannedTrace) -> RunRecord:
             **settings.filter_record(),
             **settings.steering_record(),
             "engine": settings.engine.record(),
-            "versions": engine_versions(),
+            "versions": {} if settings.engine.synthetic else engine_versions(),
         },
         provenance=made_here(planned.facts.id, planned.source),
     )
@@ -62,7 +62,7 @@ def resumed_record(record: RunRecord, stored: RunRecord, settings: TraceSettings
     )
 
 
-def traced_record(record: RunRecord, engine: TracedEngine, precision: str) -> RunRecord:
+def traced_record(record: RunRecord, engine: Engine, precision: str) -> RunRecord:
     """Return a planned record with what the engine that traces the run knows.
 
     The grid that weights are rounded to is `precision`. `auto` is the bf16 grid where the weights of the engine's probe

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TraceSettings:
-    """What is traced and how it is kept; everything but `max_memory` (bytes) is part of the run record."""
+    """What is traced and how it is kept; everything but `max_memory` (bytes) and `writers` is part of the run record."""
 
     languages: tuple[str, ...] = ()
     pivot: str | None = None
@@ -45,6 +45,7 @@ class TraceSettings:
     skip_special: bool = False
     steering: SteeredLanguages | None = None
     max_memory: int | None = None
+    writers: int | None = None
     engine: EngineSettings = field(default_factory=EngineSettings)
 
     def check(self) -> None:

@@ -18,12 +18,11 @@ if TYPE_CHECKING:
     from moetrace.store.format.plan_record import PlannedShards
     from moetrace.store.format.records import CommitRecord, RunRecord
     from moetrace.store.storage.base import Storage
-    from moetrace.tracer.engine.engine import TracedEngine
     from moetrace.tracer.engine.generation import Generation
     from moetrace.tracer.model.facts import ModelFacts
     from moetrace.tracer.plan.shards import PlannedShard
     from moetrace.tracer.plan.token_filter import TokenFilter
-    from moetrace.tracer.runs.engines import EngineOf
+    from moetrace.tracer.runs.engines import Engine, EngineOf
     from moetrace.tracer.runs.progress import TraceProgress
     from moetrace.tracer.runs.settings import TraceSettings
 
@@ -71,7 +70,7 @@ def trace_shards(
 
 
 def _trace_all(
-    engine: TracedEngine,
+    engine: Engine,
     writer: StoreWriter,
     shards: Sequence[PlannedShard],
     generation: Generation | None,
@@ -103,7 +102,9 @@ def _trace_all(
     left, said = list(shards), False
     while left:
         before = len(mine)
-        with Outlet(writer, limit=memory, background=not engine.on_cpu, committed=committed) as outlet:
+        with Outlet(
+            writer, limit=memory, background=not engine.on_cpu, writers=settings.writers, committed=committed
+        ) as outlet:
             traced = engine.trace(claimed(left), progress.advance, generation, outlet, token_filter, steered_by)
             for shard in traced:
                 written.set_aside += len(shard.set_aside)

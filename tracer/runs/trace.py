@@ -59,10 +59,11 @@ def trace(
     """
     settings = settings or TraceSettings()
     progress = progress or TraceProgress()
-    require_engine()
+    if not settings.engine.synthetic:
+        require_engine()
     settings.check()
     inputs = open_inputs(model, corpus, settings, revision=revision, progress=progress)
-    name = checked_run(run or default_run(model, corpus))
+    name = checked_run(run or default_run(model, corpus) + ("-synthetic" if settings.engine.synthetic else ""))
     storage = open_storage(store)
     stored = stored_record(storage, name)
     planned = plan_trace(inputs, settings, progress)
