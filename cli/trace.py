@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +18,10 @@ from moetrace.cli.options import (
 from moetrace.cli.terminal import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from moetrace.tracer.plan.prompts import PromptSettings
+    from moetrace.tracer.runs.trace import TraceResult
 
 
 @click.command(short_help="Trace a corpus through a model into a store.")
@@ -80,8 +84,24 @@ if TYPE_CHECKING:
     "--rate",
     type=FiniteRange(min=0, min_open=True),
     metavar="N",
-    help="Tokens a second, at most (with --engine synthetic).",
+    help="Tokens a second of an engine: at most, with --engine synthetic; that it reads, with --dry-run.",
 )
+@click.option(
+    "--workers",
+    "worker_count",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Trace with N processes, each with an engine of its own (needs Ray).",
+)
+@click.option(
+    "--cluster",
+    metavar="ray[://ADDRESS]",
+    help="Let the workers run on a Ray cluster: the one this machine is part of, or one at an address.",
+)
+@click.option("--worker-cpus", type=FiniteRange(min=0), metavar="N", help="Cores of each worker.")
+@click.option("--worker-gpus", type=FiniteRange(min=0), metavar="N", help="GPUs of each worker.")
+@click.option("--worker-memory", type=FiniteRange(min=0, min_open=True), metavar="GIB", help="Memory of each worker.")
+@click.option("--dry-run", is_flag=True, help="Say what the job takes (bytes, files, hours) and do nothing.")
 @click.option("--pipeline-parallel-size", type=click.IntRange(min=1), default=1, show_default=True, metavar="N")
 @click.option("--expert-parallel", is_flag=True, help="Spread whole experts, not slices of them, over the devices.")
 @click.option("--no-self-check", is_flag=True, help="Do not replay a probe's routing at start-up; recorded in the run.")
@@ -127,6 +147,12 @@ def trace(
     writers: int | None,
     engine_kind: str,
     rate: float | None,
+    worker_count: int | None,
+    cluster: str | None,
+    worker_cpus: float | None,
+    worker_gpus: float | None,
+    worker_memory: float | None,
+    dry_run: bool,
     pipeline_parallel_size: int,
     expert_parallel: bool,
     no_self_check: bool,
@@ -148,8 +174,8 @@ def trace(
     moetrace trace Qwen/Qwen3-30B-A3B --corpus flores/ --store flores-store --lang eng_Latn --lang swh_Latn
     moetrace trace Qwen/Qwen3-30B-A3B --corpus questions/ --store answers-store --chat --max-new-tokens 256
     """  # noqa: D301  click wants the escape itself
-    if rate is not None and engine_kind != "synthetic":
-        raise click.UsageError("--rate is of --engine synthetic; a model runs as fast as it can")
+    if rate is not None and engine_kind != "synthetic" and not dry_run:
+        raise click.UsageError("--rate is of --engine synthetic and --dry-run; a model runs as fast as it can")
     from moetrace.cli.progress import TraceBar
     from moetrace.tracer.bundled import named_corpus, named_model
     from moetrace.tracer.engine.settings import EngineSettings
@@ -189,8 +215,33 @@ def trace(
             rate=rate,
         ),
     )
+    if dry_run:
+        from moetrace.cli.dry_run import sizing_lines
+        from moetrace.tracer.runs.sizing import size_trace
+
+        with TraceBar() as progress:
+            sizing = size_trace(
+                named_model(model),
+                named_corpus(corpus),
+                revision=revision,
+                settings=settings,
+                workers=worker_count or 1,
+                progress=progress,
+            )
+        for line in sizing_lines(sizing):
+            click.echo(printable(line))
+        return
+    how: Callable[..., TraceResult] = run_trace
+    if worker_count is not None or cluster is not None:
+        from moetrace.tracer.runs.cluster import trace_with_workers
+        from moetrace.tracer.runs.workers import Workers
+
+        workers = Workers(worker_count, cluster, worker_cpus, worker_gpus, worker_memory)
+        how = partial(trace_with_workers, workers=workers)
+    elif (worker_cpus, worker_gpus, worker_memory) != (None, None, None):
+        raise click.UsageError("--worker-cpus, --worker-gpus and --worker-memory are of --workers or --cluster")
     with TraceBar() as progress:
-        result = run_trace(
+        result = how(
             named_model(model),
             named_corpus(corpus),
             store,

@@ -24,6 +24,8 @@ from moetrace.store.storage.faults import FaultPoint, reach
 from moetrace.store.storage.processes import machine, started, this_process
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from moetrace.store.storage.base import Storage
 
 EXPIRY = 600.0  # seconds without renewal after which the claim of another machine's process is void
@@ -129,10 +131,21 @@ class LivingClaims:
 
     def of_run(self, run: str = "") -> list[Claim]:
         """Return the living claims on shards of a run, or of all."""
-        folder = f"{layout.CLAIMS}/run={layout.checked_run(run)}" if run else layout.CLAIMS
-        listed = [entry.path for entry in self._storage.listing(folder)]
-        found = (self.at(path) for path in listed if layout.place_of(path))
+        found = (self.at(path) for path in self.paths(run))
         return [claim for claim in found if claim is not None]
+
+    def paths(self, run: str = "") -> list[str]:
+        """Return the paths of all claims, living or not, on shards of a run, or of all."""
+        folder = f"{layout.CLAIMS}/run={layout.checked_run(run)}" if run else layout.CLAIMS
+        return [entry.path for entry in self._storage.listing(folder) if layout.place_of(entry.path)]
+
+    def is_of(self, path: str, process: Mapping[str, Any]) -> bool:
+        """Tell whether a claim is a process's, by what `this_process` returned there."""
+        try:
+            claim = self._read(path)
+        except FileNotFoundError:
+            return False
+        return claim is not None and all(claim[name] == process.get(name) for name in ("machine", "process", "started"))
 
     def at(self, path: str) -> Claim | None:
         """Return the claim of that path; None where it is gone, or its process is."""
@@ -170,8 +183,19 @@ class LivingClaims:
 def sweep_claims(storage: Storage) -> list[str]:
     """Remove the claims whose process is gone; return their paths."""
     living = LivingClaims(storage)
-    listed = [entry.path for entry in storage.listing(layout.CLAIMS) if layout.place_of(entry.path)]
-    gone = [path for path in listed if living.at(path) is None]
+    gone = [path for path in living.paths() if living.at(path) is None]
+    for path in gone:
+        storage.delete(path)
+    return gone
+
+
+def void_claims(storage: Storage, run: str, process: Mapping[str, Any]) -> list[str]:
+    """Remove the claims of a process that is known to be gone, wherever it ran; return their paths.
+
+    process: what `this_process` returned there
+    """
+    living = LivingClaims(storage)
+    gone = [path for path in living.paths(run) if living.is_of(path, process)]
     for path in gone:
         storage.delete(path)
     return gone

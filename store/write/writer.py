@@ -82,8 +82,7 @@ class StoreWriter:
     def committed(self) -> set[str]:
         """Return the keys of all shards of the run that are in the store, as one listing shows them."""
         with self._as_store_errors():
-            listed = self.storage.listing(f"{layout.COMMITS}/run={self.record.run}")
-        return {layout.shard_key(*shard[1:]) for entry in listed if (shard := layout.shard_of(entry.path))}
+            return committed_shards(self.storage, self.record.run)
 
     def claim(self, lang: str, shard: int) -> bool:
         """Take a shard on; return False where it is in the store or another living process is doing it."""
@@ -262,6 +261,12 @@ class StoreWriter:
 
     def _as_store_errors(self) -> AbstractContextManager[None]:
         return as_store_errors(self.storage, "written", "; what was committed is safe, mend it and go on")
+
+
+def committed_shards(storage: Storage, run: str) -> set[str]:
+    """Return the keys of all shards of a run that are in a store, as one listing shows them."""
+    listed = storage.listing(f"{layout.COMMITS}/run={layout.checked_run(run)}")
+    return {layout.shard_key(*shard[1:]) for entry in listed if (shard := layout.shard_of(entry.path))}
 
 
 def open_or_create(storage: Storage) -> None:

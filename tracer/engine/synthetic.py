@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,12 +49,13 @@ class Patterns:
     """Every way that a token may be routed, over L MoE layers of E experts, k of them chosen.
 
     - experts: [L, k, PATTERNS]; weights: float32 [L, k, PATTERNS], as applied
-    - probabilities: float32 [TOPICS, L, E], the full router probabilities of pattern p's topic, p % TOPICS
+    - probabilities: [TOPICS, L, E], the full router probabilities of pattern p's topic, p % TOPICS; multiples of 2^-30, so
+      that their sums are exact in whatever order they are added up
     """
 
     experts: npt.NDArray[np.signedinteger]
     weights: npt.NDArray[np.float32]
-    probabilities: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float64]
 
     @classmethod
     def make(cls, facts: ModelFacts, layers: int, grid: str) -> Patterns:
@@ -66,7 +67,7 @@ class Patterns:
         draw = np.random.default_rng([layers, *shape])
         experts = np.empty((layers, facts.top_k, PATTERNS), dtype=np.int16 if shape[0] < 2**15 else np.int32)
         weights = np.empty(experts.shape, dtype=np.float32)
-        probabilities = np.empty((TOPICS, layers, shape[0]), dtype=np.float32)
+        probabilities = np.empty((TOPICS, layers, shape[0]))
         bias = np.zeros(shape[0], dtype=np.float32) if facts.rule.selection_bias else None
         for layer in range(layers):
             topics = draw.standard_normal((TOPICS, shape[0]))
@@ -78,7 +79,7 @@ class Patterns:
             check_routing(facts.rule, [RoutingEvidence(layer, logits, chosen, applied, bias)])
             experts[layer], weights[layer] = chosen.T, round_weights(applied, grid).T
             scores = router_scores(facts.rule, topics)
-            probabilities[:, layer] = scores / scores.sum(axis=1, keepdims=True)
+            probabilities[:, layer] = np.round(scores / scores.sum(axis=1, keepdims=True) * 2**30) / 2**30
         return cls(experts, weights, probabilities)
 
 
@@ -109,6 +110,18 @@ class _Request:
     patterns: npt.NDArray[np.int64]
     new_tokens: int
     done: int = 0
+    waiting: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(TOPICS, dtype=np.int64))
+
+    def topics(self, patterns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return how often each topic is to be added to the sums of probabilities, of so many rows that were run.
+
+        All of a prompt at once, when it ends: sums of float32 would differ with the steps that cut it.
+        """
+        self.waiting += np.bincount(patterns % TOPICS, minlength=TOPICS)
+        if self.done < len(self.prompt):
+            return np.zeros_like(self.waiting)
+        found, self.waiting = self.waiting, np.zeros_like(self.waiting)
+        return found
 
     @property
     def sampling_params(self) -> _Request:
@@ -182,7 +195,7 @@ class SyntheticEngine:
         began, run = time.monotonic(), 0
         try:
             while queue.fill(announce, add):
-                rows, step, scheduled = self._step(requests)
+                rows, step, scheduled = self._step(requests, planned)
                 planned.add(step, rows)
                 run += len(step.token_ids)
                 ends = []
@@ -217,7 +230,7 @@ class SyntheticEngine:
         name = f"{TAG}-{self._requests}"
         return _Request(name, {TAG: [shard.key, index]}, tokens, tokens, _patterns(tokens, 0), new_tokens)
 
-    def _step(self, requests: deque[_Request]) -> tuple[StepRows, Step, list[_Request]]:
+    def _step(self, requests: deque[_Request], planned: PlannedShards) -> tuple[StepRows, Step, list[_Request]]:
         """Run as many tokens as make a step, in the order of the requests; return whose they are, and what they did."""
         scheduled, starts, counts, left = [], [], [], self.settings.max_num_batched_tokens
         for request in requests:
@@ -232,19 +245,20 @@ class SyntheticEngine:
         pieces = [slice(start, start + count) for start, count in zip(starts, counts, strict=True)]
         chosen = [request.patterns[piece] for request, piece in zip(scheduled, pieces, strict=True)]
         pattern = np.concatenate(chosen)
+        token_ids = np.concatenate([request.token_ids[piece] for request, piece in zip(scheduled, pieces, strict=True)])
+        rows = StepRows([request.req_id for request in scheduled], np.array(starts), np.array(counts))
         sums = None
         if self.settings.profiles:
-            topics = np.stack([np.bincount(each % TOPICS, minlength=TOPICS) for each in chosen]).astype(np.float32)
-            flat = topics @ self._patterns.probabilities.reshape(TOPICS, -1)
-            sums = flat.reshape(len(scheduled), len(self.moe_layers), -1).transpose(1, 0, 2)
-        step = Step(
-            self._patterns.experts.take(pattern, axis=2),
-            self._patterns.weights.take(pattern, axis=2),
-            sums,
-            np.concatenate([request.token_ids[piece] for request, piece in zip(scheduled, pieces, strict=True)]),
-        )
-        names = [request.req_id for request in scheduled]
-        return StepRows(names, np.array(starts), np.array(counts)), step, scheduled
+            kept = planned.kept(rows)
+            if kept is not None:
+                counted = kept.at_kept_position & ~np.isin(token_ids, kept.special)
+                ends = np.cumsum(counts)[:-1]
+                chosen = [each[mine] for each, mine in zip(chosen, np.split(counted, ends), strict=True)]
+            topics = np.stack([request.topics(each) for request, each in zip(scheduled, chosen, strict=True)])
+            flat = topics.astype(np.float64) @ self._patterns.probabilities.reshape(TOPICS, -1)
+            sums = flat.astype(np.float32).reshape(len(scheduled), len(self.moe_layers), -1).transpose(1, 0, 2)
+        experts, weights = (table.take(pattern, axis=2) for table in (self._patterns.experts, self._patterns.weights))
+        return rows, Step(experts, weights, sums, token_ids), scheduled
 
     def _wait(self, began: float, run: int) -> None:
         """Wait until so many tokens may have been run."""

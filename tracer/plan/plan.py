@@ -31,6 +31,22 @@ BATCH_CHARACTERS = 1_000_000  # or fewer, where they are long
 
 
 @dataclass(frozen=True)
+class PlanSummary:
+    """What there is to trace, without its shards.
+
+    - missing: of each language, how many texts it lacks that others have; truncated: texts cut to the model's window
+    """
+
+    languages: tuple[str, ...]
+    texts: int
+    tokens: int
+    shards: int
+    pivot: str | None
+    missing: Mapping[str, int]
+    truncated: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """Every shard of a run, by language, and what the run record says of the corpus.
 
@@ -59,6 +75,12 @@ class Plan:
     def truncated(self) -> int:
         """Return how many texts were cut to the model's window."""
         return sum(shard.truncated_texts for shard in self.shards)
+
+    def summary(self) -> PlanSummary:
+        """Return what there is, without the shards."""
+        return PlanSummary(
+            self.languages, self.texts, self.tokens, len(self.shards), self.pivot, self.missing, self.truncated
+        )
 
     def sizes(self) -> dict[str, list[tuple[int, int]]]:
         """Return texts and tokens of every shard of each language, as a plan's record has them."""

@@ -6,7 +6,7 @@ import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +31,13 @@ SCHEMA = pa.schema(
 )
 
 
+class TokenSource(Protocol):
+    """Who has the tokens of shards: a spool of this process, or another process's."""
+
+    def load(self, index: int) -> Loaded:
+        """Return what is kept of the shard of that number."""
+
+
 class SpooledShard(PlannedShard):
     """A planned shard whose sizes are known and whose arrays are read from the spool when they are asked for.
 
@@ -38,13 +45,22 @@ class SpooledShard(PlannedShard):
     """
 
     def __init__(
-        self, spool: Spool, index: int, *, lang: str, number: int, first: int, texts: int, tokens: int, truncated: int
+        self,
+        spool: TokenSource,
+        index: int,
+        *,
+        lang: str,
+        number: int,
+        first: int,
+        texts: int,
+        tokens: int,
+        truncated: int,
     ) -> None:
         sizes = {"_first": first, "_texts": texts, "_tokens": tokens, "_truncated": truncated}
         # Not the parent's __init__: that one wants the arrays. The class is frozen, hence through __dict__.
         self.__dict__.update({"lang": lang, "number": number, "_spool": spool, "_index": index, **sizes})
 
-    _spool: Spool
+    _spool: TokenSource
     _index: int
     _first: int
     _texts: int

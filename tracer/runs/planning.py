@@ -77,7 +77,7 @@ def plan_trace(inputs: Inputs, settings: TraceSettings, progress: TraceProgress)
     progress.stage(f"tokenising {corpus.source}")
     tokenizer = load_tokenizer(facts)
     settings = settings.for_model(facts)
-    generation = _generation(settings, facts, tokenizer)
+    generation = generation_of(settings, facts, tokenizer)
     token_filter = settings.token_filter(special_token_ids(tokenizer))
     if settings.sample is not None:
         corpus = corpus.sample(settings.sample, settings.sample_seed)
@@ -95,7 +95,8 @@ def plan_trace(inputs: Inputs, settings: TraceSettings, progress: TraceProgress)
     return PlannedTrace(facts, settings, tokenizer, corpus.source, plan, generation, token_filter)
 
 
-def _generation(settings: TraceSettings, facts: ModelFacts, tokenizer: PreTrainedTokenizerBase) -> Generation | None:
+def generation_of(settings: TraceSettings, facts: ModelFacts, tokenizer: PreTrainedTokenizerBase) -> Generation | None:
+    """Return how the model goes on after each text, None where it does not."""
     if not settings.max_new_tokens:
         return None
     return Generation(

@@ -35,6 +35,12 @@ class Written:
     tokens: int = 0
     set_aside: int = 0
 
+    def add(self, other: Written) -> None:
+        """Count what another process wrote, too."""
+        self.shards += other.shards
+        self.tokens += other.tokens
+        self.set_aside += other.set_aside
+
 
 WAIT = 1.0  # seconds between looks at what other processes are tracing
 

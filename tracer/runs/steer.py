@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from moetrace.store.read.reader import Store
 from moetrace.tracer.runs.engines import SharedEngine
-from moetrace.tracer.runs.trace import default_run, trace
+from moetrace.tracer.runs.prepare import default_run
+from moetrace.tracer.runs.trace import trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from moetrace.store.format.layout import checked_run
-from moetrace.store.storage.open import open_storage
-from moetrace.store.write.writer import StoreWriter
-from moetrace.tracer.engine.settings import require_engine
 from moetrace.tracer.runs.engines import own_engine
-from moetrace.tracer.runs.planning import open_inputs, plan_trace
+from moetrace.tracer.runs.prepare import prepare
 from moetrace.tracer.runs.progress import TraceProgress
-from moetrace.tracer.runs.record import planned_record, resumed_record, stored_record
 from moetrace.tracer.runs.settings import TraceSettings
 from moetrace.tracer.runs.shards import Written, trace_shards
 
 if TYPE_CHECKING:
-    from moetrace.tracer.plan.plan import Plan
+    from pathlib import Path
+
+    from moetrace.tracer.plan.plan import PlanSummary
     from moetrace.tracer.runs.engines import EngineOf
 
 
@@ -32,7 +27,7 @@ class TraceResult:
     """
 
     run: str
-    plan: Plan
+    plan: PlanSummary
     written_shards: int
     written_tokens: int
     skipped_shards: int
@@ -57,31 +52,20 @@ def trace(
     a capture that is not a routing trace. Whatever is raised, shards committed before stay. `engine_of`: where the
     engine comes from, which is started only where a shard is left to trace.
     """
-    settings = settings or TraceSettings()
     progress = progress or TraceProgress()
-    if not settings.engine.synthetic:
-        require_engine()
-    settings.check()
-    inputs = open_inputs(model, corpus, settings, revision=revision, progress=progress)
-    name = checked_run(run or default_run(model, corpus) + ("-synthetic" if settings.engine.synthetic else ""))
-    storage = open_storage(store)
-    stored = stored_record(storage, name)
-    planned = plan_trace(inputs, settings, progress)
-    plan, record = planned.plan, planned_record(name, planned)
-    done: set[str] = set()
-    if stored is not None:
-        # Refuse, or find nothing to do, before an engine is started; what only the engine knows is checked after that.
-        done = StoreWriter(storage, resumed_record(record, stored, planned.settings)).committed()
-    todo = [shard for shard in plan.shards if shard.key not in done]
-    progress.planned(plan, plan.tokens - sum(shard.tokens for shard in todo))
+    prepared = prepare(
+        model, corpus, store, run=run, revision=revision, settings=settings or TraceSettings(), progress=progress
+    )
+    planned, summary = prepared.planned, prepared.planned.plan.summary()
+    progress.planned(summary, prepared.skipped_tokens)
     started = monotonic()
     written = Written()
-    if todo:
+    if prepared.todo:
         written = trace_shards(
-            todo,
-            record,
-            plan.sizes(),
-            storage,
+            prepared.todo,
+            prepared.record,
+            planned.plan.sizes(),
+            prepared.storage,
             planned.facts,
             planned.settings,
             planned.generation,
@@ -89,11 +73,8 @@ def trace(
             progress,
             engine_of,
         )
-    skipped = len(plan.shards) - written.shards
-    return TraceResult(name, plan, written.shards, written.tokens, skipped, monotonic() - started, written.set_aside)
-
-
-def default_run(model: str, corpus: str) -> str:
-    """Return the name of a run that nobody named: the model's and the corpus's."""
-    names = (Path(model.rstrip("/")).name, Path(corpus.removeprefix("hf:").split(":")[0].rstrip("/")).stem)
-    return "-".join(re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") for name in names)[:128]
+    skipped = summary.shards - written.shards
+    seconds = monotonic() - started
+    return TraceResult(
+        prepared.record.run, summary, written.shards, written.tokens, skipped, seconds, written.set_aside
+    )

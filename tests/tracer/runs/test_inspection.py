@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from moetrace.cli.inspection import _duration, inspect
+from moetrace.cli.inspection import duration, inspect
 from moetrace.cli.main import run
 from moetrace.store.errors import MoetraceError
 from moetrace.store.mask import in_spans
@@ -269,9 +269,9 @@ def test_the_rate_is_measured_in_a_fraction_of_a_second() -> None:
     assert 1e6 < matmul_rate(seconds=0.05, size=256) < 1e15
 
 
-def test_layers_and_durations_read_well() -> None:
+def test_layers_anddurations_read_well() -> None:
     assert in_spans((1, 2, 3, 5, 7, 8)) == "1-3, 5, 7-8"
-    assert [_duration(seconds) for seconds in (0.2, 90, 600, 20_000, 400_000)] == [
+    assert [duration(seconds) for seconds in (0.2, 90, 600, 20_000, 400_000)] == [
         "under a second",
         "90 s",
         "10 min",
