@@ -14,15 +14,16 @@ def sizing_lines(found: Sizing) -> list[str]:
     """Return what a job takes, a fact a line."""
     summary = found.summary
     at_most = "at most " if found.tokens > summary.tokens else ""
-    tables = [
-        f"{size(sum(sizes.values()))} ({grid} weights: {', '.join(f'{table} {size(of)}' for table, of in sizes.items())})"
-        for grid, sizes in found.store_bytes.items()
-    ]
+    stores = []
+    for grid, sizes in found.store_bytes.items():
+        tables = ", ".join(f"{table} {size(of)}" for table, of in sizes.items())
+        stores.append(f"{size(sum(sizes.values()))} ({f'{grid} weights: ' if 'routes' in sizes else ''}{tables})")
+    stores = stores if any("routes" in sizes for sizes in found.store_bytes.values()) else stores[:1]
     rows = {
         "job": f"{len(summary.languages):,} languages, {summary.texts:,} texts, {at_most}{found.tokens:,} tokens in "
         f"{summary.shards:,} shards",
         "decisions": f"{at_most}{found.decisions:,} (layer, token, expert)",
-        "store": f"about {' to '.join(tables)}" if tables else "f32 weights: not measured; give another grid to know",
+        "store": f"about {' to '.join(stores)}" if stores else "f32 weights: not measured; give another grid to know",
         "files": f"{found.files:,}",
         "memory": f"{size(found.memory)} of captured shards at most, the largest {size(found.largest_shard)}",
         "time": _time(found),

@@ -123,7 +123,7 @@ def _corpus_rows(corpus: dict[str, Any]) -> dict[str, str]:
         lacking = f", {corpus['missing'][lang]:,} texts lacking" if lang in corpus["missing"] else ""
         counts = [_counted(corpus[what][lang], what) for what in ("texts", "tokens", "shards")]
         rows[f"  {lang}"] = ", ".join(counts) + lacking
-    sizes = [f"{size(size)} ({grid} weights)" for grid, size in corpus["store_bytes"].items()]
+    sizes = [f"{size(total)} ({grid} weights)" for grid, total in corpus["store_bytes"].items()]
     rows["store size"] = (
         f"about {' to '.join(sizes)}; largest shard {size(corpus['largest_shard_bytes_in_memory'])} in memory"
     )
@@ -139,11 +139,11 @@ def _parameters(found: Inspection) -> str:
     each = f"{found.facts.parameters_per_expert:,} an expert"
     if found.checkpoint is None:
         return f"{each}; the model's are not known (no safetensors files that can be read)"
-    size = f"{size(found.checkpoint.bytes)} of weights"
+    weights = f"{size(found.checkpoint.bytes)} of weights"
     if found.parameters is None:
-        return f"{each}; the model's are packed ({size})"
+        return f"{each}; the model's are packed ({weights})"
     active = "" if found.active_parameters is None else f", {found.active_parameters:,} active for a token"
-    return f"{found.parameters:,}{active}, {each}; {size}"
+    return f"{found.parameters:,}{active}, {each}; {weights}"
 
 
 def _counted(count: int, plural: str) -> str:

@@ -1,4 +1,4 @@
-"""The files of docs/cluster are of use: manifests hold against Kubernetes' own schemas, the Slurm script does its work."""
+"""The files of docs/cluster: manifests hold against Kubernetes' own schemas, tasks of the Slurm script share a run."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ def test_tasks_of_the_slurm_script_share_a_run(tmp_path: Path) -> None:
     environment = {**os.environ, **job, "PATH": f"{program.parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     tasks = [
         subprocess.Popen(
-            ["bash", FOLDER / "slurm.sh"], env={**environment, "SLURM_ARRAY_TASK_ID": str(task)}, stderr=subprocess.PIPE
+            ["/bin/bash", FOLDER / "slurm.sh"],
+            env={**environment, "SLURM_ARRAY_TASK_ID": str(task)},
+            stderr=subprocess.PIPE,
         )
         for task in range(2)
     ]

@@ -139,9 +139,9 @@ def main(rounds: int, texts: int, planned: tuple[int, ...], driver_of: str | Non
                 shares[count].append(driver.share())
         print("| workers | shards/s (8,192 tokens) | M decisions/s | of one worker | driver, share of a core |")
         print("|---:|---:|---:|---:|---:|")
-        for count in found:
-            rate = statistics.median(found[count])
-            ratio = statistics.median(many / one for one, many in zip(found[1], found[count], strict=True))
+        for count, rates in found.items():
+            rate = statistics.median(rates)
+            ratio = statistics.median(many / one for one, many in zip(found[1], rates, strict=True))
             print(
                 f"| {count} | {rate:.2f} | {rate * 8192 * 48 * 8 / 1e6:.1f} | {ratio:.2f} "
                 f"| {statistics.median(shares[count]):.3f} |"

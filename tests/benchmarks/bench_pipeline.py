@@ -1,7 +1,7 @@
 """What everything behind the model sustains: the synthetic engine, capture, writers, the store. `make bench-pipeline`.
 
-The engine makes routing of 48 layers x 128 experts, top-8, up and is never waited for, so that whatever is slowest behind
-it shows. Texts have 85 tokens, shards 32,768, memory of shards is 2 GiB; everything a trace writes is written. A
+The engine makes routing of 48 layers x 128 experts, top-8, up and is never waited for, so that whatever is slowest
+behind it shows. Texts have 85 tokens, shards 32,768, memory of shards is 2 GiB; everything a trace writes is written. A
 decision is one expert of one layer of one token; nanoseconds are of CPU time, by the thread's own clock:
 
 - engine: making routing up, which a GPU would do; capture: putting steps together to shards (`tracer.worker.assembly`)

@@ -9,19 +9,19 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from moetrace.store.errors import CaptureError, MoetraceError
-from moetrace.store.format.expert_ids import expert_dtype
 from moetrace.store.format.weights import round_weights
 from moetrace.tracer.engine.probe import probe_shard, probe_texts
 from moetrace.tracer.engine.queue import TextQueue, UnderWay
 from moetrace.tracer.model.replay import RoutingEvidence, check_routing, gate_weights, router_scores
 from moetrace.tracer.plan.token_filter import TokenFilter
 from moetrace.tracer.worker import TAG
-from moetrace.tracer.worker.assembly import PlannedShards
+from moetrace.tracer.worker.assembly import CapturedShard, PlannedShards
 from moetrace.tracer.worker.steps import Step, StepRows
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class Patterns:
     """Every way that a token may be routed, over L MoE layers of E experts, k of them chosen.
 
     - experts: [L, k, PATTERNS]; weights: float32 [L, k, PATTERNS], as applied
-    - probabilities: [TOPICS, L, E], the full router probabilities of pattern p's topic, p % TOPICS; multiples of 2^-30, so
-      that their sums are exact in whatever order they are added up
+    - probabilities: [TOPICS, L, E], the full router probabilities of the topic p % TOPICS of pattern p; multiples of
+      2^-30, so that their sums are exact in whatever order they are added up
     """
 
     experts: npt.NDArray[np.signedinteger]
@@ -143,6 +143,82 @@ class _Request:
         return [*self.token_ids[len(self.prompt) :].tolist(), sampled]
 
 
+class _Running:
+    """What an engine has under way: requests, and the shards that their steps are put together to."""
+
+    def __init__(
+        self, facts: ModelFacts, settings: EngineSettings, patterns: Patterns, token_filter: TokenFilter | None
+    ) -> None:
+        self._settings, self._patterns, self._layers = settings, patterns, len(facts.moe_layers)
+        # A copy through the fields, as the workers of vLLM get it.
+        self._filter = TokenFilter(**asdict(token_filter)) if token_filter else None
+        self._planned = PlannedShards(facts.moe_layers, facts.num_experts, facts.top_k, profiles=settings.profiles)
+        self._requests: deque[_Request] = deque()
+        self._names = count(1)
+        self._began, self._run = time.monotonic(), 0
+
+    def open(self, shard: PlannedShard, generation: Generation | None) -> None:
+        """Announce a shard before its first text."""
+        new_tokens = generation.max_new_tokens if generation else 0
+        self._planned.open(shard.key, shard.lengths.tolist(), new_tokens, self._filter)
+
+    def add(self, shard: PlannedShard, index: int, generation: Generation | None) -> str:
+        """Take a text up; return the name of its request."""
+        tokens, new_tokens = shard.token_ids[index], generation.max_new_tokens if generation else 0
+        name = f"{TAG}-{next(self._names)}"
+        request = _Request(name, {TAG: [shard.key, index]}, tokens, tokens, _patterns(tokens, 0), new_tokens)
+        self._planned.begin(request)  # type: ignore[arg-type]  it has all that is asked of one
+        self._requests.append(request)
+        return name
+
+    def step(self, stop: tuple[int, ...]) -> Iterator[tuple[str, list[int]]]:
+        """Run as many tokens as make a step; yield the requests that ended, with the tokens that they sampled."""
+        scheduled, starts, left = [], [], self._settings.max_num_batched_tokens
+        for request in self._requests:
+            if not left:
+                break
+            scheduled.append(request)
+            starts.append(request.done)
+            request.done = min(len(request.token_ids), request.done + left)
+            left -= request.done - starts[-1]
+        self._add(scheduled, starts)
+        self._run += self._settings.max_num_batched_tokens - left
+        for request in scheduled:
+            sampled = request.write(stop) if request.is_run else None
+            if sampled is not None:
+                self._requests.remove(request)
+                self._planned.end(request.req_id)
+                yield request.req_id, sampled
+        if self._settings.rate:
+            time.sleep(max(0.0, self._began + self._run / self._settings.rate - time.monotonic()))
+
+    def take(self, ends: list[tuple[str, int, int]]) -> list[CapturedShard]:
+        """Return the shards that are complete; `ends`: of texts with generated tokens, as in `PlannedShards.finish`."""
+        self._planned.finish(ends)
+        return self._planned.take()
+
+    def _add(self, scheduled: list[_Request], starts: list[int]) -> None:
+        """Route rows from `starts` to where each request is, and put them into their shards."""
+        pieces = [slice(start, request.done) for request, start in zip(scheduled, starts, strict=True)]
+        chosen = [request.patterns[piece] for request, piece in zip(scheduled, pieces, strict=True)]
+        pattern = np.concatenate(chosen)
+        token_ids = np.concatenate([request.token_ids[piece] for request, piece in zip(scheduled, pieces, strict=True)])
+        counts = np.array([len(each) for each in chosen])
+        rows = StepRows([request.req_id for request in scheduled], np.array(starts), counts)
+        sums = None
+        if self._settings.profiles:
+            kept = self._planned.kept(rows)
+            if kept is not None:
+                counted = kept.at_kept_position & ~np.isin(token_ids, kept.special)
+                split = np.split(counted, np.cumsum(counts)[:-1])
+                chosen = [each[mine] for each, mine in zip(chosen, split, strict=True)]
+            topics = np.stack([request.topics(each) for request, each in zip(scheduled, chosen, strict=True)])
+            flat = topics.astype(np.float64) @ self._patterns.probabilities.reshape(TOPICS, -1)
+            sums = flat.astype(np.float32).reshape(len(scheduled), self._layers, -1).transpose(1, 0, 2)
+        experts, weights = (table.take(pattern, axis=2) for table in (self._patterns.experts, self._patterns.weights))
+        self._planned.add(Step(experts, weights, sums, token_ids), rows)
+
+
 class SyntheticEngine:
     """Stands in for a `TracedEngine`: the same calls, the same shards, no model."""
 
@@ -156,7 +232,6 @@ class SyntheticEngine:
         self.moe_layers = list(facts.moe_layers)
         self.dtype = "bfloat16" if settings.dtype == "auto" else settings.dtype
         self._patterns = Patterns.make(facts, len(self.moe_layers), GRIDS[settings.dtype])
-        self._requests = 0
         (self.probe,) = self.trace([probe_shard(probe_texts(VOCABULARY, facts.window - 1))])
 
     @property
@@ -176,41 +251,14 @@ class SyntheticEngine:
         """Route the texts of `shards` in order and yield each shard, as `TracedEngine.trace` does."""
         under_way = UnderWay(self.facts, len(self.moe_layers), generation, memory)
         queue = TextQueue(iter(shards), under_way, limit=4 * self.settings.max_num_batched_tokens)
-        planned = PlannedShards(
-            self.moe_layers, self.facts.num_experts, self.facts.top_k, profiles=self.settings.profiles
-        )
-        # A copy through the fields, as the workers of vLLM get it.
-        left_out = TokenFilter(**asdict(token_filter)) if token_filter else None
-        requests: deque[_Request] = deque()
-
-        def announce(shard: PlannedShard, generation: Generation | None) -> None:
-            new_tokens = generation.max_new_tokens if generation else 0
-            planned.open(shard.key, shard.lengths.tolist(), new_tokens, left_out)
-
-        def add(shard: PlannedShard, index: int, generation: Generation | None) -> str:
-            requests.append(self._request(shard, index, generation))
-            planned.begin(requests[-1])  # type: ignore[arg-type]  all that it asks of one
-            return requests[-1].req_id
-
-        began, run = time.monotonic(), 0
+        running = _Running(self.facts, self.settings, self._patterns, token_filter)
         try:
-            while queue.fill(announce, add):
-                rows, step, scheduled = self._step(requests, planned)
-                planned.add(step, rows)
-                run += len(step.token_ids)
-                ends = []
-                for request in scheduled:
-                    sampled = request.write(generation.stop if generation else ()) if request.is_run else None
-                    if sampled is not None:
-                        requests.remove(request)
-                        planned.end(request.req_id)
-                        ends.append(queue.finish(request.req_id, sampled))
-                        if on_tokens:
-                            on_tokens(ends[-1][2])
-                if generation:
-                    planned.finish(ends)
-                self._wait(began, run)
-                for part in planned.take():
+            while queue.fill(running.open, running.add):
+                ends = [queue.finish(*ended) for ended in running.step(generation.stop if generation else ())]
+                if on_tokens:
+                    for _, _, positions in ends:
+                        on_tokens(positions)
+                for part in running.take(ends if generation else []):
                     under_way.parts[part.key] = [part]
                 for key in under_way.completed(1):
                     yield under_way.finish(key)
@@ -222,48 +270,6 @@ class SyntheticEngine:
 
     def close(self) -> None:
         """Do nothing: there is nothing to shut down."""
-
-    def _request(self, shard: PlannedShard, index: int, generation: Generation | None) -> _Request:
-        self._requests += 1
-        tokens = shard.token_ids[index]
-        new_tokens = generation.max_new_tokens if generation else 0
-        name = f"{TAG}-{self._requests}"
-        return _Request(name, {TAG: [shard.key, index]}, tokens, tokens, _patterns(tokens, 0), new_tokens)
-
-    def _step(self, requests: deque[_Request], planned: PlannedShards) -> tuple[StepRows, Step, list[_Request]]:
-        """Run as many tokens as make a step, in the order of the requests; return whose they are, and what they did."""
-        scheduled, starts, counts, left = [], [], [], self.settings.max_num_batched_tokens
-        for request in requests:
-            if not left:
-                break
-            count = min(len(request.token_ids) - request.done, left)
-            scheduled.append(request)
-            starts.append(request.done)
-            counts.append(count)
-            request.done += count
-            left -= count
-        pieces = [slice(start, start + count) for start, count in zip(starts, counts, strict=True)]
-        chosen = [request.patterns[piece] for request, piece in zip(scheduled, pieces, strict=True)]
-        pattern = np.concatenate(chosen)
-        token_ids = np.concatenate([request.token_ids[piece] for request, piece in zip(scheduled, pieces, strict=True)])
-        rows = StepRows([request.req_id for request in scheduled], np.array(starts), np.array(counts))
-        sums = None
-        if self.settings.profiles:
-            kept = planned.kept(rows)
-            if kept is not None:
-                counted = kept.at_kept_position & ~np.isin(token_ids, kept.special)
-                ends = np.cumsum(counts)[:-1]
-                chosen = [each[mine] for each, mine in zip(chosen, np.split(counted, ends), strict=True)]
-            topics = np.stack([request.topics(each) for request, each in zip(scheduled, chosen, strict=True)])
-            flat = topics.astype(np.float64) @ self._patterns.probabilities.reshape(TOPICS, -1)
-            sums = flat.astype(np.float32).reshape(len(scheduled), len(self.moe_layers), -1).transpose(1, 0, 2)
-        experts, weights = (table.take(pattern, axis=2) for table in (self._patterns.experts, self._patterns.weights))
-        return rows, Step(experts, weights, sums, token_ids), scheduled
-
-    def _wait(self, began: float, run: int) -> None:
-        """Wait until so many tokens may have been run."""
-        if self.settings.rate:
-            time.sleep(max(0.0, began + run / self.settings.rate - time.monotonic()))
 
 
 def _mixed(token_ids: npt.NDArray[np.int32], first: int | None) -> npt.NDArray[np.uint64]:

@@ -1,4 +1,4 @@
-"""Tracing with several workers, on this machine or a cluster: Ray starts, places and restarts them, the store schedules.
+"""Tracing with several workers, here or on a cluster: Ray starts, places and restarts them, the store schedules.
 
 Workers share the shards out among themselves by the store's claims and write straight to it. The driver only watches:
 where it dies, the same command again goes on. Where no Ray is wanted, the same command on many machines does the same
@@ -212,7 +212,7 @@ def _ray(workers: Workers) -> Iterator[Any]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray  # noqa: PLC0415  an extra
 
-    quiet = {"logging_level": "error", "log_to_driver": False, "namespace": f"moetrace-{os.getpid()}"}
+    quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False, "namespace": f"moetrace-{os.getpid()}"}
     try:
         if workers.on_this_machine:
             cores = max(len(os.sched_getaffinity(0)), workers.count or 1)

@@ -1,7 +1,7 @@
 """What runs in a cluster's processes: the planner, which knows the plan and how far the workers are, and the workers.
 
 Plain classes: `cluster` makes actors of them, so nothing here imports Ray but to ask the planner. A shard's tokens go
-from the planner to the worker that has claimed it; what is captured goes from the worker to the store, and nowhere else.
+from the planner to the worker that has claimed it; what is captured goes from the worker to the store alone.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TraceSettings:
-    """What is traced and how it is kept; everything but `max_memory` (bytes) and `writers` is part of the run record."""
+    """What is traced and how it is kept; all but `max_memory` (bytes) and `writers` is part of the run record."""
 
     languages: tuple[str, ...] = ()
     pivot: str | None = None

@@ -22,8 +22,8 @@ class Workers:
 
     - count: how many; None: as many as the cluster has room for
     - cluster: None: this machine; `ray`: the cluster that it is part of; `ray://HOST:PORT`: one that is reached so
-    - cpus, gpus, memory_gib: of each; None: GPUs as the engine has ranks where vLLM's build is for GPUs; on this machine
-      an equal share of its cores, on a cluster one core, and as many more as write shards
+    - cpus, gpus, memory_gib: of each; None: a GPU for each rank of the engine where vLLM's build is for GPUs; on this
+      machine an equal share of its cores, on a cluster one core, and as many more as write shards
     """
 
     count: int | None = None

@@ -59,11 +59,10 @@ def test_routing_follows_the_rule(rule: RoutingRule) -> None:
     assert patterns.experts.shape == patterns.weights.shape == (3, 2, PATTERNS)
     np.testing.assert_allclose(patterns.probabilities.sum(axis=2), 1, rtol=1e-6)
     if not rule.sparsemixer:
-        wrong = np.roll(chosen, 1, axis=0)
-        with pytest.raises(MoetraceError):
-            weights = np.full(wrong.shape, 0.5, np.float32)
-            bias = np.zeros(16, np.float32) if rule.selection_bias else None
-            check_routing(rule, [RoutingEvidence(0, logits, wrong, weights, bias)])
+        bias = np.zeros(16, np.float32) if rule.selection_bias else None
+        wrong = RoutingEvidence(0, logits, np.roll(chosen, 1, axis=0), np.full(chosen.shape, 0.5, np.float32), bias)
+        with pytest.raises(MoetraceError, match="layer 0: the engine does not route"):
+            check_routing(rule, [wrong])
 
 
 def same(one: Shard, other: Shard) -> bool:
