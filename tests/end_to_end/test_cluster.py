@@ -17,8 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
+from moetrace.store.read.reader import Store
+from moetrace.store.verify.verify import verify
 from moetrace.tracer.runs.cluster import trace_with_workers
 from moetrace.tracer.runs.progress import TraceProgress
 from moetrace.tracer.runs.trace import trace
@@ -240,6 +243,35 @@ def test_a_node_that_leaves_a_cluster_takes_nothing_with_it(corpus: Path, expect
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"of {len(expected) // 5}" in done.stdout
     require_whole(store, expected)
+
+
+@pytest.mark.engine
+def test_workers_with_vllm_make_the_store_of_one(tmp_path: Path) -> None:
+    def line(store: Path, *more: str) -> list[str]:
+        asked = ("--lang", "eng_Latn", "--lang", "swh_Latn", "--limit", "30", "--shard-tokens", "256", "--run", RUN)
+        trace = (sys.executable, "-m", "moetrace.cli.main", "trace", "bundled", "--corpus", "bundled")
+        return [*trace, "--store", str(store), "--dtype", "float32", *asked, *more]
+
+    for store, more in ((tmp_path / "one", ()), (tmp_path / "two", ("--workers", "2"))):
+        running = start(line(store, *more))
+        _, said = running.communicate(timeout=240)
+        assert running.returncode == 0, said
+    one, two = (rollups(tmp_path / name) for name in ("one", "two"))
+    assert one["count"].sum() == two["count"].sum() > 0
+    # Batches differ, and with them the last bits of a float32: hardly a decision changes.
+    assert np.abs(one["count"] - two["count"]).sum() <= 0.002 * one["count"].sum()
+    np.testing.assert_allclose(one["probability_sum"], two["probability_sum"], rtol=2e-3)
+    assert not verify(tmp_path / "two").problems
+
+
+def rollups(place: Path) -> dict[str, np.ndarray]:
+    rows = (
+        Store(place)
+        .dataset("usage", RUN)
+        .to_table()
+        .sort_by([(name, "ascending") for name in ("lang", "shard", "layer", "expert")])
+    )
+    return {name: rows.column(name).to_numpy() for name in ("count", "probability_sum")}
 
 
 def test_errors_of_a_worker_or_of_the_plan_are_one_line(tmp_path: Path) -> None:

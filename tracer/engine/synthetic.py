@@ -100,7 +100,7 @@ def choose(rule: RoutingRule, logits: npt.NDArray[np.float32], top_k: int) -> np
 class _Request:
     """A text under way: its tokens so far, the pattern of each, and how many of them have been run.
 
-    What `PlannedShards.begin` asks of a request of vLLM's is `req_id` and `sampling_params.extra_args`.
+    Of a request of vLLM's it has what `PlannedShards.begin` asks for: `req_id` and `sampling_params.extra_args`.
     """
 
     req_id: str
@@ -167,7 +167,7 @@ class _Running:
         tokens, new_tokens = shard.token_ids[index], generation.max_new_tokens if generation else 0
         name = f"{TAG}-{next(self._names)}"
         request = _Request(name, {TAG: [shard.key, index]}, tokens, tokens, _patterns(tokens, 0), new_tokens)
-        self._planned.begin(request)  # type: ignore[arg-type]  it has all that is asked of one
+        self._planned.begin(request)
         self._requests.append(request)
         return name
 
@@ -215,8 +215,8 @@ class _Running:
             topics = np.stack([request.topics(each) for request, each in zip(scheduled, chosen, strict=True)])
             flat = topics.astype(np.float64) @ self._patterns.probabilities.reshape(TOPICS, -1)
             sums = flat.astype(np.float32).reshape(len(scheduled), self._layers, -1).transpose(1, 0, 2)
-        experts, weights = (table.take(pattern, axis=2) for table in (self._patterns.experts, self._patterns.weights))
-        self._planned.add(Step(experts, weights, sums, token_ids), rows)
+        experts = self._patterns.experts.take(pattern, axis=2)
+        self._planned.add(Step(experts, self._patterns.weights.take(pattern, axis=2), sums, token_ids), rows)
 
 
 class SyntheticEngine:

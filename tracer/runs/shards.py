@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
 from time import sleep
 from typing import TYPE_CHECKING
 
+from moetrace.store.storage.claims import LivingClaims
 from moetrace.store.write.writer import StoreWriter, open_or_create
 from moetrace.tracer.runs.engines import own_engine
 from moetrace.tracer.runs.outlet import DEFAULT_MEMORY, Outlet
@@ -65,6 +67,10 @@ def trace_shards(
     is not a routing trace. What was committed stays.
     """
     open_or_create(storage)  # what cannot be written should not cost an engine's start
+    if LivingClaims(storage).of_run(record.run):
+        # Others are at work, from the beginning on: begin elsewhere, and meet them at the end.
+        first = random.randrange(len(shards))  # noqa: S311  no secret
+        shards = [*shards[first:], *shards[:first]]
     progress.stage(f"starting the engine for {facts.id}")
     steering = settings.steering
     with engine_of(facts, replace(settings.engine, steering=steering is not None)) as engine:

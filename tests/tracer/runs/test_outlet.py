@@ -11,7 +11,7 @@ import pytest
 from moetrace.store.errors import CaptureError, MoetraceError
 from moetrace.store.read.reader import Store
 from moetrace.store.write.writer import StoreWriter
-from moetrace.tracer.runs.outlet import Outlet
+from moetrace.tracer.runs.outlet import Outlet, default_writers
 from tests.support.stores import make_record, make_shard, make_world
 
 if TYPE_CHECKING:
@@ -110,6 +110,30 @@ def test_on_a_cpu_the_engine_pauses_while_every_core_writes_a_shard(
         outlet.put(shards[2])
         assert len(told) == 2
     assert told == [shard.key for shard in shards]
+
+
+def test_beside_the_engine_as_many_shards_are_written_at_once_as_there_are_writers(
+    writer: StoreWriter, shards: list[Shard], tmp_path: Path
+) -> None:
+    slow, told = HeldBack(writer), []
+    with Outlet(slow, writers=2, committed=lambda commit: told.append(commit.key)) as outlet:  # type: ignore[arg-type]
+        for shard in shards:
+            outlet.put(shard)
+        assert slow.begun.acquire(timeout=20)
+        assert slow.begun.acquire(timeout=20)
+        assert not slow.begun.acquire(timeout=0.1), "three shards are written at once"
+        slow.go_on.set()
+    assert told == [shard.key for shard in shards]
+    assert {commit.key for commit in Store(tmp_path / "store").commits} == set(told)
+
+
+@pytest.mark.parametrize(("cores", "beside", "alone"), [(1, 1, 1), (2, 1, 2), (4, 3, 4), (16, 4, 16)])
+def test_writers_by_default_leave_the_engine_its_core(
+    monkeypatch: pytest.MonkeyPatch, cores: int, beside: int, alone: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    assert default_writers(background=True) == beside
+    assert default_writers(background=False) == alone
 
 
 @pytest.mark.parametrize("background", [True, False])
