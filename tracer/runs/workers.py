@@ -33,11 +33,16 @@ class Workers:
     memory_gib: float | None = None
 
     def check(self) -> None:
-        """Raise MoetraceError for a cluster that is none, and where Ray is not installed."""
+        """Raise MoetraceError for a cluster that is none, for 1.5 of what Ray counts, and where Ray is not installed."""
         if self.cluster is not None and self.cluster != RAY and not self.cluster.startswith("ray://"):
             raise MoetraceError(
                 f"--cluster {self.cluster}: give ray (the cluster that this machine is part of) or ray://HOST:PORT"
             )
+        for name, amount in (("--worker-cpus", self.cpus), ("--worker-gpus", self.gpus)):
+            if amount is not None and amount > 1 and amount != int(amount):
+                raise MoetraceError(
+                    f"{name} {amount:g}: Ray shares out whole ones, or parts of one; give a whole number"
+                )
         if importlib.util.find_spec("ray") is None:
             raise MoetraceError("--workers and --cluster need Ray: pip install 'moetrace[cluster]'")
 
@@ -58,5 +63,6 @@ class Workers:
         if self.cpus is not None:
             return self.cpus
         if self.on_this_machine:
-            return len(os.sched_getaffinity(0)) / (self.count or 1)
+            share = len(os.sched_getaffinity(0)) / (self.count or 1)
+            return float(int(share)) if share > 1 else share
         return 1.0 + (writers or 1)
