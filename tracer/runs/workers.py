@@ -33,7 +33,7 @@ class Workers:
     memory_gib: float | None = None
 
     def check(self) -> None:
-        """Raise MoetraceError for a cluster that is none, for 1.5 of what Ray counts, and where Ray is not installed."""
+        """Raise MoetraceError for a cluster that is none, for one and a half GPUs, and where Ray is not installed."""
         if self.cluster is not None and self.cluster != RAY and not self.cluster.startswith("ray://"):
             raise MoetraceError(
                 f"--cluster {self.cluster}: give ray (the cluster that this machine is part of) or ray://HOST:PORT"
