@@ -94,7 +94,7 @@ def claimants(place: str | Path) -> set[int]:
     return found
 
 
-def wait_until(what: Callable[[], object], seconds: float = 60.0) -> object:
+def wait_until(what: Callable[[], object], seconds: float = 120.0) -> object:
     """Return the first true answer."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
