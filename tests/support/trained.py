@@ -38,8 +38,8 @@ def train_and_merge(folder: Path, steps: int) -> Merged:
     settings = TrainingSettings(
         languages=("swh_Latn",),
         eval_languages=("swh_Latn",),
-        eval_share=0.2,
-        eval_texts=2,
+        eval_corpus=str(CORPUS),
+        eval_texts=6,
         max_steps=steps,
         batch_size=2,
         length=64,
