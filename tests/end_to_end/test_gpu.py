@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from moetrace.tracer.bundled import MODEL
 from tests.support.modes import EAGER, arrays, assert_steered, plan, traced
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from moetrace.tracer.engine.engine import TracedEngine
@@ -49,8 +51,10 @@ def start(settings: EngineSettings) -> TracedEngine:
     from moetrace.tracer.engine.engine import TracedEngine
     from moetrace.tracer.model.facts import read_facts
 
-    memory = settings.kv_cache_gib or 0.5
-    settings = replace(settings, kv_cache_gib=memory, options={**SHARED_GPU, **settings.options})
+    options = {**SHARED_GPU, **settings.options}
+    if not settings.eager and not ON_CPU:
+        options["compilation_config"] = {"cudagraph_capture_sizes": [2**power for power in range(9)]}
+    settings = replace(settings, kv_cache_gib=settings.kv_cache_gib or 0.5, options=options)
     return TracedEngine(read_facts(str(MODEL)), settings)
 
 
@@ -82,8 +86,8 @@ def eager() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def graphs(eager: Any) -> dict[str, np.ndarray]:  # noqa: ARG001  one engine after the other
-    """The same from an engine that is compiled and, on a GPU, replays CUDA graphs."""
-    engine = start(replace(EAGER, eager=False))
+    """The same from an engine that is compiled and, on a GPU, replays CUDA graphs: its steps are none too long."""
+    engine = start(replace(EAGER, eager=False, max_num_batched_tokens=256))
     if not ON_CPU:
         mode = engine.llm.llm_engine.vllm_config.compilation_config.cudagraph_mode
         assert mode.name != "NONE", "nothing is captured: this would be the eager engine again"
@@ -117,40 +121,55 @@ def assert_routed_like(found: dict[str, np.ndarray], expected: dict[str, np.ndar
             assert np.array_equal(found[name], want), name
 
 
-def make_step(device: str) -> tuple[Any, Any]:
-    """Buffers of a small model on the device, and the transfer that vLLM's worker would have for them."""
-    import torch
+class Way:
+    """A small model's buffers on a device, and the transfer that vLLM's worker would have for them."""
 
-    from moetrace.tracer.worker.buffers import StepBuffers
-    from moetrace.tracer.worker.transfer import make_transfer
-    from tests.support.steps import EXPERTS, LAYERS, TOKENS, TOP_K
+    def __init__(self, device: str) -> None:
+        import torch
 
-    shape = (LAYERS * [1.0], TOKENS, EXPERTS, TOP_K, torch.device(device))
-    buffers = StepBuffers.make(*shape, logit_rows=TOKENS, scoring="softmax", profiles=True)
-    return buffers, make_transfer(buffers)
+        from moetrace.tracer.worker.buffers import StepBuffers
+        from moetrace.tracer.worker.transfer import make_transfer
+        from tests.support.steps import EXPERTS, LAYERS, TOKENS, TOP_K
+
+        shape = (LAYERS * [1.0], TOKENS, EXPERTS, TOP_K, torch.device(device))
+        self.buffers = StepBuffers.make(*shape, logit_rows=TOKENS, scoring="softmax", profiles=True)
+        self.transfer, self.device = make_transfer(self.buffers), device
+
+    def send(self, seed: int, counts: list[int], before: Callable[[], None] = lambda: None) -> Any:
+        """Run a drawn step and send it, `before` which something happens; return its token ids, on the device."""
+        import torch
+
+        from tests.support.steps import run_step
+
+        self.transfer.before_forward(sum(counts))
+        rows, token_ids = run_step(self.buffers, np.random.default_rng(seed), counts)
+        on_device = token_ids.to(self.device, torch.int32)
+        before()
+        self.transfer.send(rows, on_device)
+        return on_device
+
+    def receive(self, *, wait: bool) -> list[tuple[np.ndarray, ...]]:
+        """What has arrived: ids, weights, sums of probabilities and token ids of each step."""
+        return [
+            tuple(map(np.array, (step.experts, step.weights, step.probability_sums, step.token_ids)))
+            for _, step in self.transfer.receive(wait=wait)
+        ]
 
 
-def test_steps_travel_unchanged() -> None:
-    from tests.support.steps import run_step
-
-    buffers, transfer = make_step(DEVICE)
-    rng = np.random.default_rng(0)
-    sent, found = [], []
-
-    def receive(*, wait: bool) -> None:
-        found.extend((step.experts.copy(), step.token_ids.copy()) for _, step in transfer.receive(wait=wait))
-
-    for _ in range(200):
-        transfer.before_forward(13)
-        rows, token_ids = run_step(buffers, rng, [5, 1, 7])
-        sent.append((buffers.ids[:, :, :13].cpu().numpy().copy(), token_ids[:13].numpy().copy()))
-        transfer.send(rows, token_ids.to(DEVICE))
-        receive(wait=False)
-    receive(wait=True)
-    assert len(found) == len(sent)
-    for (ids, token_ids), (want_ids, want_token_ids) in zip(found, sent, strict=True):
-        assert np.array_equal(ids, want_ids)
-        assert np.array_equal(token_ids, want_token_ids)
+def test_steps_travel_as_on_a_cpu() -> None:
+    here, on_cpu = Way(DEVICE), Way("cpu")
+    found, expected = [], []
+    for seed in range(200):
+        for way, into in ((here, found), (on_cpu, expected)):
+            way.send(seed, [5, 1, 7])
+            into.extend(way.receive(wait=False))
+    found += here.receive(wait=True)
+    assert len(found) == len(expected)
+    for step, (ids, weights, sums, token_ids) in zip(found, expected, strict=True):
+        assert np.array_equal(step[0], ids)
+        assert np.array_equal(step[1], weights)
+        assert np.abs(step[2] - sums).max() < 1e-5
+        assert np.array_equal(step[3], token_ids)
 
 
 @needs_streams
@@ -158,54 +177,43 @@ def test_the_token_ids_of_a_step_are_kept_though_the_next_are_written_before_the
     """vLLM has one buffer of token ids, and fills it before it says that the next forward pass begins."""
     import torch
 
-    from tests.support.steps import run_step
+    here = Way(DEVICE)
 
-    buffers, transfer = make_step(DEVICE)
-    transfer.before_forward(13)
-    rows, token_ids = run_step(buffers, np.random.default_rng(0), [5, 1, 7])
-    ids = token_ids.to(DEVICE, torch.int32)
-    with transfer._streams.on_side():
-        torch.cuda._sleep(100_000_000)  # the side stream is late
-    transfer.send(rows, ids)
-    ids.fill_(-7)
-    ((_, step),) = transfer.receive(wait=True)
-    assert np.array_equal(step.token_ids, token_ids[:13].numpy())
+    def delay() -> None:
+        with here.transfer._streams.on_side():
+            torch.cuda._sleep(100_000_000)  # the side stream is late
+
+    token_ids = here.send(0, [5, 1, 7], delay)
+    expected = token_ids[:13].cpu().numpy().copy()
+    token_ids.fill_(-7)
+    ((*_, found),) = here.receive(wait=True)
+    assert np.array_equal(found, expected)
 
 
 @needs_streams
 def test_the_host_does_not_wait_for_the_device_when_it_sends_a_step() -> None:
     import torch
 
-    from tests.support.steps import run_step
+    here, passed = Way(DEVICE), torch.cuda.Event()
 
-    buffers, transfer = make_step(DEVICE)
-    for late in (0, 500_000_000):  # the first time something may be loaded that waits
-        transfer.before_forward(13)
-        rows, token_ids = run_step(buffers, np.random.default_rng(0), [5, 1, 7])
-        ids, passed = token_ids.to(DEVICE), torch.cuda.Event()
-        torch.cuda._sleep(late)  # the forward pass
+    def forward(cycles: int) -> None:
+        torch.cuda._sleep(cycles)
         passed.record()
-        transfer.send(rows, ids)
+
+    for cycles in (0, 1_000_000_000):  # the first time something may be loaded, which waits
+        here.send(0, [5, 1, 7], partial(forward, cycles))
         waited = passed.query()
-        assert len(list(transfer.receive(wait=True))) == 1
+        assert len(here.receive(wait=True)) == 1
     assert not waited, "the next forward pass cannot be launched before this one has ended"
 
 
 def test_sums_of_probabilities_are_the_same_bits_every_time() -> None:
-    from tests.support.steps import run_step
-
-    buffers, transfer = make_step(DEVICE)
-    on_cpu, direct = make_step("cpu")
-    rows, token_ids = run_step(buffers, np.random.default_rng(0), [5, 1, 7, 11])
-    on_cpu.logits.copy_(buffers.logits)
-    sums = []
+    here, sums = Way(DEVICE), []
     for _ in range(20):
-        transfer.send(rows, token_ids.to(DEVICE))
-        sums += [step.probability_sums.copy() for _, step in transfer.receive(wait=True)]
-    direct.send(rows, token_ids)
-    ((_, expected),) = direct.receive(wait=True)
+        here.send(0, [5, 1, 7, 11])
+        sums += [step[2] for step in here.receive(wait=True)]
+    assert len(sums) == 20
     assert all(np.array_equal(each, sums[0]) for each in sums)
-    assert np.abs(sums[0] - expected.probability_sums).max() < 1e-5
 
 
 def test_an_engine_traces_the_same_twice(eager: tuple[dict[str, np.ndarray], dict[str, np.ndarray]]) -> None:

@@ -108,8 +108,16 @@ def test_the_seam_sees_what_a_router_of_vllm_chooses(compiled: bool) -> None:  #
     from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
     from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 
-    from moetrace.tracer.worker.buffers import StepBuffers
     from moetrace.tracer.worker.routers import RouterSeam
+
+    class Copies:
+        """A tap whose layers are one: ids and weights [k, 8], logits [8, E]."""
+
+        def __init__(self) -> None:
+            self.ids, self.weights, self.logits = torch.full((2, 8), -1), torch.zeros(2, 8), torch.zeros(8, 6)
+
+        def of_layer(self, _index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            return self.ids, self.weights, self.logits
 
     class Router(BaseRouter):
         routing_method_type = None
@@ -129,19 +137,16 @@ def test_the_seam_sees_what_a_router_of_vllm_chooses(compiled: bool) -> None:  #
     model = torch.nn.Sequential(runner := Runner())
     seam = RouterSeam(model, compiled=compiled)
     assert (seam.layers, seam.num_experts, seam.top_k, seam.scales) == ([3], 6, 2, [2.0])
-    shape = (seam.scales, 8, 6, 2, torch.device("cpu"))
-    buffers = StepBuffers.make(*shape, logit_rows=8, scoring="softmax", profiles=True)
-    parts = (buffers.ids[0], buffers.weights[0], buffers.logits[0])
-    seam.tap = SimpleNamespace(of_layer=lambda _: parts)  # type: ignore[assignment]
+    seam.tap = copies = Copies()
     logits = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
     weights, ids = runner.router.select_experts(
         hidden_states=torch.zeros(5, 4), router_logits=logits, topk_indices_dtype=torch.int32
     )
     assert ids.dtype == torch.int32
-    assert torch.equal(buffers.ids[0, :, :5].T.int(), ids)
-    assert torch.equal(buffers.weights[0, :, :5].T, weights)
-    assert torch.equal(buffers.logits[0, :5], logits)
-    assert (buffers.ids[0, :, 5:] == -1).all()
+    assert torch.equal(copies.ids[:, :5].T.int(), ids)
+    assert torch.equal(copies.weights[:, :5].T, weights)
+    assert torch.equal(copies.logits[:5], logits)
+    assert (copies.ids[:, 5:] == -1).all()
     seam.remove()
     assert "_compute_routing" not in vars(runner.router)
 
