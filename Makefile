@@ -9,9 +9,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
+NEWEST := .venv-newest
+NEWEST_VLLM := 0.33.0
 
-.PHONY: install demo test test-quick test-oldest test-gpu lint format bench-trace bench-steer bench-store bench-plan bench-analytics \
-	bench-training bench-uncertainty bench-pipeline bench-cluster calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures model clean
+.PHONY: install demo test test-quick test-oldest test-newest test-gpu lint format \
+	bench-trace bench-gpu bench-steer bench-store bench-plan bench-analytics bench-training bench-uncertainty bench-pipeline bench-cluster \
+	calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures model clean
 
 install: $(INSTALLED)
 
@@ -49,6 +52,18 @@ $(OLDEST)/.installed: $(INSTALLED)
 test-oldest: $(OLDEST)/.installed
 	$(OLDEST)/bin/python -m pytest -m 'engine and not gpu' tests/tracer/worker tests/tracer/recording/test_plugin.py -k 'not udhr'
 
+# The newest vLLM, whose GPU build has no counterpart for CPUs: what can be seen of it by importing it. 330 MB.
+$(NEWEST)/.installed: $(INSTALLED)
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/pip install --quiet --no-deps $(PIP_ARGS) vllm==$(NEWEST_VLLM)
+	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+		> $$($(NEWEST)/bin/python -c 'import site; print(site.getsitepackages()[0])')/rest.pth
+	touch $@
+
+test-newest: $(NEWEST)/.installed
+	$(NEWEST)/bin/python -m pytest -m engine tests/tracer/worker/test_contacts_by_import.py
+
+# On a machine with a GPU, in an environment of its own. MOETRACE_GPU_TESTS_ON_CPU=1 runs what of it a CPU can.
 test-gpu:
 	$(PYTHON) -m pytest -m gpu tests/end_to_end/test_gpu.py
 
@@ -72,6 +87,11 @@ bench-trace: install
 	$(BIN)/python -m tests.benchmarks.bench_trace wide --no-loops --languages 3 --compiled
 	$(BIN)/python -m tests.benchmarks.bench_trace wide --no-loops --languages 2 --texts 10 --new-tokens 33
 	$(BIN)/python -m tests.benchmarks.bench_trace wide --no-loops --languages 2 --texts 10 --new-tokens 33 --compiled
+
+# As test-gpu. On a CPU: BENCH_GPU_ARGS=--small, for the code's sake.
+BENCH_GPU_ARGS ?=
+bench-gpu:
+	$(PYTHON) -m tests.benchmarks.bench_gpu $(BENCH_GPU_ARGS)
 
 # Eight interventions in every batch, steering that is idle, and vLLM as it is.
 bench-steer: install
@@ -149,5 +169,5 @@ model: install
 	$(BIN)/python -m moetrace.tracer.bundled.measure_model $(TEXTS)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist src/*.egg-info moetrace-demo moetrace-experiment moetrace-calibration moetrace-claims moetrace-steering moetrace-model
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) build dist src/*.egg-info moetrace-demo moetrace-experiment moetrace-calibration moetrace-claims moetrace-steering moetrace-model
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

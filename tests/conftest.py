@@ -87,18 +87,10 @@ def stressed(engine: TracedEngine) -> TracedEngine:  # noqa: ARG001  the first e
     It starts in a second, but engines of a process share vLLM's process groups: when one goes, they go.
     """
     from moetrace.tracer.engine.engine import TracedEngine
-    from moetrace.tracer.engine.settings import EngineSettings
     from moetrace.tracer.model.facts import read_facts
+    from tests.support.stress import STRESSED
 
-    settings = EngineSettings(
-        dtype="float32",
-        max_model_len=384,
-        max_num_batched_tokens=256,
-        prefix_caching=True,
-        kv_cache_gib=0.0025,
-        options={"long_prefill_token_threshold": 64, "scheduler_reserve_full_isl": False},
-    )
-    return TracedEngine(read_facts(str(MODEL)), settings)
+    return TracedEngine(read_facts(str(MODEL)), STRESSED)
 
 
 @pytest.fixture(scope="session")

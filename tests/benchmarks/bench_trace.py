@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -25,7 +25,7 @@ from tests.benchmarks.timing import described, ratio_of_rounds, seconds_in_turns
 from tests.support.paths import SHARED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from vllm import LLM
 
@@ -113,7 +113,12 @@ class Written:
 
 
 def traced_way(
-    engine: TracedEngine, token_ids: dict[str, list[list[int]]], folder: Path, new_tokens: int, written: Written
+    engine: TracedEngine,
+    token_ids: dict[str, list[list[int]]],
+    folder: Path,
+    new_tokens: int,
+    written: Written,
+    **outlet_options: Any,
 ) -> Callable[[], None]:
     from moetrace.store.write.writer import StoreWriter
     from moetrace.tracer.engine.generation import Generation
@@ -131,7 +136,8 @@ def traced_way(
     def run() -> None:
         path = folder / f"store-{next(count)}"
         written.begin()
-        with Outlet(StoreWriter(path, record), background=not engine.on_cpu, committed=written.committed) as outlet:
+        writer, background = StoreWriter(path, record), not engine.on_cpu
+        with Outlet(writer, background=background, committed=written.committed, **outlet_options) as outlet:
             for shard in engine.trace(shards, generation=generation, memory=outlet):
                 outlet.put(shard)
                 del shard
@@ -140,14 +146,11 @@ def traced_way(
     return run
 
 
-def untraced_engine(engine: TracedEngine) -> LLM:
-    """Return vLLM with the same arguments as the traced engine, but for the tap."""
+def untraced_llm(arguments: Mapping[str, Any]) -> LLM:
+    """Return vLLM with the arguments of a traced engine, but for the tap."""
     from vllm import LLM
 
-    arguments = {
-        key: value for key, value in engine.arguments.items() if key not in {"worker_cls", "additional_config"}
-    }
-    return LLM(**arguments)
+    return LLM(**{key: value for key, value in arguments.items() if key not in {"worker_cls", "additional_config"}})
 
 
 def untraced_way(llm: LLM, token_ids: dict[str, list[list[int]]], new_tokens: int) -> Callable[[], None]:
@@ -215,7 +218,7 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         folder = MODEL if model == "micro" else wide_model(Path(scratch))
         engine = traced_engine(folder, compiled=compiled)
-        plain = untraced_engine(engine)
+        plain = untraced_llm(engine.arguments)
         written = Written()
         ways = {
             "vLLM, traced into a store": traced_way(engine, token_ids, Path(scratch), new_tokens, written),

@@ -22,12 +22,18 @@ def median_seconds(work: Callable[[], object], rounds: int) -> float:
     return statistics.median(found)
 
 
-def seconds_in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Return the wall times of every way in each round; which comes first turns with the rounds."""
+def seconds_in_turns(
+    ways: Mapping[str, Callable[[], object]], rounds: int, before: Callable[[str], object] = lambda _: None
+) -> dict[str, list[float]]:
+    """Return the wall times of every way in each round; which comes first turns with the rounds.
+
+    `before` is called with the name of a way before it runs, and not timed.
+    """
     found: dict[str, list[float]] = {name: [] for name in ways}
     names = list(ways)
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
+            before(name)
             start = time.perf_counter()
             ways[name]()
             found[name].append(time.perf_counter() - start)

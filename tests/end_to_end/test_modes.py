@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.results.make_table import RESULTS, table
-from tests.support.modes import MODES
+from tests.support.modes import MODES, assert_steered
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -50,14 +50,7 @@ def test_every_mode_routes_as_the_eager_engine(
         else:
             assert np.abs(found[name] - expected).max() < 1e-5, name
     assert error < 1e-5
-    for name, expected in eager.items():
-        if name.startswith("steered") and name.endswith("experts"):
-            plain, there = eager[name.removeprefix("steered ")], [expert in expected[4] for expert in (1, 2, 5, 6)]
-            if "swh_Latn" in name:
-                assert (expected[4] == 1).any(axis=0).all()
-                assert there == [True, True, False, False]
-            else:
-                assert np.array_equal(expected, plain)
+    assert_steered(eager)
     if mode == "compiled":
         assert refusals is not None
         assert len(refusals) == 2, "a tap installed after the compiler passed"

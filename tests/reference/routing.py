@@ -18,13 +18,16 @@ TIE = 1e-6
 
 
 class Reference:
-    """The same model in transformers, one text at a time; its routers' own outputs are the truth."""
+    """The same model in transformers, one text at a time; its routers' own outputs are the truth.
 
-    def __init__(self) -> None:
+    tie: probabilities that are less apart than this may be ranked either way
+    """
+
+    def __init__(self, tie: float = TIE) -> None:
         import torch
         from transformers import AutoModelForCausalLM
 
-        self.torch = torch
+        self.torch, self.tie = torch, tie
         self.model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
         self._routed: list[tuple[torch.Tensor, ...]] = []
         self._choices: dict[int, dict[int, list[int]]] = {}
@@ -49,7 +52,7 @@ class Reference:
         """Return probabilities [T, L, E], weights and experts [T, L, k], and the number of ties.
 
         Where float32 cannot tell the last expert that is chosen from the first that is not (their probabilities are
-        less than 1e-6 apart), either is right: the reference takes the engine's and goes on from there.
+        less than `tie` apart), either is right: the reference takes the engine's and goes on from there.
         """
         self._choices.clear()
         ties = 0
@@ -62,7 +65,7 @@ class Reference:
             for token in np.flatnonzero(differs[:, layer]).tolist():
                 ordered = -np.sort(-probabilities[token, layer])
                 gap = ordered[experts.shape[-1] - 1] - ordered[experts.shape[-1]]
-                assert gap < TIE, f"layer {layer}, token {token}: other experts, though {gap} apart"
+                assert gap < self.tie, f"layer {layer}, token {token}: other experts, though {gap} apart"
                 assert token not in self._choices.get(layer, {})
                 self._choices.setdefault(layer, {})[token] = engine_experts[token, layer].tolist()
                 ties += 1

@@ -43,6 +43,31 @@ def plan() -> Plan:
     return make_plan(corpus, lambda texts: tokenizer(texts)["input_ids"], shard_tokens=1024, window=400)
 
 
+def traced(engine: TracedEngine) -> dict[str, np.ndarray]:
+    """Trace the plan, then once more with one of its languages steered; return the arrays of all shards."""
+    found = arrays(list(engine.trace(plan().shards)))
+    done = intervention()
+    load(engine.llm, done)
+    by_language = {"swh_Latn": done.digest}
+    return found | arrays(list(engine.trace(plan().shards, steered_by=by_language.get)), "steered ")
+
+
+def assert_steered(found: dict[str, np.ndarray], same: float = 1.0) -> None:
+    """What is promoted must be chosen in every steered row, what is suppressed in none; the others are as before.
+
+    same: the share of rows and layers of the other language that must have the same experts
+    """
+    for name, experts in found.items():
+        if not (name.startswith("steered") and name.endswith("experts")):
+            continue
+        if "swh_Latn" in name:
+            assert all((experts[4] == expert).any(axis=0).all() for expert in (1, 2)), name
+            assert not np.isin(experts[4], (5, 6)).any(), name
+        else:
+            plain = found[name.removeprefix("steered ")]
+            assert (np.sort(experts, axis=1) == np.sort(plain, axis=1)).all(axis=1).mean() >= same, name
+
+
 def arrays(shards: list[Shard], prefix: str = "") -> dict[str, np.ndarray]:
     names = ("experts", "weights", "profiles", "token_ids", "lengths")
     return {f"{prefix}{shard.key} {name}": getattr(shard, name) for shard in shards for name in names}
@@ -99,11 +124,7 @@ def late_tap_refusals() -> list[str]:
 
 def main(mode: str, path: str) -> None:
     engine = TracedEngine(read_facts(str(MODEL)), EAGER if mode == "eager" else MODES[mode])
-    found = arrays(list(engine.trace(plan().shards)))
-    done = intervention()
-    load(engine.llm, done)
-    by_language = {"swh_Latn": done.digest}
-    found |= arrays(list(engine.trace(plan().shards, steered_by=by_language.get)), "steered ")
+    found = traced(engine)
     if mode == "compiled":
         found["late tap"] = np.array(late_tap_refusals())
     np.savez(Path(path), **found)

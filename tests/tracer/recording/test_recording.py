@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 import pytest
 
 from moetrace.analytics.database.connection import connect
@@ -21,6 +20,7 @@ from moetrace.store.write.writer import StoreWriter
 from moetrace.tracer.bundled import MODEL
 from moetrace.tracer.model.facts import read_facts
 from moetrace.tracer.model.tokenizer import load_tokenizer, special_token_ids
+from tests.support.recorded import routing_of
 from tests.support.server import servers
 
 if TYPE_CHECKING:
@@ -30,23 +30,6 @@ if TYPE_CHECKING:
     from moetrace.store.format.records import RunRecord
     from moetrace.tracer.engine.engine import TracedEngine
     from moetrace.tracer.plan.shards import PlannedShard
-
-
-def routing_of(store: Path, text_id: str) -> tuple[list[int], np.ndarray]:
-    """Token ids of a recorded text, and its experts [T, L, k], ascending."""
-    rows = (
-        connect(store)
-        .sql(
-            f"""
-        select position, layer, token_id, list(expert order by expert) as experts
-        from routes join tokens using (run, lang, shard, token) join sequences using (run, lang, shard, seq)
-        where text_id = '{text_id}' group by all order by position, layer
-        """
-        )
-        .pl()
-    )
-    experts = np.array(rows["experts"].to_list()).reshape(rows["position"].n_unique(), -1, 4)
-    return rows.filter(pl.col("layer") == 0)["token_id"].to_list(), experts
 
 
 def planned(token_ids: list[list[int]]) -> PlannedShard:

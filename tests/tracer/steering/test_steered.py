@@ -12,6 +12,7 @@ from moetrace.store.intervention import InterventionError, intervention_of, inte
 from moetrace.tracer.bundled import MODEL
 from moetrace.tracer.steering.attach import steered
 from moetrace.tracer.steering.requests import Interventions
+from tests.support.stress import preemptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,14 +109,7 @@ def test_sixty_four_requests_under_nine_regimes_are_each_as_alone(engine: Traced
     steered_ones = [name != "none" for _, name in requests]
     assert not any(change for change, on in zip(changed, steered_ones, strict=True) if not on)
     assert sum(changed) > 40, "the interventions do too little to be told apart"
-    scheduler = stressed.llm.llm_engine.engine_core.engine_core.scheduler
-    preempt, preempted = scheduler._preempt_request, []
-
-    def counted(request: object, *args: object, **kwargs: object) -> object:
-        preempted.append(request)
-        return preempt(request, *args, **kwargs)
-
-    scheduler._preempt_request = counted
+    preempted = preemptions(stressed)
     order = np.random.default_rng(1).permutation(len(requests))
     with steered(stressed.llm, *interventions, default="none"):
         for _ in range(2):  # the second time from a warm cache

@@ -10,6 +10,7 @@ import pytest
 from tests.support.masked import (
     FAMILIES,
     Hits,
+    assert_the_mask_moves_and_nothing_else,
     batch,
     changed_outside,
     masters,
@@ -41,25 +42,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_masked_experts_that_get_tokens_move_and_nothing_else_does(name: str, dtype: str, tmp_path: Path) -> None:
-    import torch
-
-    from moetrace.tracer.training import apply_mask
-    from moetrace.tracer.training.masking import masking_of
-
-    model = tiny(name, tmp_path, dtype)
-    before, unmasked = snapshot(model), model(batch()).logits
-    apply_mask(model, some_experts(model))
-    assert torch.equal(model(batch()).logits, unmasked)
-
-    places, started, hits = masking_of(model).places, masters(model), Hits(model)
-    train(model, torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1), 20)
-
-    hit = {key for key, place in places.items() if (int(key.split(".")[1]), place.expert) in hits.pairs}
-    assert {key for key, master in masters(model).items() if not master.equal(started[key])} == hit
-    assert hit
-    assert len(hit) < len(places) or name == "flex_olmo"  # five of its seven experts get each token
-    assert changed_outside(model, before) == []
-    assert all(torch.equal(place.tensor, masters(model)[key].to(model.dtype)) for key, place in places.items())
+    assert_the_mask_moves_and_nothing_else(name, tmp_path, dtype)
 
 
 def test_transformers_trainer_moves_the_mask_and_nothing_else(tmp_path: Path) -> None:

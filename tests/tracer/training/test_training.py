@@ -17,6 +17,7 @@ from moetrace.tracer.training.settings import TrainingSettings
 from moetrace.tracer.training.texts import held_out_texts, is_held_out, training_blocks
 from moetrace.tracer.training.training import train
 from tests.support.masks import write_mask
+from tests.support.trained import train_and_merge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -198,6 +199,13 @@ def test_routers_of_masked_layers_are_trained_where_they_are_asked_for(tmp_path:
     quickly(tmp_path / "out", mask, train_router=True, max_steps=1, eval_texts=1)
     routers = {key for key in read_experts(tmp_path / "out" / "experts.safetensors").tensors if "router" in key}
     assert routers == {f"layers.{layer}.router.weight" for layer in (0, 5, 7)}
+
+
+def test_what_is_merged_differs_in_the_mask_and_nowhere_else(tmp_path: Path) -> None:
+    found = train_and_merge(tmp_path, 2)
+    assert found.result.steps == 2
+    assert found.changed  # an expert that no token came to has not moved
+    assert found.changed <= found.masked
 
 
 def test_several_processes_are_refused(tmp_path: Path, mask: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from moetrace.store.errors import CaptureError
 from moetrace.tracer.bundled import CORPUS, MODEL
 from tests.reference.routing import Reference, in_rank_order
+from tests.support.stress import preemptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -83,14 +84,7 @@ def test_chunked_prefill_prefix_caching_and_preemption_change_nothing(
 ) -> None:
     # Long texts, given twice, in 64-token chunks of many texts at once, with a cache of four blocks.
     plan = plan_of(shared_data / "udhr", languages=("eng_Latn", "tam_Taml"))
-    scheduler = stressed.llm.llm_engine.engine_core.engine_core.scheduler
-    preempt, preempted = scheduler._preempt_request, []
-
-    def counted(request: object, *args: object, **kwargs: object) -> object:
-        preempted.append(request)
-        return preempt(request, *args, **kwargs)
-
-    scheduler._preempt_request = counted
+    preempted = preemptions(stressed)
     assert_same_routing(stressed.trace(plan.shards), plan, reference)
     assert preempted, "the cache was large enough: nothing was preempted, nothing was tested"
     error = assert_same_routing(stressed.trace(plan.shards), plan, reference)
