@@ -14,7 +14,6 @@ the choice is decisive, as in a trained model, but all experts are chosen about 
 from __future__ import annotations
 
 import gc
-import inspect
 import json
 import os
 import statistics
@@ -32,7 +31,6 @@ from moetrace.tracer.engine.commands import tell_workers
 from moetrace.tracer.engine.generation import Generation
 from moetrace.tracer.engine.settings import EngineSettings, engine_versions, require_engine
 from moetrace.tracer.model.facts import read_facts
-from moetrace.tracer.runs.outlet import Outlet
 from tests.benchmarks.bench_trace import Written, planned, traced_way, untraced_llm, untraced_way
 from tests.benchmarks.timing import seconds_in_turns
 from tests.support.probed import trace_and_replay
@@ -86,14 +84,6 @@ ROUTER_SPREAD = 2.0  # standard deviation of router logits
 MAX_LEN = 2048
 STEP_TOKENS = 8192  # of a forward pass
 CAPTURED = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # sizes of CUDA graphs; vLLM's own list has fifty and takes longer
-
-# The number of threads that write is an option of Outlet that another change adds; once it is there this is
-# `{"writers": writers}`.
-TAKES_WRITERS = "writers" in inspect.signature(Outlet).parameters
-
-
-def outlet_options(writers: int) -> dict[str, Any]:
-    return {"writers": writers} if TAKES_WRITERS else {}
 
 
 @dataclass(frozen=True)
@@ -241,7 +231,7 @@ def measured(
 def traced_ways(engine: TracedEngine, work: Work, writers: list[int], scratch: Path) -> dict[str, Callable[[], None]]:
     return {
         f"traced, {number} writer{'s' * (number > 1)}": traced_way(
-            engine, work.token_ids, scratch, work.new_tokens, Written(), **outlet_options(number)
+            engine, work.token_ids, scratch, work.new_tokens, Written(), writers=number
         )
         for number in writers
     }
@@ -335,8 +325,7 @@ def modes_of(_context: Any, _parameter: Any, value: str) -> list[str]:
 
 
 def writers_of(_context: Any, _parameter: Any, value: str) -> list[int]:
-    found = [int(number) for number in value.split(",")]
-    return found if TAKES_WRITERS else [1]
+    return [int(number) for number in value.split(",")]
 
 
 @click.command()
@@ -371,8 +360,6 @@ def main(
         f"{shape['num_hidden_layers']} layers x {shape['num_experts']} experts, top-{shape['num_experts_per_tok']}; "
         f"prefill of {works[0].tokens:,} tokens, decoding of {texts} x {new_tokens}; the target is {TARGET}"
     )
-    if not TAKES_WRITERS:
-        print("this moetrace writes with one thread: nothing is swept")
     rows = []
     with tempfile.TemporaryDirectory() as name, decisive_routers():
         folder = Path(name) / "model"

@@ -118,7 +118,7 @@ def traced_way(
     folder: Path,
     new_tokens: int,
     written: Written,
-    **outlet_options: Any,
+    writers: int | None = None,
 ) -> Callable[[], None]:
     from moetrace.store.write.writer import StoreWriter
     from moetrace.tracer.engine.generation import Generation
@@ -137,7 +137,7 @@ def traced_way(
         path = folder / f"store-{next(count)}"
         written.begin()
         writer, background = StoreWriter(path, record), not engine.on_cpu
-        with Outlet(writer, background=background, committed=written.committed, **outlet_options) as outlet:
+        with Outlet(writer, background=background, committed=written.committed, writers=writers) as outlet:
             for shard in engine.trace(shards, generation=generation, memory=outlet):
                 outlet.put(shard)
                 del shard
