@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from moetrace.store.format.layout import checked_run
+from moetrace.store.read.failed import failed_records
 from moetrace.store.storage.open import open_storage
 from moetrace.store.write.writer import StoreWriter
 from moetrace.tracer.engine.settings import require_engine
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 class TraceResult:
     """What a trace did: shards and tokens written now, those that were there before, and the time it took.
 
-    `set_aside`: texts of the shards that were written now of which the run's filters leave nothing.
+    Of the shards that were written now, `set_aside` texts are not there because the run's filters leave nothing of
+    them, `failed` because they could not be traced; `failed_before` are those of the run's other shards.
     """
 
     run: str
@@ -38,6 +40,8 @@ class TraceResult:
     skipped_shards: int
     seconds: float
     set_aside: int = 0
+    failed: int = 0
+    failed_before: int = 0
 
 
 def trace(
@@ -53,9 +57,10 @@ def trace(
 ) -> TraceResult:
     """Trace `corpus` through `model` into `store`; shards that the store has are not traced again.
 
-    Raises MoetraceError children: no such model or not a MoE, a bad corpus, a store with another run of this name,
-    a capture that is not a routing trace. Whatever is raised, shards committed before stay. `engine_of`: where the
-    engine comes from, which is started only where a shard is left to trace.
+    Texts that the engine fails on are set aside. Raises MoetraceError children: no such model or not a MoE, a bad
+    corpus, a store with another run of this name, a capture that is not a routing trace, an engine that does not start,
+    or fails on every text. Whatever is raised, shards committed before stay. `engine_of`: where the engine comes from,
+    which is started only where a shard is left to trace.
     """
     settings = settings or TraceSettings()
     progress = progress or TraceProgress()
@@ -88,8 +93,19 @@ def trace(
             progress,
             engine_of,
         )
-    skipped = len(plan.shards) - written.shards
-    return TraceResult(name, plan, written.shards, written.tokens, skipped, monotonic() - started, written.set_aside)
+    seconds = monotonic() - started
+    failed = sum(text.kind == "failed" for record in failed_records(storage, name) for text in record.texts)
+    return TraceResult(
+        name,
+        plan,
+        written.shards,
+        written.tokens,
+        len(plan.shards) - written.shards,
+        seconds,
+        written.set_aside,
+        written.failed,
+        max(failed - written.failed, 0),
+    )
 
 
 def default_run(model: str, corpus: str) -> str:
