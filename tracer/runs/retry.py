@@ -64,7 +64,7 @@ class Retries:
         self._open_outlet, self._progress, self._on_shard = open_outlet, progress, on_shard
         self._suspected: set[str] = set()
         self._largest = 1  # texts of a shard
-        self._put_off: list[PlannedShard] = []
+        self._put_off: list[tuple[int, PlannedShard]] = []  # shards under suspicion, each after how many died
         self._in_a_row = 0  # failures since anything was traced
         self._unwritten: list[Shard] = []  # of which no text could be traced, while none of any other was
         self._good: tuple[PlannedShard, int] | None = None  # a text that was traced
@@ -73,13 +73,14 @@ class Retries:
     def trace(self, shards: Sequence[PlannedShard]) -> None:
         """Trace what nobody else has: first what nothing is known of, then, each alone, what is under suspicion.
 
+        What fewer processes died of comes first, so that a text that kills this one too keeps nothing else waiting.
         Raises MoetraceError where the engine fails on everything that it is given, or does not start any more.
         """
         self._largest = max(planned.texts for planned in shards)
         self._suspected = self._writer.attempts.suspected()
         self._side_by_side(shards)
-        suspects, self._put_off = self._put_off, []
-        for planned in suspects:
+        suspects, self._put_off = sorted(self._put_off, key=lambda each: each[0]), []
+        for _, planned in suspects:
             if self._writer.claim(planned.lang, planned.number):
                 self._alone(planned)
         if self._unwritten:
@@ -117,9 +118,9 @@ class Retries:
                 continue
             if planned.key in self._suspected or self._writer.is_left_behind(planned.lang, planned.number):
                 # Not held until its turn comes: another process may have time for it.
-                self._writer.take_up(planned.lang, planned.number, planned.texts)
+                record = self._writer.take_up(planned.lang, planned.number, planned.texts)
                 self._writer.release(planned.lang, planned.number)
-                self._put_off.append(planned)
+                self._put_off.append((record.deaths, planned))
                 continue
             self.taken.add(planned.key)
             handed[planned.key] = planned
