@@ -14,6 +14,7 @@ from moetrace.store.format import layout
 from moetrace.store.format.attempts_record import AttemptsRecord, Part
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from contextlib import AbstractContextManager
 
     from moetrace.store.storage.base import Storage
@@ -60,6 +61,14 @@ class Attempts:
             self._touched.remove(path)
             with self._as_store_errors():
                 self._storage.delete(path)
+
+    def sweep(self, committed: Collection[str]) -> None:
+        """Remove the records of shards that are committed, by their keys: who did so may not have known of them."""
+        with self._as_store_errors():
+            for entry in self._storage.listing(f"{layout.ATTEMPTS}/run={self._run}"):
+                shard = layout.shard_of(entry.path)
+                if shard and layout.shard_key(*shard[1:]) in committed:
+                    self._storage.delete(entry.path)
 
     def _read(self, lang: str, shard: int) -> AttemptsRecord | None:
         """Return a record; None where there is none, or none that can be used."""

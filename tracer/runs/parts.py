@@ -100,8 +100,8 @@ class PartsMemory:
 
     def give_back(self, key: str) -> None:
         """Give back the bytes of the part that was begun last, which failed."""
-        sizes = self._sizes[key]
-        sizes.pop()
+        sizes = self._sizes.get(key, [])[:-1]
+        self._sizes[key] = sizes
         self._memory.give_back(key)
         if sizes:
             self._memory.reserve(key, sum(sizes), wait=True)
