@@ -20,29 +20,75 @@ HEADINGS = ("language", "shards", "texts", "tokens", "MB", "bytes/decision")
 
 @click.command(short_help="What a store holds.")
 @STORE
+@click.option("--failed", is_flag=True, help="The texts that were set aside, and why.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as one JSON object.")
-def ls(store: str, as_json: bool) -> None:
+def ls(store: str, failed: bool, as_json: bool) -> None:
     """List the runs and languages of STORE: shards, texts, tokens, and bytes per routing decision.
 
     A dash, null in JSON, is what nobody knows of a run that was imported, or what a run does not have. In the JSON each
     run has `run`, `model` and `languages`, each of these `lang`, `shards`, `planned_shards`, `texts`, `tokens`, `bytes`
     and `bytes_per_decision`.
 
+    With --failed, list the texts of finished shards that were set aside, by run, language and text, with the reason:
+    those that a run's filters leave nothing of (`kind` is filter), and those that could not be traced (failed). In the
+    JSON `failed` is a list of `run`, `lang`, `shard`, `seq`, `text_id`, `kind` and `reason`.
+
     \b
     moetrace ls my-store
     moetrace ls my-store --json
+    moetrace ls my-store --failed
     """  # noqa: D301  click wants the escape itself
     from moetrace.store.read.reader import Store
 
     opened = Store(store)
+    found = _set_aside(opened) if failed else []
     if as_json:
-        click.echo(json_document(_document(opened)))
+        click.echo(json_document(_failed_document(opened, found) if failed else _document(opened)))
+        return
+    if failed and not found:
+        click.echo(f"{printable(store)}: no text was set aside", err=True)
         return
     from rich.console import Console
 
     console = Console()
+    if failed:
+        console.print(_failed_table(found))
+        return
     for record in opened.runs.values():
         console.print(_table(record, [commit for commit in opened.commits if commit.run == record.run]))
+
+
+def _set_aside(opened: Store) -> list[dict[str, Any]]:
+    """Return a row for each text that was set aside."""
+    return [
+        {
+            "run": record.run,
+            "lang": record.lang,
+            "shard": record.shard,
+            "seq": text.seq,
+            "text_id": text.text_id,
+            "kind": text.kind,
+            "reason": text.reason,
+        }
+        for record in opened.set_aside()
+        for text in record.texts
+    ]
+
+
+def _failed_document(opened: Store, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {"store": opened.url, "format_version": opened.format.version, "failed": list(found)}
+
+
+def _failed_table(found: Sequence[dict[str, Any]]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for name in found[0]:
+        table.add_column(name, justify="right" if name in {"shard", "seq"} else "left", overflow="fold")
+    for row in found:
+        table.add_row(*(Text(printable(str(value))) for value in row.values()))
+    return table
 
 
 def _document(opened: Store) -> dict[str, Any]:

@@ -164,10 +164,11 @@ def trace(
     skip_special: bool,
     no_profiles: bool,
     no_routes: bool,
-) -> None:
+) -> int:
     """Trace a parallel corpus through MODEL (a local folder, a hub id, or `bundled`) into a store.
 
-    Finished shards are kept whatever happens; the same command again goes on where it stopped.
+    Finished shards are kept whatever happens; the same command again goes on where it stopped. Texts that the model
+    fails on are set aside, see `moetrace ls STORE --failed`; the exit code is then 1.
 
     \b
     moetrace trace bundled --corpus bundled --store my-store
@@ -230,7 +231,7 @@ def trace(
             )
         for line in sizing_lines(sizing):
             click.echo(printable(line))
-        return
+        return 0
     how: Callable[..., TraceResult] = run_trace
     if worker_count is not None or cluster is not None:
         from moetrace.tracer.runs.cluster import trace_with_workers
@@ -256,4 +257,17 @@ def trace(
         f"run {result.run} in {printable(store)}: {result.written_shards} shards, {result.written_tokens:,} tokens "
         f"in {result.seconds:.0f} s{skipped}{aside}",
         err=True,
+    )
+    if result.failed or result.failed_before:
+        click.echo(_of_failed(result, store), err=True)
+    return 1 if result.failed else 0
+
+
+def _of_failed(result: TraceResult, store: str) -> str:
+    """Return the line that says how many texts are not in the store."""
+    counts = {"": result.failed, " in earlier traces": result.failed_before}
+    which = ", ".join(f"{count:,}{when}" for when, count in counts.items() if count)
+    return (
+        f"texts that could not be traced: {which}; `moetrace ls {printable(store)} --failed` says which and why, all "
+        "others are there; they are not tried again"
     )

@@ -22,6 +22,7 @@ COMMITS = "commits"
 CLAIMS = "claims"
 PLAN = "plan"
 FAILED = "failed"
+ATTEMPTS = "attempts"
 COMPACT = "compact"
 STAGING = "staging"
 QUARANTINE = "quarantine"
@@ -41,7 +42,7 @@ _SHAPES = {  # by top folder
     QUARANTINE: re.compile(
         rf"(?P<kind>quarantine)/[0-9]{{8}}T[0-9]{{6}}Z-[0-9a-f]{{8}}/(?:{REASONS}|(?P<of>(?!quarantine/).+))"
     ),
-    **{name: re.compile(rf"(?P<kind>{name})/{_SHARD}[.]json") for name in (CLAIMS, FAILED)},
+    **{name: re.compile(rf"(?P<kind>{name})/{_SHARD}[.]json") for name in (CLAIMS, FAILED, ATTEMPTS)},
     **{name: re.compile(rf"(?P<kind>{name})/{_SHARD}(?:-[0-9a-f]{{8}})?[.]parquet") for name in TABLE_NAMES},
 }
 
@@ -149,6 +150,11 @@ def claim_path(run: str, lang: str, shard: int) -> str:
 def failed_path(run: str, lang: str, shard: int) -> str:
     """Return the path of the record of a shard's texts that were set aside."""
     return f"{shard_folder(FAILED, run, lang)}/{shard:05d}.json"
+
+
+def attempts_path(run: str, lang: str, shard: int) -> str:
+    """Return the path of what is known of a shard under which processes died or engines failed."""
+    return f"{shard_folder(ATTEMPTS, run, lang)}/{shard:05d}.json"
 
 
 def data_path(table: str, run: str, lang: str, shard: int, attempt: str = "") -> str:

@@ -5,15 +5,19 @@ Both save work and say what is lacking; that a shard is whole rests on its commi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from moetrace.store.format.layout import shard_key
 from moetrace.store.format.record_schemas import FailedSchema, PlanSchema, check_record
 from moetrace.store.format.sealed import read_sealed, sealed_text
 
+REASON = 1000  # characters of a reason that are kept
 MOST_OF_A_PLAN = 64 << 20  # bytes, of more than a million shards
 PlannedShards = Mapping[str, Sequence[tuple[int, int]]]  # language -> texts and tokens of each shard
+_LEFT_OUT = re.compile(r"the run's settings leave out all of its [0-9]+ tokens")
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,21 @@ class FailedText:
     seq: int
     text_id: str
     reason: str
+
+    @classmethod
+    def left_out(cls, seq: int, text_id: str, tokens: int) -> FailedText:
+        """Return a text of which a run's filters leave nothing, which is what was asked for and no failure."""
+        return cls(seq, text_id, f"the run's settings leave out all of its {tokens} tokens")
+
+    @classmethod
+    def failed(cls, seq: int, text_id: str, why: str) -> FailedText:
+        """Return a text that could not be traced; of `why` as much is kept as a record takes."""
+        return cls(seq, text_id, f"could not be traced: {why}"[:REASON])
+
+    @property
+    def kind(self) -> Literal["filter", "failed"]:
+        """Return why it was set aside: by the run's filters, or because it could not be traced."""
+        return "filter" if _LEFT_OUT.fullmatch(self.reason) else "failed"
 
 
 @dataclass(frozen=True)

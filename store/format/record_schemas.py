@@ -261,6 +261,40 @@ class FailedSchema(_Closed):
     texts: list[FailedTextSchema]
 
 
+class PartSchema(_Closed):
+    """Consecutive texts of a shard that are traced by themselves."""
+
+    first: Count
+    texts: Positive
+    deaths: Count
+    reason: Text | None
+
+
+class AttemptsSchema(_Closed):
+    """What is known of a shard under which processes died or engines failed."""
+
+    run: Run
+    lang: Language
+    shard: Annotated[int, Field(ge=0, lt=10**9)]
+    run_sha256: Digest
+    deaths: Count
+    parts: Annotated[list[PartSchema], Field(min_length=1)]
+    trying: Count | None
+
+    @model_validator(mode="after")
+    def _parts_of_a_shard(self) -> AttemptsSchema:
+        end = 0
+        for number, part in enumerate(self.parts):
+            if part.first != end:
+                raise ValueError(f"parts.{number}.first is {part.first}, the part before ends at {end}")
+            if part.reason is not None and part.texts > 1:
+                raise ValueError(f"parts.{number}.reason is of {part.texts} texts, only one is set aside at a time")
+            end += part.texts
+        if self.trying is not None and self.trying >= len(self.parts):
+            raise ValueError(f"trying is {self.trying}, there are {len(self.parts)} parts")
+        return self
+
+
 class FormatSchema(_Closed):
     """store.json."""
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from moetrace.store.errors import StoreError, UnknownNameError
 from moetrace.store.format.schema import TABLE_NAMES, tables
 from moetrace.store.read.catalog import Catalog
+from moetrace.store.read.failed import failed_records, require_made_under
 from moetrace.store.read.rollups import rollup_files, rollup_table
 from moetrace.store.read.verified import VerifiedFiles
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
+    from moetrace.store.format.plan_record import FailedRecord
     from moetrace.store.read.catalog import ShardFile
     from moetrace.store.read.rollups import CompactedRollups
 
@@ -46,6 +48,19 @@ class Store(Catalog):
         file is damaged.
         """
         return rollup_table(self, self.run(run).run)
+
+    def set_aside(self) -> list[FailedRecord]:
+        """Return the texts that were set aside of each finished shard, by run, language and shard.
+
+        Raises StoreError where a record of them is damaged, or was made under another record of its run.
+        """
+        finished = {(commit.run, commit.lang, commit.shard): commit.run_sha256 for commit in self.commits}
+        found = [
+            record for record in failed_records(self.storage) if (record.run, record.lang, record.shard) in finished
+        ]
+        for record in found:
+            require_made_under(record, finished[record.run, record.lang, record.shard], f"{self.url}: ")
+        return found
 
     def dataset(self, table: str, run: str | None = None, languages: Collection[str] = ()) -> ds.Dataset:
         """Return a table of one run as an Arrow dataset, with columns run, lang and shard; nothing is read yet.

@@ -49,6 +49,7 @@ class Claims:
         self._owner = {**this_process(), "id": uuid.uuid4().hex, "run_sha256": run_sha256}
         self._living = LivingClaims(storage)
         self._held: set[str] = set()
+        self._taken_over: set[str] = set()
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._renewer: threading.Thread | None = None
@@ -71,13 +72,15 @@ class Claims:
             for claim in self._living.of_run(self._run):
                 self._require_same_run(claim)
         if not self._storage.create(path, self._content(), durable=False):
-            holder = self._living.at(path)
+            left_behind, holder = self._living.look(path)
             if holder is not None:
                 self._require_same_run(holder)
                 return False
             self._storage.delete(path)
             if not self._storage.create(path, self._content(), durable=False):
                 return False
+            if left_behind:
+                self._taken_over.add(path)
         with self._lock:
             self._held.add(path)
             if self._renewer is None:
@@ -86,9 +89,14 @@ class Claims:
         reach(FaultPoint.CLAIMED)
         return True
 
+    def took_over(self, lang: str, shard: int) -> bool:
+        """Tell whether the claim on a shard that is held was left behind by a process that died."""
+        return layout.claim_path(self._run, lang, shard) in self._taken_over
+
     def release(self, lang: str, shard: int) -> None:
         """Give a claim back; nothing where it is not held."""
         path = layout.claim_path(self._run, lang, shard)
+        self._taken_over.discard(path)
         with self._lock:
             if path not in self._held:
                 return
@@ -149,10 +157,14 @@ class LivingClaims:
 
     def at(self, path: str) -> Claim | None:
         """Return the claim of that path; None where it is gone, or its process is."""
+        return self.look(path)[1]
+
+    def look(self, path: str) -> tuple[bool, Claim | None]:
+        """Tell whether there is a claim of that path, and return it; None where its process is gone."""
         try:
             claim = self._read(path)
         except FileNotFoundError:
-            return None
+            return False, None
         if claim is not None and claim["machine"] == machine():
             since = started(claim["process"])
             alive = since is not None and since == claim["started"]
@@ -160,10 +172,11 @@ class LivingClaims:
             entry = self._storage.stat(path)
             alive = entry is not None and abs(time.time() + self._ahead - entry.modified) < EXPIRY
         if not alive:
-            return None
+            return True, None
         if claim is None:
-            return Claim(path, None, None)
-        return Claim(path, claim["run_sha256"], f"process {claim['process']} of {claim['machine'].split(' ')[0]}")
+            return True, Claim(path, None, None)
+        who = f"process {claim['process']} of {claim['machine'].split(' ')[0]}"
+        return True, Claim(path, claim["run_sha256"], who)
 
     def _read(self, path: str) -> dict[str, Any] | None:
         """Return what a claim says, None where it is damaged, or of a version that did not say it so."""

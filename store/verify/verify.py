@@ -9,10 +9,11 @@ import numpy as np
 
 from moetrace.store.errors import StoreError, UnreadableError, as_store_errors
 from moetrace.store.format import layout
-from moetrace.store.format.plan_record import MOST_OF_A_PLAN, FailedRecord, PlanRecord
+from moetrace.store.format.plan_record import MOST_OF_A_PLAN, PlanRecord
 from moetrace.store.format.schema import FORMAT_VERSION
 from moetrace.store.read.catalog import Catalog
 from moetrace.store.read.compact_index import OlderIndexError, read_index, without_checksums
+from moetrace.store.read.failed import failed_record, require_made_under
 from moetrace.store.read.moments import SOURCES, added_moments, moments_in, shard_moments, with_moments
 from moetrace.store.read.rollups import added_up, compacted_rows
 from moetrace.store.read.store_format import SEALED_SINCE, StoreFormat, format_text, read_format
@@ -315,7 +316,9 @@ class _Check:
 
     def _failed(self, path: str) -> None:
         try:
-            record = FailedRecord.from_json(self._storage.read(path), path)
+            record = failed_record(path, self._storage.read(path))
+            if usable := self._runs.usable.get(record.run):
+                require_made_under(record, usable.sha256())
             self._verdict.failed[path] = len(record.texts)
         except (StoreError, OSError) as error:
             what = first_line(error).removeprefix(f"{path}: ")

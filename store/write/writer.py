@@ -22,6 +22,7 @@ from moetrace.store.format.weights import lies_on
 from moetrace.store.read.store_format import format_text, read_format
 from moetrace.store.shard.counts import Counts, check_counts, count_rows
 from moetrace.store.shard.shard import Shard, check_shard
+from moetrace.store.storage.attempts import Attempts
 from moetrace.store.storage.base import Storage
 from moetrace.store.storage.claims import Claims
 from moetrace.store.storage.faults import FaultPoint, reach
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from moetrace.store.format.attempts_record import AttemptsRecord
     from moetrace.store.format.plan_record import FailedText, PlannedShards
     from moetrace.store.write.encode import TableRows
 
@@ -62,6 +64,8 @@ class StoreWriter:
                 self.record = self._stored_record(record)
         self._run_sha256 = self.record.sha256()
         self._claims = Claims(self.storage, record.run, self._run_sha256)
+        self.attempts = Attempts(self.storage, record.run, self._run_sha256)
+        self._set_aside: set[str] | None = None  # paths of records of them, as they were first listed
 
     def __enter__(self) -> Self:
         return self
@@ -96,6 +100,20 @@ class StoreWriter:
                 self._claims.release(lang, shard)
                 return False
             return True
+
+    def take_up(self, lang: str, shard: int, texts: int) -> AttemptsRecord:
+        """Return what is known of attempts at a shard that was claimed; a death of who had it before is noted."""
+        died = self._claims.took_over(lang, shard)
+        return self.attempts.take_up(lang, shard, texts, died=died)
+
+    def is_left_behind(self, lang: str, shard: int) -> bool:
+        """Tell whether a shard that was claimed was another process's that died."""
+        return self._claims.took_over(lang, shard)
+
+    def release(self, lang: str, shard: int) -> None:
+        """Give the claim on a shard back."""
+        with self._as_store_errors():
+            self._claims.release(lang, shard)
 
     def write(self, shard: Shard) -> CommitRecord:
         """Check, write and commit a shard; return its commit record, another process's if that was faster.
@@ -164,6 +182,7 @@ class StoreWriter:
                 self._remove(published)
             elif published != files:
                 self._remove_leftovers(commit)
+            self.attempts.forget(lang, number)
             self._claims.release(lang, number)
             reach(FaultPoint.RELEASED)
         return stored
@@ -171,9 +190,13 @@ class StoreWriter:
     def _write_failed(self, failed: FailedRecord) -> None:
         """Write which texts of a shard are set aside; take away what an earlier attempt said of one that sets none."""
         path = layout.failed_path(failed.run, failed.lang, failed.shard)
+        if self._set_aside is None:
+            listed = self.storage.entries(f"{layout.FAILED}/run={failed.run}")
+            self._set_aside = {entry.path for entry in listed}
         if failed.texts:
             self.storage.replace(path, failed.to_json().encode())
-        elif self.record.leaves_out_tokens and self.storage.has(path):
+            self._set_aside.add(path)
+        elif path in self._set_aside:
             self.storage.delete(path)
 
     def _write_run_record(self) -> None:

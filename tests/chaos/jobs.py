@@ -11,6 +11,7 @@ import random
 import sys
 import time
 from collections import deque
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +27,11 @@ from moetrace.store.write.compact import compact
 from moetrace.store.write.writer import StoreWriter
 from moetrace.tracer.plan.shards import PlannedShard
 from moetrace.tracer.runs import shards as tracing
+from moetrace.tracer.runs.engines import RestartedEngine
 from moetrace.tracer.runs.progress import TraceProgress
 from moetrace.tracer.runs.settings import TraceSettings
 from tests.support.published import EXPERTS, TOP_K, random_task, write_task, write_usage
-from tests.support.stores import make_shard, make_world
+from tests.support.stores import make_shard, make_world, texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -50,8 +52,8 @@ def trace(place: str, seed: int) -> None:
     """Trace as `moetrace trace` does once its engine has started, with a stand-in for the engine."""
     tracing.WAIT = WAIT
     engine = StandInEngine(seed)
-    with StoreWriter(place, WORLD.record) as writer:
-        written = tracing._trace_all(engine, writer, planned_shards(), None, None, TraceSettings(), TracingAloud())
+    with StoreWriter(place, WORLD.record) as writer, RestartedEngine(lambda: nullcontext(engine)) as engines:
+        written = tracing._trace_all(engines, writer, planned_shards(), None, None, TraceSettings(), TracingAloud())
     say(shards=written.shards)
 
 
@@ -212,7 +214,8 @@ class StandInEngine:
     def _finish(self, planned: PlannedShard, on_tokens: Callable[[int], None]) -> Shard:
         time.sleep(self._random.expovariate(1 / STEP))
         on_tokens(planned.tokens)
-        return made_shards()[planned.key]
+        made = made_shards()[planned.key]
+        return texts_of(made, int(planned.seqs[0] - made.seqs[0]), planned.texts)
 
 
 def esft_sources(folder: Path) -> dict[str, str]:

@@ -88,6 +88,7 @@ def _export(name: str, *arguments: str) -> Command:
 COMMANDS = (
     Command("ls", ("ls", "STORE"), reads="records"),
     Command("ls-json", ("ls", "STORE", "--json"), reads="records"),
+    Command("ls-failed", ("ls", "STORE", "--failed"), reads=""),
     Command("verify", ("verify", "STORE"), reads="tables"),
     Command("verify-quick", ("verify", "STORE", "--quick"), reads="records"),
     Command("verify-json", ("verify", "STORE", "--json"), reads="tables"),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tests.hostile.case import Case
 
 CLAIM = "claims/run=run/lang=deu_Latn/00000.json"
+ATTEMPTS = "attempts/run=run/lang=deu_Latn/00000.json"
 PLAN = "plan/run=run.json"
 FAILED = "failed/run=run/lang=deu_Latn/00000.json"
 SHA256 = "0" * 64
@@ -90,6 +91,7 @@ def _beside() -> Iterator[tuple[str, Hostile]]:
         yield f"claim_{what}", Hostile(lambda case, content=content: case.write_json(CLAIM, content), HARMLESS, held)
     for what in ("deep", "no_utf8", "empty", "a_list"):
         yield f"claim_{what}", Hostile(_text(CLAIM, TEXTS[what]), HARMLESS, held)
+        yield f"attempts_{what}", Hostile(_text(ATTEMPTS, TEXTS[what]), HARMLESS)
         yield f"plan_{what}", Hostile(_text(PLAN, TEXTS[what]), BESIDE)
         yield f"failed_{what}", Hostile(_text(FAILED, TEXTS[what]), BESIDE)
     yield "claim_of_a_hundred_gigabytes", Hostile(_huge(CLAIM), HARMLESS, held)
@@ -108,7 +110,7 @@ def _beside() -> Iterator[tuple[str, Hostile]]:
                     "run": "run",
                     "lang": "deu_Latn",
                     "shard": 0,
-                    "run_sha256": SHA256,
+                    "run_sha256": read_record(case.store / COMMIT)["run_sha256"],
                     "texts": [{"seq": 0, "text_id": "\x1b[2J", "reason": "\u202e"}],
                 },
             ),

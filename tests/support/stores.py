@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -125,6 +125,25 @@ def make_shard(record: RunRecord, lang: str, number: int, first_seq: int, texts:
         weights=np.concatenate([text.weights for text in texts]).transpose(1, 2, 0),
         profiles=np.stack([text.profile for text in texts], axis=1) if "profiles" in record.tables else None,
         generated=np.array([text.generated for text in texts], dtype=np.int32),
+    )
+
+
+def texts_of(shard: Shard, first: int, texts: int) -> Shard:
+    """Return some of the texts of a shard of which no token is left out."""
+    ends = np.cumsum(shard.lengths)
+    tokens = slice(int(ends[first] - shard.lengths[first]), int(ends[first + texts - 1]))
+    chosen = slice(first, first + texts)
+    return replace(
+        shard,
+        seqs=shard.seqs[chosen],
+        text_ids=shard.text_ids[chosen],
+        lengths=shard.lengths[chosen],
+        truncated=shard.truncated[chosen],
+        token_ids=shard.token_ids[tokens],
+        experts=shard.experts[:, :, tokens],
+        weights=shard.weights[:, :, tokens],
+        profiles=None if shard.profiles is None else shard.profiles[:, chosen],
+        generated=None if shard.generated is None else shard.generated[chosen],
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moetrace.store.errors import CaptureError, MoetraceError
 from moetrace.tracer.engine.commands import tell_workers
+from moetrace.tracer.engine.failures import EngineFailedError, engine_failures
 from moetrace.tracer.engine.generation import text_seed
 from moetrace.tracer.engine.probe import check_rows, probe_shard, probe_texts
 from moetrace.tracer.engine.queue import TextQueue, UnderWay
@@ -43,6 +44,10 @@ class TracedEngine:
             self.moe_layers = self._check_layout()
             self.dtype = str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
             self.probe = self._probe()
+        except EngineFailedError as error:
+            self.close()
+            why = f"{error.why}; moetrace -v shows more"
+            raise MoetraceError(f"{facts.id}: vLLM started it, but cannot run it ({why})") from error
         except ENGINE_ERRORS as error:
             self.close()
             raise MoetraceError(f"{facts.id}: vLLM started it, but cannot run it ({first_line(error)})") from error
@@ -65,20 +70,30 @@ class TracedEngine:
         the shards. `steered_by` returns the digest of the intervention that a language's texts are under, which the
         workers must have. The queue holds a few steps' worth of
         texts, and no shard is begun whose bytes `memory` does not have, so memory does not grow with the corpus: who
-        writes the shards gives their bytes back. Raises CaptureError where anything was not captured.
+        writes the shards gives their bytes back. Raises CaptureError where anything was not captured, and
+        EngineFailedError where vLLM raises anything: this engine is then good for nothing but to be closed.
         """
         under_way = UnderWay(self.facts, len(self.moe_layers), generation, memory)
         queue = TextQueue(iter(shards), under_way, limit=4 * self.settings.max_num_batched_tokens)
+        failures = partial(engine_failures, under_way.shards)
         try:
-            while queue.fill(partial(self._open, token_filter), partial(self._add, steered_by)):
+            while queue.fill(failures()(partial(self._open, token_filter)), failures()(partial(self._add, steered_by))):
                 ends = []
-                for output in self.llm.llm_engine.step():
+                with failures():
+                    outputs = self.llm.llm_engine.step()
+                for output in outputs:
                     if output.finished:
                         ends.append(queue.finish(output.request_id, output.outputs[0].token_ids))
                         if on_tokens:
                             on_tokens(ends[-1][2])
                 if ends:
-                    yield from self._take(under_way, ends)
+                    with failures():
+                        self._take(under_way, ends)
+                    for key in under_way.completed(self._stages):
+                        yield under_way.finish(key)
+        except EngineFailedError:
+            under_way.give_back_all()
+            raise
         except (MoetraceError, GeneratorExit):
             self.llm.llm_engine.abort_request(list(queue.running))
             tell_workers(self.llm, "reset")
@@ -174,12 +189,10 @@ class TracedEngine:
         self.llm.llm_engine.add_request(name, {"prompt_token_ids": shard.token_ids[index].tolist()}, params)
         return name
 
-    def _take(self, under_way: UnderWay, ends: list[tuple[str, int, int]]) -> Iterator[Shard]:
-        """Yield the shards that every pipeline stage has completed."""
+    def _take(self, under_way: UnderWay, ends: list[tuple[str, int, int]]) -> None:
+        """Take over what the pipeline stages have completed."""
         for failure, captured in tell_workers(self.llm, "take", ends if under_way.generation else []):
             if failure:
                 raise CaptureError(failure)
             for part in captured:  # stages answer in rank order, so parts of a shard are in layer order
                 under_way.parts.setdefault(part.key, []).append(part)
-        for key in under_way.completed(self._stages):
-            yield under_way.finish(key)

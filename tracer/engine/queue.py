@@ -191,11 +191,7 @@ def without_left_out(shard: Shard, kept: npt.NDArray[np.bool_]) -> Shard:
         texts=None if shard.texts is None else [shard.texts[index] for index in there],
         token_positions=shard.positions()[kept],
         set_aside=tuple(
-            FailedText(
-                int(shard.seqs[index]),
-                shard.text_ids[index],
-                f"the run's settings leave out all of its {shard.lengths[index]} tokens",
-            )
+            FailedText.left_out(int(shard.seqs[index]), shard.text_ids[index], int(shard.lengths[index]))
             for index in gone
         ),
     )

@@ -85,9 +85,14 @@ def engine_arguments(facts: ModelFacts, settings: EngineSettings) -> dict[str, A
 
 
 def first_line(error: Exception) -> str:
+    """Return the first line of an error of the engine, and how to see more."""
+    return f"{what_it_says(error)}; moetrace -v shows more"
+
+
+def what_it_says(error: Exception) -> str:
     """Return the first line of an error of the engine; of one without words, the code that raised it."""
     lines = str(error).strip().splitlines()
-    if not lines:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        lines = [f"{type(error).__name__} in {Path(last.filename).name}: {last.line}"]
-    return f"{lines[0]}; moetrace -v shows more"
+    if lines:
+        return lines[0]
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {Path(last.filename).name}: {last.line}"

@@ -27,7 +27,7 @@ from moetrace.tracer.runs.workers import RAY, Workers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from moetrace.tracer.runs.cluster_actors import Outline, WorkerState
+    from moetrace.tracer.runs.cluster_actors import Ending, Outline, WorkerState
 
 LOOK = 0.5  # seconds between two looks at the workers
 DEATHS = 20  # of workers, without a shard committed between them, that end a job
@@ -74,14 +74,20 @@ def trace_with_workers(
             count = min(workers.count or _room(ray, workers, settings), outline.todo)
             progress.stage(f"starting {count} workers")
             written = _Crew(ray, planner, workers, settings, count, progress).work()
-            with _our_errors(ray):
-                missing = ray.get(planner.missing.remote())
-            if missing:
-                raise MoetraceError(f"{store}: {missing} shards are not traced; give the same command again")
-        skipped = outline.summary.shards - written.shards
-        seconds = monotonic() - started
+        with _our_errors(ray):
+            ending: Ending = ray.get(planner.ending.remote())
+        if ending.missing:
+            raise MoetraceError(f"{store}: {ending.missing} shards are not traced; give the same command again")
     return TraceResult(
-        outline.run, outline.summary, written.shards, written.tokens, skipped, seconds, written.set_aside
+        outline.run,
+        outline.summary,
+        written.shards,
+        written.tokens,
+        outline.summary.shards - written.shards,
+        monotonic() - started,
+        written.set_aside,
+        ending.failed,
+        ending.failed_before,
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from moetrace.store.read.failed import failed_texts
 from moetrace.store.storage.claims import void_claims
 from moetrace.store.storage.open import open_storage
 from moetrace.store.storage.processes import this_process
@@ -63,6 +64,15 @@ class Outline:
     todo: int
 
 
+@dataclass(frozen=True)
+class Ending:
+    """What became of a trace: shards that the store lacks; texts that could not be traced, now and before."""
+
+    missing: int
+    failed: int
+    failed_before: int
+
+
 @dataclass
 class WorkerState:
     """How far a worker is: what it does, what it has written; `process` is what its claims name."""
@@ -78,6 +88,7 @@ class Planner:
 
     def __init__(self) -> None:
         self._prepared: PreparedTrace | None = None
+        self._failed_before = 0
         self._stages: list[str] = []
         self._workers: dict[int, WorkerState] = {}
 
@@ -85,6 +96,7 @@ class Planner:
         """Plan, and return the outline; options and errors are those of `prepare.prepare`."""
         prepared = self._prepared = prepare(model, corpus, store, progress=TraceProgress(), **options)
         plan = prepared.planned.plan
+        self._failed_before = failed_texts(prepared.storage, prepared.record.run)
         return Outline(prepared.record.run, plan.summary(), prepared.skipped_tokens, len(prepared.todo))
 
     def job(self) -> Job:
@@ -131,10 +143,12 @@ class Planner:
         """Return how far every worker is, as it last reported."""
         return dict(self._workers)
 
-    def missing(self) -> int:
-        """Return how many of the shards that were to be traced the store still lacks."""
-        done = committed_shards(self._made.storage, self._made.record.run)
-        return sum(shard.key not in done for shard in self._made.todo)
+    def ending(self) -> Ending:
+        """Return what the store lacks, and what could not be traced."""
+        storage, run = self._made.storage, self._made.record.run
+        done = committed_shards(storage, run)
+        missing = sum(shard.key not in done for shard in self._made.todo)
+        return Ending(missing, failed_texts(storage, run) - self._failed_before, self._failed_before)
 
     @property
     def _made(self) -> PreparedTrace:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class TraceProgress(Progress):
-    """Who watches a trace: `advance` counts tokens."""
+    """Who watches a trace: `advance` counts tokens, below 0 those of texts that an engine lost when it failed."""
 
     def planned(self, plan: PlanSummary, skipped_tokens: int) -> None:
         """Learn what there is to do, and how much of it the store has already."""

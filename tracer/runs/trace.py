@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from moetrace.store.read.failed import failed_texts
 from moetrace.tracer.runs.engines import own_engine
 from moetrace.tracer.runs.prepare import prepare
 from moetrace.tracer.runs.progress import TraceProgress
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 class TraceResult:
     """What a trace did: shards and tokens written now, those that were there before, and the time it took.
 
-    `set_aside`: texts of the shards that were written now of which the run's filters leave nothing.
+    Of the shards that were written now, `set_aside` texts are not there because the run's filters leave nothing of
+    them, `failed` because they could not be traced; `failed_before` are those of the run's other shards.
     """
 
     run: str
@@ -33,6 +35,8 @@ class TraceResult:
     skipped_shards: int
     seconds: float
     set_aside: int = 0
+    failed: int = 0
+    failed_before: int = 0
 
 
 def trace(
@@ -48,9 +52,10 @@ def trace(
 ) -> TraceResult:
     """Trace `corpus` through `model` into `store`; shards that the store has are not traced again.
 
-    Raises MoetraceError children: no such model or not a MoE, a bad corpus, a store with another run of this name,
-    a capture that is not a routing trace. Whatever is raised, shards committed before stay. `engine_of`: where the
-    engine comes from, which is started only where a shard is left to trace.
+    Texts that the engine fails on are set aside. Raises MoetraceError children: no such model or not a MoE, a bad
+    corpus, a store with another run of this name, a capture that is not a routing trace, an engine that does not start,
+    or fails on every text. Whatever is raised, shards committed before stay. `engine_of`: where the engine comes from,
+    which is started only where a shard is left to trace.
     """
     progress = progress or TraceProgress()
     prepared = prepare(
@@ -73,8 +78,16 @@ def trace(
             progress,
             engine_of,
         )
-    skipped = summary.shards - written.shards
-    seconds = monotonic() - started
+    name = prepared.record.run
+    failed = failed_texts(prepared.storage, name)
     return TraceResult(
-        prepared.record.run, summary, written.shards, written.tokens, skipped, seconds, written.set_aside
+        name,
+        summary,
+        written.shards,
+        written.tokens,
+        summary.shards - written.shards,
+        monotonic() - started,
+        written.set_aside,
+        written.failed,
+        max(failed - written.failed, 0),
     )
