@@ -16,7 +16,7 @@ import numpy.typing as npt
 from moetrace.store.errors import CaptureError
 from moetrace.store.format.expert_ids import expert_dtype
 from moetrace.tracer.worker import TAG
-from moetrace.tracer.worker.steps import KeptRows, Step, StepRows, require_written
+from moetrace.tracer.worker.steps import KeptRows, Step, StepRows, add_sums, require_written, runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -66,9 +66,11 @@ class _OpenShard:
 class _TextRows:
     """The rows of a step that belong to one shard, over R of its texts.
 
-    - texts: index of each text in the shard; starts, counts: as in StepRows; first: where its rows begin in the step
+    - numbers: of each text's request in the step; texts: its index in the shard; starts, counts: as in StepRows
+    - first: where its rows begin in the step
     """
 
+    numbers: npt.NDArray[np.intp]
     texts: npt.NDArray[np.intp]
     starts: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
@@ -178,26 +180,21 @@ class PlannedShards:
                 texts.append(text)
         first = np.cumsum(rows.counts) - rows.counts
         for key, (numbers, texts) in members.items():
-            sums = None if step.probability_sums is None else step.probability_sums[:, numbers]
-            mine = _TextRows(np.array(texts), rows.starts[numbers], rows.counts[numbers], first[numbers])
-            self._add_rows(key, step, mine, sums)
+            mine = _TextRows(
+                np.array(numbers), np.array(texts), rows.starts[numbers], rows.counts[numbers], first[numbers]
+            )
+            self._add_rows(key, step, mine)
         self._hand_over_complete(members)
 
-    def _add_rows(self, key: str, step: Step, rows: _TextRows, sums: npt.NDArray[np.float32] | None) -> None:
+    def _add_rows(self, key: str, step: Step, rows: _TextRows) -> None:
         shard = self._open.get(key)
         if shard is None:
             raise CaptureError(f"{key}: rows of a shard that is not open")
         ends = rows.starts + rows.counts
         self._check_positions(key, shard, rows.texts, rows.starts, ends)
-        targets = shard.starts[rows.texts] + rows.starts
-        single = rows.counts == 1
-        _copy(shard, step, targets[single], rows.first[single])
-        for target, source, count in zip(targets[~single], rows.first[~single], rows.counts[~single], strict=True):
-            _copy(shard, step, slice(target, target + count), slice(source, source + count))
-        if shard.profiles is not None and sums is not None:
-            again = rows.starts == 0
-            shard.profiles[:, rows.texts[again]] = sums[:, again]
-            shard.profiles[:, rows.texts[~again]] += sums[:, ~again]
+        _copy_rows(shard, step, shard.starts[rows.texts] + rows.starts, rows.first, rows.counts)
+        if shard.profiles is not None and step.probability_sums is not None:
+            add_sums(shard.profiles, step.probability_sums, rows.texts, rows.numbers, rows.starts == 0)
         shard.done[rows.texts] = ends
 
     def _check_positions(
@@ -232,6 +229,23 @@ class PlannedShards:
         for key in keys:
             if self._open[key].is_complete():
                 self._finished.append(_captured(key, self._open.pop(key)))
+
+
+def _copy_rows(
+    shard: _OpenShard,
+    step: Step,
+    targets: npt.NDArray[np.int64],
+    sources: npt.NDArray[np.int64],
+    counts: npt.NDArray[np.int64],
+) -> None:
+    """Copy rows of a step from `sources` on to the positions of a shard from `targets` on, so many of each, [R]."""
+    targets, sources, counts = runs(targets, sources, counts)
+    single = counts == 1
+    if single.any():
+        _copy(shard, step, targets[single], sources[single])
+        targets, sources, counts = targets[~single], sources[~single], counts[~single]
+    for target, source, count in zip(targets.tolist(), sources.tolist(), counts.tolist(), strict=True):
+        _copy(shard, step, slice(target, target + count), slice(source, source + count))
 
 
 def _copy(shard: _OpenShard, step: Step, target: Any, source: Any) -> None:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 class RouterTap:
     """The step's buffers, one part a layer of a seam."""
 
-    def __init__(self, seam: RouterSeam, max_tokens: int, device: torch.device, options: dict[str, Any]) -> None:
+    def __init__(
+        self, seam: RouterSeam, max_tokens: int, max_requests: int, device: torch.device, options: dict[str, Any]
+    ) -> None:
         self._seam = seam
         self.layers, self.num_experts, self.top_k = seam.layers, seam.num_experts, seam.top_k
         self.buffers = StepBuffers.make(
@@ -27,14 +29,20 @@ class RouterTap:
             self.num_experts,
             self.top_k,
             device,
-            logit_rows=max_tokens if options["profiles"] else min(max_tokens, PROBE_TOKENS),
+            logit_rows=min(max_tokens, PROBE_TOKENS),
             scoring=options["scoring"],
-            profiles=options["profiles"],
+            requests=min(max_tokens, max_requests) if options["profiles"] else None,
+            static=device.type != "cpu",
         )
 
     def of_layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the buffers of one layer: ids, weights, logits."""
         return self.buffers.ids[index], self.buffers.weights[index], self.buffers.logits[index]
+
+    def add_profiles(self, index: int, logits: torch.Tensor) -> None:
+        """Take the logits of all rows of a layer, as they are steered."""
+        if self.buffers.profiles is not None:
+            self.buffers.profiles.add(index, logits)
 
     def evidence(self, rows: int) -> list[tuple[int, Any, Any, Any, Any]]:
         """Return the fields of a `RoutingEvidence` for each layer of the step that just ran."""

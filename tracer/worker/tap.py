@@ -40,8 +40,9 @@ class WorkerTap:
         self._profiles = bool(options["profiles"])
         self._recording: dict[str, Any] | None = options.get("recording")
         self._seam = seam
-        max_tokens = worker.vllm_config.scheduler_config.max_num_batched_tokens
-        self.tap = seam.tap = RouterTap(seam, max_tokens, worker.device, options)
+        limits = worker.vllm_config.scheduler_config
+        tokens, requests = limits.max_num_batched_tokens, limits.max_num_seqs
+        self.tap = seam.tap = RouterTap(seam, tokens, requests, worker.device, options)
         self._transfer = make_transfer(self.tap.buffers)
         self._batch: Batch | None = None
         self._wanted: set[str] = set()  # requests under way whose rows the sink wants
@@ -59,12 +60,14 @@ class WorkerTap:
         self._keeping(self._register, scheduler_output)
         wanted = self._wanted and scheduler_output.total_num_scheduled_tokens and self._failure is None
         self._seam.recording, self._batch = bool(wanted), None
+        if self.tap.buffers.profiles is not None:
+            self.tap.buffers.profiles.idle()
         return bool(wanted)
 
     def before_forward(self, batch: Batch) -> None:
         """Learn whose the rows of the forward pass are that begins now, and make the buffers ready for it."""
         self._batch = batch
-        self._transfer.before_forward(int(batch.rows.counts.sum()))
+        self._keeping(self._begin, batch)
 
     def after_step(self) -> None:
         """Put the rows of the step that was just launched where they belong."""
@@ -95,12 +98,16 @@ class WorkerTap:
             if new.req_id not in self._wanted and self._sink.begin(new):
                 self._wanted.add(new.req_id)
 
+    def _begin(self, batch: Batch) -> None:
+        """Make the buffers ready for a pass."""
+        kept = self._sink.kept(batch.rows) if self._profiles else None
+        self._transfer.before_forward(batch.rows, batch.token_ids, kept)
+
     def _collect(self) -> None:
         """Take over the rows of the step that was just launched."""
         if self._batch is None:
             raise CaptureError("the engine ran a step past the hook that says whose its rows are; nothing was captured")
-        kept = self._sink.kept(self._batch.rows) if self._profiles else None
-        self._transfer.send(self._batch.rows, self._batch.token_ids, kept)
+        self._transfer.send()
         if self._probing:
             self._evidence = self.tap.evidence(int(self._batch.rows.counts.sum()))
             self._probing = False
