@@ -17,16 +17,19 @@ import platform
 import statistics
 import time
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 import torch
 
-from moetrace.tracer.engine import queue as queue_module
+from moetrace.tracer.engine.generation import Generation
 from moetrace.tracer.engine.queue import UnderWay
 from moetrace.tracer.plan.shards import PlannedShard
-from moetrace.tracer.worker import TAG, assembly, transfer
+from moetrace.tracer.worker import TAG, assembly
+from moetrace.tracer.worker import buffers as buffers_module
+from moetrace.tracer.worker import profiles as profiles_module
 from moetrace.tracer.worker.assembly import PlannedShards
 from moetrace.tracer.worker.buffers import StepBuffers
 from moetrace.tracer.worker.steps import StepRows
@@ -40,3 +43,176 @@ if TYPE_CHECKING:
 SHAPES = {"48 x 128, top-8": (48, 128, 8), "24 x 64, top-8": (24, 64, 8)}
 STEP, REQUESTS = 4096, 256  # tokens of a step at most, and its requests
 STAGES = ("record", "clear", "probabilities", "sums", "applied", "check", "copy", "profiles", "hand over", "tokens")
+
+
+class Clock:
+    """Adds up the CPU time of the stages while it is on."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.on = False
+
+    def timed(self, function: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        def run(*args: Any, **options: Any) -> Any:
+            if not self.on:
+                return function(*args, **options)
+            start = time.process_time()
+            try:
+                return function(*args, **options)
+            finally:
+                self.seconds[stage] += time.process_time() - start
+
+        return run
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Time the functions of the stages while the block runs."""
+        with ExitStack() as undo:
+            for owner, name, stage in WATCHED:
+                kept = getattr(owner, name)
+                setattr(owner, name, self.timed(kept, stage))
+                undo.callback(setattr, owner, name, kept)
+            yield
+
+
+WATCHED: tuple[tuple[Any, str, str], ...] = (
+    (buffers_module, "copy_routing", "record"),
+    (profiles_module, "write_probabilities", "probabilities"),
+    (profiles_module, "segment_sums", "sums"),
+    (StepBuffers, "clear", "clear"),
+    (StepBuffers, "applied", "applied"),
+    (assembly, "require_written", "check"),
+    (assembly._Positions, "put", "copy"),
+    (assembly, "add_sums", "profiles"),
+    (assembly, "_captured", "hand over"),
+    (UnderWay, "finish", "tokens"),
+)
+
+
+class Model:
+    """What the routers of a model of so many layers and experts would make of any step, of four layers in turn."""
+
+    def __init__(self, layers: int, num_experts: int, top_k: int, *, gpu: bool) -> None:
+        rng = np.random.default_rng(0)
+        logits = torch.from_numpy(rng.normal(size=(4, STEP, num_experts)).astype(np.float32))
+        self.layers, self.logits = layers, logits
+        self.weights, ids = torch.softmax(logits, -1).topk(top_k)
+        self.ids = ids.to(torch.int32)
+        self.buffers = StepBuffers.make(
+            [1.0] * layers,
+            STEP,
+            num_experts,
+            top_k,
+            torch.device("cpu"),
+            logit_rows=64,
+            scoring="softmax",
+            requests=REQUESTS,
+            static=gpu,
+        )
+        self.transfer = StreamTransfer(self.buffers, Streams()) if gpu else DirectTransfer(self.buffers)
+        self.shards = PlannedShards(range(layers), num_experts, top_k, profiles=True)
+
+    def run(self, rows: StepRows, token_ids: torch.Tensor, clock: Clock) -> None:
+        """Run a step, whose clock stops while the next one's routing is made ready."""
+        tokens = int(rows.counts.sum())
+        routed = [
+            (self.ids[layer % 4][:tokens], self.weights[layer % 4][:tokens], self.logits[layer % 4][:tokens])
+            for layer in range(self.layers)
+        ]
+        self.transfer.before_forward(rows, token_ids)
+        for layer, (ids, weights, logits) in enumerate(routed):
+            into = self.buffers.ids[layer], self.buffers.weights[layer], self.buffers.logits[layer]
+            buffers_module.copy_routing(ids, weights, logits, *into)
+            self.buffers.profiles.add(layer, logits)
+        self.transfer.send()
+        for arrived, step in self.transfer.receive(wait=True):
+            self.shards.add(step, arrived)
+
+
+def planned(lengths: np.ndarray) -> PlannedShard:
+    rng, texts = np.random.default_rng(1), len(lengths)
+    token_ids = tuple(rng.integers(0, 50_000, length).astype(np.int32) for length in lengths)
+    names = tuple(str(number) for number in range(texts))
+    return PlannedShard("eng_Latn", 0, np.arange(texts), names, np.zeros(texts, dtype=bool), token_ids)
+
+
+def steps_of(counts: np.ndarray, starts: np.ndarray) -> Iterator[StepRows]:
+    """Cut texts into steps of at most STEP tokens and REQUESTS texts, in their order, the last of a step in two."""
+    counts, starts, first = counts.copy(), starts.copy(), 0
+    while first < len(counts):
+        ends = np.cumsum(counts[first : first + REQUESTS])
+        texts = min(int(np.searchsorted(ends, STEP)) + 1, len(ends))
+        taken = counts[first : first + texts].copy()
+        taken[-1] -= max(0, int(ends[texts - 1]) - STEP)
+        yield StepRows([str(first + number) for number in range(texts)], starts[first : first + texts].copy(), taken)
+        counts[first : first + texts] -= taken
+        starts[first : first + texts] += taken
+        first += texts - bool(counts[first + texts - 1])
+
+
+def captured(model: Model, *, decoding: bool) -> dict[str, float]:
+    """Return nanoseconds of CPU a decision of each stage, and of all, of a shard of some 32K tokens."""
+    rng = np.random.default_rng(2)
+    lengths = np.full(REQUESTS, 40) if decoding else rng.integers(10, 71, 800)
+    new = rng.integers(60, 101, len(lengths)) if decoding else np.zeros(len(lengths), dtype=np.int64)
+    shard, generated = planned(lengths), [list(range(count)) for count in new]
+    under_way = UnderWay(None, model.layers, Generation(100, lambda _: "") if decoding else None, None)
+    under_way.begin(shard, wait=True)
+    under_way.outputs[shard.key] = dict(enumerate(generated)) if decoding else {}
+    model.shards.open(shard.key, lengths.tolist(), 100 if decoding else 0)
+    for text in range(len(lengths)):
+        model.shards.begin(request(str(text), {TAG: [shard.key, text]}))
+    whole = [np.concatenate([ids, np.array(more, np.int32)]) for ids, more in zip(shard.token_ids, generated, strict=True)]
+    clock = Clock()
+    clock.on = not decoding
+    with clock.watching():
+        spent = 0.0
+        tokens = 0
+
+        def run(rows: StepRows) -> None:
+            nonlocal spent, tokens
+            ids = [whole[int(r)][s : s + c] for r, s, c in zip(rows.requests, rows.starts, rows.counts, strict=True)]
+            token_ids = torch.from_numpy(np.concatenate(ids))
+            start = time.process_time()
+            model.run(rows, token_ids, clock)
+            if clock.on:
+                spent += time.process_time() - start
+                tokens += len(token_ids)
+
+        for rows in steps_of(lengths, np.zeros(len(lengths), dtype=np.int64)):
+            run(rows)
+        clock.on = True
+        for position in range(int(new.max(initial=0))):
+            texts = np.flatnonzero(new > position)
+            run(StepRows([str(text) for text in texts], lengths[texts] + position, np.ones(len(texts), np.int64)))
+        start = time.process_time()
+        if decoding:
+            model.shards.finish([(shard.key, text, int(n + m)) for text, (n, m) in enumerate(zip(lengths, new, strict=True))])
+        (found,) = model.shards.take()
+        under_way.parts[shard.key] = [found]
+        assert under_way.finish(shard.key).tokens == len(np.concatenate(whole))
+        spent += time.process_time() - start
+    decisions = tokens * model.ids.shape[2] * model.layers
+    stages = {name: seconds * 1e9 / decisions for name, seconds in clock.seconds.items()}
+    return {**stages, "rest": spent * 1e9 / decisions - sum(stages.values()), "all": spent * 1e9 / decisions}
+
+
+@click.command()
+@click.option("--rounds", default=5, show_default=True)
+def main(rounds: int) -> None:
+    """Print the table."""
+    torch.set_num_threads(1)
+    print(f"{platform.machine()}, {os.cpu_count()} cores; ns of CPU a decision, medians of {rounds} rounds\n")
+    titles = (*STAGES, "rest", "all")
+    print("| shape           | way | step    | " + " | ".join(titles) + " |")
+    print("|-----------------|-----|---------|" + "|".join("-" * (len(title) + 1) + ":" for title in titles) + "|")
+    for (name, shape), gpu, decoding in product(SHAPES.items(), (False, True), (False, True)):
+        model = Model(*shape, gpu=gpu)
+        found = [captured(model, decoding=decoding) for _ in range(rounds + 1)][1:]  # the first warms up
+        cells = [f"{statistics.median(figures[title] for figures in found):{len(title)}.2f}" for title in titles]
+        step = "decode" if decoding else "prefill"
+        print(f"| {name} | {'GPU' if gpu else 'CPU'} | {step:<7} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
