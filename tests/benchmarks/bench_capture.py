@@ -46,11 +46,16 @@ STAGES = ("record", "clear", "probabilities", "sums", "applied", "check", "copy"
 
 
 class Clock:
-    """Adds up the CPU time of the stages while it is on."""
+    """Adds up the CPU time of the stages while it is on, less what looking at the clock takes."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.on = False
+        looks = 1000
+        start = time.process_time()
+        for _ in range(looks):
+            time.process_time()
+        self._look = (time.process_time() - start) / looks
 
     def timed(self, function: Callable[..., Any], stage: str) -> Callable[..., Any]:
         def run(*args: Any, **options: Any) -> Any:
@@ -60,7 +65,7 @@ class Clock:
             try:
                 return function(*args, **options)
             finally:
-                self.seconds[stage] += time.process_time() - start
+                self.seconds[stage] += time.process_time() - start - self._look
 
         return run
 
@@ -110,19 +115,23 @@ class Model:
             static=gpu,
         )
         self.transfer = StreamTransfer(self.buffers, Streams()) if gpu else DirectTransfer(self.buffers)
+        self.into = list(zip(self.buffers.ids.unbind(0), self.buffers.weights.unbind(0), strict=True))
         self.shards = PlannedShards(range(layers), num_experts, top_k, profiles=True)
 
-    def run(self, rows: StepRows, token_ids: torch.Tensor, clock: Clock) -> None:
-        """Run a step, whose clock stops while the next one's routing is made ready."""
-        tokens = int(rows.counts.sum())
-        routed = [
+    def routed(self, tokens: int) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Return ids, weights and logits of so many rows, layer by layer."""
+        return [
             (self.ids[layer % 4][:tokens], self.weights[layer % 4][:tokens], self.logits[layer % 4][:tokens])
             for layer in range(self.layers)
         ]
+
+    def run(
+        self, rows: StepRows, token_ids: torch.Tensor, routed: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    ) -> None:
+        """Capture a step."""
         self.transfer.before_forward(rows, token_ids)
         for layer, (ids, weights, logits) in enumerate(routed):
-            into = self.buffers.ids[layer], self.buffers.weights[layer], self.buffers.logits[layer]
-            buffers_module.copy_routing(ids, weights, logits, *into)
+            buffers_module.copy_routing(ids, weights, *self.into[layer])
             self.buffers.profiles.add(layer, logits)
         self.transfer.send()
         for arrived, step in self.transfer.receive(wait=True):
@@ -150,51 +159,57 @@ def steps_of(counts: np.ndarray, starts: np.ndarray) -> Iterator[StepRows]:
         first += texts - bool(counts[first + texts - 1])
 
 
-def captured(model: Model, *, decoding: bool) -> dict[str, float]:
-    """Return nanoseconds of CPU a decision of each stage, and of all, of a shard of some 32K tokens."""
+def captured(model: Model, clock: Clock, *, decoding: bool) -> tuple[float, int]:
+    """Capture a shard of some 32K tokens; return seconds of CPU and decisions, of decoding alone where it decodes."""
     rng = np.random.default_rng(2)
     lengths = np.full(REQUESTS, 40) if decoding else rng.integers(10, 71, 800)
     new = rng.integers(60, 101, len(lengths)) if decoding else np.zeros(len(lengths), dtype=np.int64)
     shard, generated = planned(lengths), [list(range(count)) for count in new]
+    whole = [np.array([*ids, *more], np.int32) for ids, more in zip(shard.token_ids, generated, strict=True)]
     under_way = UnderWay(None, model.layers, Generation(100, lambda _: "") if decoding else None, None)
     under_way.begin(shard, wait=True)
     under_way.outputs[shard.key] = dict(enumerate(generated)) if decoding else {}
     model.shards.open(shard.key, lengths.tolist(), 100 if decoding else 0)
     for text in range(len(lengths)):
         model.shards.begin(request(str(text), {TAG: [shard.key, text]}))
-    whole = [np.concatenate([ids, np.array(more, np.int32)]) for ids, more in zip(shard.token_ids, generated, strict=True)]
-    clock = Clock()
-    clock.on = not decoding
-    with clock.watching():
-        spent = 0.0
-        tokens = 0
-
-        def run(rows: StepRows) -> None:
-            nonlocal spent, tokens
-            ids = [whole[int(r)][s : s + c] for r, s, c in zip(rows.requests, rows.starts, rows.counts, strict=True)]
-            token_ids = torch.from_numpy(np.concatenate(ids))
-            start = time.process_time()
-            model.run(rows, token_ids, clock)
-            if clock.on:
-                spent += time.process_time() - start
-                tokens += len(token_ids)
-
-        for rows in steps_of(lengths, np.zeros(len(lengths), dtype=np.int64)):
-            run(rows)
-        clock.on = True
-        for position in range(int(new.max(initial=0))):
-            texts = np.flatnonzero(new > position)
-            run(StepRows([str(text) for text in texts], lengths[texts] + position, np.ones(len(texts), np.int64)))
+    prefill = list(steps_of(lengths, np.zeros(len(lengths), dtype=np.int64)))
+    decode = []
+    for position in range(int(new.max(initial=0))):
+        texts = np.flatnonzero(new > position)
+        decode.append(StepRows([str(text) for text in texts], lengths[texts] + position, np.ones(len(texts), np.int64)))
+    spent, tokens = 0.0, 0
+    for rows in prefill + decode:
+        clock.on = not decoding or rows.starts.min() >= 40
+        ids = [whole[int(r)][s : s + c] for r, s, c in zip(rows.requests, rows.starts, rows.counts, strict=True)]
+        token_ids, routed = torch.from_numpy(np.concatenate(ids)), model.routed(int(rows.counts.sum()))
         start = time.process_time()
-        if decoding:
-            model.shards.finish([(shard.key, text, int(n + m)) for text, (n, m) in enumerate(zip(lengths, new, strict=True))])
-        (found,) = model.shards.take()
-        under_way.parts[shard.key] = [found]
-        assert under_way.finish(shard.key).tokens == len(np.concatenate(whole))
-        spent += time.process_time() - start
-    decisions = tokens * model.ids.shape[2] * model.layers
-    stages = {name: seconds * 1e9 / decisions for name, seconds in clock.seconds.items()}
-    return {**stages, "rest": spent * 1e9 / decisions - sum(stages.values()), "all": spent * 1e9 / decisions}
+        model.run(rows, token_ids, routed)
+        if clock.on:
+            spent += time.process_time() - start
+            tokens += len(token_ids)
+    start = time.process_time()
+    if decoding:
+        model.shards.finish([(shard.key, text, len(ids)) for text, ids in enumerate(whole)])
+    (under_way.parts[shard.key],) = [model.shards.take()]
+    found = under_way.finish(shard.key)
+    spent += time.process_time() - start
+    assert np.array_equal(found.token_ids, np.concatenate(whole))
+    return spent, tokens * model.ids.shape[2] * model.layers
+
+
+def measured(model: Model, rounds: int, *, decoding: bool) -> dict[str, float]:
+    """Return nanoseconds of CPU a decision of each stage, of all without a clock in it, and of what is left of that."""
+    captured(model, Clock(), decoding=decoding)  # the first warms up
+    spans, found = [], []
+    for _ in range(rounds):
+        seconds, decisions = captured(model, Clock(), decoding=decoding)
+        spans.append(seconds * 1e9 / decisions)
+        with (clock := Clock()).watching():
+            captured(model, clock, decoding=decoding)
+        found.append({stage: seconds * 1e9 / decisions for stage, seconds in clock.seconds.items()})
+    stages = {stage: statistics.median(each[stage] for each in found) for stage in STAGES}
+    every = statistics.median(spans)
+    return {**stages, "rest": every - sum(stages.values()), "all": every}
 
 
 @click.command()
@@ -208,8 +223,8 @@ def main(rounds: int) -> None:
     print("|-----------------|-----|---------|" + "|".join("-" * (len(title) + 1) + ":" for title in titles) + "|")
     for (name, shape), gpu, decoding in product(SHAPES.items(), (False, True), (False, True)):
         model = Model(*shape, gpu=gpu)
-        found = [captured(model, decoding=decoding) for _ in range(rounds + 1)][1:]  # the first warms up
-        cells = [f"{statistics.median(figures[title] for figures in found):{len(title)}.2f}" for title in titles]
+        found = measured(model, rounds, decoding=decoding)
+        cells = [f"{found[title]:{len(title)}.2f}" for title in titles]
         step = "decode" if decoding else "prefill"
         print(f"| {name} | {'GPU' if gpu else 'CPU'} | {step:<7} | " + " | ".join(cells) + " |", flush=True)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from moetrace.tracer.worker.buffers import StepBuffers, copy_routing
+from moetrace.tracer.worker.buffers import StepBuffers, copy_logits, copy_routing
 from moetrace.tracer.worker.steps import StepRows
 
 LAYERS, TOKENS, EXPERTS, TOP_K = 3, 24, 6, 2
@@ -29,7 +29,8 @@ class RoutedStep:
     def write(self, buffers: StepBuffers) -> None:
         """Write the step into buffers, layer by layer, as the routers' seam does."""
         for layer, (ids, weights, logits) in enumerate(zip(self.ids, self.weights, self.logits, strict=True)):
-            copy_routing(ids, weights, logits, buffers.ids[layer], buffers.weights[layer], buffers.logits[layer])
+            copy_routing(ids, weights, buffers.ids[layer], buffers.weights[layer])
+            copy_logits(logits, buffers.logits[layer])
             if buffers.profiles is not None:
                 buffers.profiles.add(layer, logits)
 

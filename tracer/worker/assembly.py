@@ -222,17 +222,14 @@ class PlannedShards:
             )
         members: dict[str, tuple[list[int], list[int]]] = {}
         for number, request in enumerate(rows.requests):
-            if request in self._texts:
-                key, text = self._texts[request]
-                numbers, texts = members.setdefault(key, ([], []))
+            if (mine := self._texts.get(request)) is not None:
+                numbers, texts = members[mine[0]] if mine[0] in members else members.setdefault(mine[0], ([], []))
                 numbers.append(number)
-                texts.append(text)
+                texts.append(mine[1])
         first = np.cumsum(rows.counts) - rows.counts
         for key, (numbers, texts) in members.items():
-            mine = _TextRows(
-                np.array(numbers), np.array(texts), rows.starts[numbers], rows.counts[numbers], first[numbers]
-            )
-            self._add_rows(key, step, mine)
+            at = np.array(numbers)
+            self._add_rows(key, step, _TextRows(at, np.array(texts), rows.starts[at], rows.counts[at], first[at]))
         self._hand_over_complete(members)
 
     def _add_rows(self, key: str, step: Step, rows: _TextRows) -> None:

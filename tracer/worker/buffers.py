@@ -82,15 +82,15 @@ class StepBuffers:
 
 
 def copy_routing(
-    ids: torch.Tensor,
-    weights: torch.Tensor,
-    logits: torch.Tensor,
-    ids_buffer: torch.Tensor,
-    weights_buffer: torch.Tensor,
-    logits_buffer: torch.Tensor,
+    ids: torch.Tensor, weights: torch.Tensor, ids_buffer: torch.Tensor, weights_buffer: torch.Tensor
 ) -> None:
-    """Copy what a router made of n rows, [n, k] and [n, E], into the buffers of its layer, [k, n] and [m, E]."""
-    rows, logit_rows = ids.shape[0], min(ids.shape[0], logits_buffer.shape[0])
+    """Copy what a router chose for n rows, [n, k], into the buffers of its layer, [k, n or more]."""
+    rows = ids.shape[0]
     ids_buffer[:, :rows].copy_(ids.t())
     weights_buffer[:, :rows].copy_(weights.t())
-    logits_buffer[:logit_rows].copy_(logits[:logit_rows])
+
+
+def copy_logits(logits: torch.Tensor, buffer: torch.Tensor) -> None:
+    """Copy the logits [n, E] of a router into the buffer of its layer, [m, E], as far as there is room."""
+    rows = min(len(logits), len(buffer))
+    buffer[:rows].copy_(logits[:rows])

@@ -74,12 +74,12 @@ class RequestSums:
         """Add up a layer; one row a request needs no adding."""
         if not self._tokens or len(logits) < self._tokens:
             return  # a pass of nobody's; rows that no router wrote are noticed by their ids
-        sums = self._sums[index, : self._requests]
+        sums, logits = self._sums[index, : self._requests], logits[: self._tokens]
         if self._counted is None:
-            write_probabilities(logits[: self._tokens], self._scoring, sums)
+            write_probabilities(logits, self._scoring, sums)
             return
         probabilities = self._probabilities[: self._tokens]
-        write_probabilities(logits[: self._tokens], self._scoring, probabilities)
+        write_probabilities(logits, self._scoring, probabilities)
         sums.copy_(segment_sums(probabilities, *self._counted))
 
     def sums(self) -> torch.Tensor:

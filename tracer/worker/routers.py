@@ -17,7 +17,7 @@ from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from moetrace.store.errors import MoetraceError
-from moetrace.tracer.worker.buffers import copy_routing
+from moetrace.tracer.worker.buffers import copy_logits, copy_routing
 from moetrace.tracer.worker.outside import is_routed_outside, outside_logits
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def _record(
 ) -> None:
     seam, index = _at(place)
     logits = seam.as_steered(index, logits)
-    copy_routing(ids, weights, logits, ids_buffer, weights_buffer, logits_buffer)
+    copy_routing(ids, weights, ids_buffer, weights_buffer)
+    copy_logits(logits, logits_buffer)
     if seam.tap is not None:
         seam.tap.add_profiles(index, logits)
 
@@ -86,6 +87,9 @@ class Tap(Protocol):
 
     def of_layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the buffers of one layer: ids, weights, logits."""
+
+    def record(self, index: int, ids: torch.Tensor, weights: torch.Tensor, logits: torch.Tensor) -> None:
+        """Copy the routing of a layer, its logits as they are steered."""
 
     def add_profiles(self, index: int, logits: torch.Tensor) -> None:
         """Take the logits of all rows of a layer, as they are steered."""
@@ -146,7 +150,7 @@ class RouterSeam:
                 self.steer_choice(index, hidden_states, router_logits, weights, ids)
             if self.tap is not None and self.recording:
                 logits = outside.logits if outside else router_logits
-                _record(ids, weights, logits, *self.tap.of_layer(index), place)
+                self.tap.record(index, ids, weights, self.as_steered(index, logits))
             return weights, ids
 
         router._compute_routing = graph if self._compiled else eager  # noqa: SLF001

@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from moetrace.tracer.worker.memory import SLOTS
 from moetrace.tracer.worker.steps import KeptRows, Step, StepRows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from moetrace.tracer.worker.buffers import StepBuffers
-
-SLOTS = 2
-
 
 class Transfer(Protocol):
     """How steps come from the buffers to the host."""

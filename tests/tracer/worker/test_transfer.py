@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moetrace.tracer.worker.memory import SLOTS
 from moetrace.tracer.worker.steps import NOT_WRITTEN, KeptRows
-from moetrace.tracer.worker.transfer import SLOTS, DirectTransfer, StreamTransfer
+from moetrace.tracer.worker.transfer import DirectTransfer, StreamTransfer
 from tests.support.examples import examples
 from tests.support.steps import RoutedStep, make_buffers, routed_step
 from tests.support.streams import Streams
