@@ -57,7 +57,10 @@ class _Positions:
         """Make room for texts of so many tokens, in the order in which a shard is handed over."""
         shape = (layers, top_k, int(lengths.sum()))
         return cls(
-            np.cumsum(lengths) - lengths, np.empty(shape, ids), np.empty(shape, np.float32), np.empty(shape[2], np.int32)
+            np.cumsum(lengths) - lengths,
+            np.empty(shape, ids),
+            np.empty(shape, np.float32),
+            np.empty(shape[2], np.int32),
         )
 
     @classmethod

@@ -74,7 +74,7 @@ class StepBuffers:
         self.ids[:, :, :tokens].fill_(NOT_WRITTEN)
 
     def applied(self, tokens: int, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the gate weights of a step as the layers apply them, float32 [L, k, tokens], in `out` if it is given."""
+        """Return the gate weights of a step as the layers apply them, float32 [L, k, tokens], in `out` if given."""
         weights = self.weights[:, :, :tokens]
         if self.scale is not None:
             return torch.mul(weights, self.scale, out=out)

@@ -41,7 +41,8 @@ class StepRows:
 class Step:
     """What the tap saw in one engine step of n tokens of R requests, over L MoE layers of E experts, k chosen of them.
 
-    - experts: [L, k, n] of the type `id_dtype` says, NOT_WRITTEN where no router wrote; weights: float32 [L, k, n], as applied
+    - experts: [L, k, n] of the type `id_dtype` says, NOT_WRITTEN where no router wrote
+    - weights: float32 [L, k, n], as applied
     - probability_sums: float32 [L, R, E], full router probabilities added up over each request's rows, or None
     - token_ids: int32 [n]
     """
@@ -95,8 +96,8 @@ def require_written(step: Step, layers: Sequence[int]) -> None:
 
 
 def runs(
-    targets: npt.NDArray[np.integer], sources: npt.NDArray[np.integer], counts: npt.NDArray[np.integer]
-) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer], npt.NDArray[np.integer]]:
+    targets: npt.NDArray[np.int64], sources: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return stretches of rows, [R] each, with those joined that go on where the one before them ended.
 
     targets, sources: where each begins in what it is copied to and from; counts: its rows
@@ -109,8 +110,8 @@ def runs(
 def add_sums(
     profiles: npt.NDArray[np.float32],
     sums: npt.NDArray[np.float32],
-    texts: npt.NDArray[np.integer],
-    numbers: npt.NDArray[np.integer],
+    texts: npt.NDArray[np.int64],
+    numbers: npt.NDArray[np.int64],
     begins: npt.NDArray[np.bool_],
 ) -> None:
     """Add the sums of a step [L, R, E] to those of texts [L, S, E]; those of a text that begins take their place.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from moetrace.tracer.worker.buffers import StepBuffers
 
+
 class Transfer(Protocol):
     """How steps come from the buffers to the host."""
 

@@ -74,7 +74,7 @@ def test_all_that_is_kept_is_in_the_sum(profiles: bool, experts: int) -> None:  
     shape = (LAYERS, experts, TOP_K, TOKENS, REQUESTS if profiles else None)
     buffers = made(profiles=profiles, static=True, experts=experts)
     transfer = StreamTransfer(buffers, Streams())
-    pinned, every = storages(transfer._free), storages(transfer)  # noqa: SLF001
+    pinned, every = storages(transfer._free), storages(transfer)
     assert tap_memory(*shape, static=True).pinned == sum(pinned.values())
     assert tap_memory(*shape, static=True).device == sum(every.values()) - sum(pinned.values())
     direct = storages(DirectTransfer(made(profiles=profiles, static=False, experts=experts)))
@@ -93,7 +93,7 @@ def test_a_step_allocates_no_more_than_its_sums_which_had_room(requests: int, to
     token_ids, kept = torch.zeros(TOKENS, dtype=torch.int64), KeptRows(np.arange(tokens) % 3 > 0, (5,))
     sums = LAYERS * REQUESTS * EXPERTS * 4
     before = storages([transfer, token_ids])
-    room = storages(transfer._packed.sums)  # noqa: SLF001
+    room = storages(transfer._packed.sums)
     transfer.before_forward(rows, token_ids, kept)
     with Allocations({address: size for address, size in before.items() if address not in room}) as step:
         transfer.send()
@@ -109,9 +109,7 @@ def test_a_device_without_room_is_told_what_the_tap_needs(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(tap, "RouterTap", full)
     limits = SimpleNamespace(max_num_batched_tokens=8192, max_num_seqs=256)
-    worker = SimpleNamespace(
-        vllm_config=SimpleNamespace(scheduler_config=limits), device=torch.device("cpu")
-    )
+    worker = SimpleNamespace(vllm_config=SimpleNamespace(scheduler_config=limits), device=torch.device("cpu"))
     seam: Any = SimpleNamespace(layers=list(range(48)), num_experts=128, top_k=8, tap=None)
     needed = "takes 241 MB for steps of 8192 tokens: lower gpu_memory_utilization"
     with pytest.raises(MoetraceError, match=needed):

@@ -56,12 +56,13 @@ def arrays(way: tuple[StepBuffers, Transfer], *, wait: bool) -> list[tuple[Any, 
 def test_both_ways_deliver_the_same_steps_in_order(steps: list[list[int]], scoring: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     one, other = (make(scales=[1.0, 2.5, 1.0], scoring=scoring) for make in (direct, streamed))
-    expected, found = [], []
+    expected: list[Any] = []
+    found: list[Any] = []
     for counts in steps:
         step = routed_step(rng, counts)
         for way, into in ((one, expected), (other, found)):
             ran(way, step)
-            into += arrays(way, wait=False)
+            into.extend(arrays(way, wait=False))
         assert len(expected) - len(found) <= SLOTS, "more steps are under way than there are slots"
     found += arrays(other, wait=True)
     assert len(found) == len(expected) == len(steps)
