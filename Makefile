@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 
-.PHONY: install demo test test-quick test-oldest test-gpu lint format bench-trace bench-steer bench-store bench-plan bench-analytics \
+.PHONY: install demo test test-quick test-oldest test-gpu lint format bench-trace bench-capture bench-steer bench-store bench-plan bench-analytics \
 	bench-training bench-uncertainty calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures model clean
 
 install: $(INSTALLED)
@@ -72,6 +72,10 @@ bench-trace: install
 	$(BIN)/python -m tests.benchmarks.bench_trace wide --no-loops --languages 3 --compiled
 	$(BIN)/python -m tests.benchmarks.bench_trace wide --no-loops --languages 2 --texts 10 --new-tokens 33
 	$(BIN)/python -m tests.benchmarks.bench_trace wide --no-loops --languages 2 --texts 10 --new-tokens 33 --compiled
+
+# What capture costs beside the forward pass, stage by stage; no engine is started.
+bench-capture: install
+	$(BIN)/python -m tests.benchmarks.bench_capture
 
 # Eight interventions in every batch, steering that is idle, and vLLM as it is.
 bench-steer: install

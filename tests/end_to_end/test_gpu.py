@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from moetrace.store.shard.shard import Shard
     from moetrace.tracer.plan.plan import Plan
+    from moetrace.tracer.worker.transfer import Transfer
 
 pytestmark = pytest.mark.gpu
 
@@ -37,28 +38,58 @@ def routed(dtype: str, plan: Plan, *, eager: bool) -> dict[str, Shard]:
         engine.close()
 
 
+def copied(transfer: Transfer, *, wait: bool) -> list[tuple[np.ndarray, ...]]:
+    """Return ids, weights and sums of the steps that arrived."""
+    return [
+        (step.experts.copy(), step.weights.copy(), np.array(step.probability_sums))
+        for _, step in transfer.receive(wait=wait)
+    ]
+
+
 def test_steps_travel_on_a_stream_of_their_own_unchanged() -> None:
     import torch
 
     from moetrace.tracer.worker.buffers import StepBuffers
-    from moetrace.tracer.worker.transfer import CudaStreams, StreamTransfer
-    from tests.support.steps import EXPERTS, LAYERS, TOKENS, TOP_K, run_step
+    from moetrace.tracer.worker.memory import tap_memory
+    from moetrace.tracer.worker.transfer import CudaStreams, DirectTransfer, StreamTransfer
+    from tests.support.steps import EXPERTS, LAYERS, PROBED, REQUESTS, TOKENS, TOP_K, make_buffers, routed_step
 
     device = torch.device("cuda")
-    shape = (LAYERS * [1.0], TOKENS, EXPERTS, TOP_K)
-    buffers = StepBuffers.make(*shape, device, logit_rows=TOKENS, scoring="softmax", profiles=True)
+    before = torch.cuda.memory_allocated()
+    buffers = StepBuffers.make(
+        LAYERS * [1.0],
+        TOKENS,
+        EXPERTS,
+        TOP_K,
+        device,
+        logit_rows=PROBED,
+        scoring="softmax",
+        requests=REQUESTS,
+        static=True,
+    )
     transfer = StreamTransfer(buffers, CudaStreams())
-    rng = np.random.default_rng(0)
-    sent, found = [], []
-    for _ in range(200):
-        transfer.before_forward(TOKENS)
-        rows, token_ids = run_step(buffers, rng, [5, 1, 7])
-        sent.append(buffers.ids[:, :, :13].cpu().numpy().copy())
-        transfer.send(rows, token_ids.to(device))
-        found += [step.experts.copy() for _, step in transfer.receive(wait=False)]
-    found += [step.experts.copy() for _, step in transfer.receive(wait=True)]
-    assert len(found) == len(sent)
-    assert all(np.array_equal(one, other) for one, other in zip(found, sent, strict=True))
+    said = tap_memory(LAYERS, EXPERTS, TOP_K, TOKENS, REQUESTS, static=True).device
+    assert torch.cuda.memory_allocated() - before <= said + 512 * 12, "CUDA's allocator rounds each tensor up"
+    on_cpu = make_buffers()
+    direct, rng = DirectTransfer(on_cpu), np.random.default_rng(0)
+    wanted, found = [], []
+    for number in range(200):
+        step = routed_step(rng, [[5, 1, 7], [1] * 8, [TOKENS]][number % 3])
+        direct.before_forward(step.rows, step.token_ids)
+        step.write(on_cpu)
+        direct.send()
+        wanted += copied(direct, wait=True)
+        step = step.on(device)
+        transfer.before_forward(step.rows, step.token_ids)
+        step.write(buffers)
+        transfer.send()
+        found += copied(transfer, wait=False)
+    found += copied(transfer, wait=True)
+    assert len(found) == len(wanted)
+    for (ids, weights, sums), (want_ids, want_weights, want_sums) in zip(found, wanted, strict=True):
+        assert np.array_equal(ids, want_ids)
+        assert np.array_equal(weights, want_weights)
+        assert np.abs(sums - want_sums).max() < 1e-5
 
 
 def test_cuda_graphs_route_as_the_eager_engine(plan_of: Callable[..., Plan]) -> None:

@@ -26,6 +26,12 @@ class RoutedStep:
     weights: torch.Tensor
     logits: torch.Tensor
 
+    def on(self, device: torch.device) -> RoutedStep:
+        """Return the step with its tensors on a device."""
+        return RoutedStep(
+            self.rows, *(each.to(device) for each in (self.token_ids, self.ids, self.weights, self.logits))
+        )
+
     def write(self, buffers: StepBuffers) -> None:
         """Write the step into buffers, layer by layer, as the routers' seam does."""
         for layer, (ids, weights, logits) in enumerate(zip(self.ids, self.weights, self.logits, strict=True)):
