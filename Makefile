@@ -13,7 +13,7 @@ NEWEST := .venv-newest
 NEWEST_VLLM := 0.33.0
 
 .PHONY: install demo test test-quick test-oldest test-newest test-gpu lint format \
-	bench-trace bench-gpu bench-steer bench-store bench-plan bench-analytics bench-training bench-uncertainty bench-pipeline bench-cluster \
+	bench-trace bench-capture bench-gpu bench-steer bench-store bench-plan bench-analytics bench-training bench-uncertainty bench-pipeline bench-cluster \
 	calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures model clean
 
 install: $(INSTALLED)
@@ -92,6 +92,10 @@ bench-trace: install
 BENCH_GPU_ARGS ?=
 bench-gpu:
 	$(PYTHON) -m tests.benchmarks.bench_gpu $(BENCH_GPU_ARGS)
+
+# What capture costs beside the forward pass, stage by stage; no engine is started.
+bench-capture: install
+	$(BIN)/python -m tests.benchmarks.bench_capture
 
 # Eight interventions in every batch, steering that is idle, and vLLM as it is.
 bench-steer: install

@@ -129,24 +129,27 @@ class Way:
 
         from moetrace.tracer.worker.buffers import StepBuffers
         from moetrace.tracer.worker.transfer import make_transfer
-        from tests.support.steps import EXPERTS, LAYERS, TOKENS, TOP_K
+        from tests.support.steps import EXPERTS, LAYERS, PROBED, REQUESTS, TOKENS, TOP_K
 
         shape = (LAYERS * [1.0], TOKENS, EXPERTS, TOP_K, torch.device(device))
-        self.buffers = StepBuffers.make(*shape, logit_rows=TOKENS, scoring="softmax", profiles=True)
+        options = {"logit_rows": PROBED, "requests": REQUESTS, "static": device != "cpu"}
+        self.buffers = StepBuffers.make(*shape, scoring="softmax", **options)
         self.transfer, self.device = make_transfer(self.buffers), device
 
     def send(self, seed: int, counts: list[int], before: Callable[[], None] = lambda: None) -> Any:
         """Run a drawn step and send it, `before` which something happens; return its token ids, on the device."""
         import torch
 
-        from tests.support.steps import run_step
+        from tests.support.steps import routed_step
 
-        self.transfer.before_forward(sum(counts))
-        rows, token_ids = run_step(self.buffers, np.random.default_rng(seed), counts)
-        on_device = token_ids.to(self.device, torch.int32)
+        step = routed_step(np.random.default_rng(seed), counts)
+        parts = {name: getattr(step, name).to(self.device) for name in ("ids", "weights", "logits")}
+        step = replace(step, token_ids=step.token_ids.to(self.device, torch.int32), **parts)
+        self.transfer.before_forward(step.rows, step.token_ids)
+        step.write(self.buffers)
         before()
-        self.transfer.send(rows, on_device)
-        return on_device
+        self.transfer.send()
+        return step.token_ids
 
     def receive(self, *, wait: bool) -> list[tuple[np.ndarray, ...]]:
         """What has arrived: ids, weights, sums of probabilities and token ids of each step."""

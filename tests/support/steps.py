@@ -1,40 +1,72 @@
-"""Steps of a small model, written into buffers as its routers would."""
+"""Steps of a small model, routed at random and written into buffers as its routers would."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
-from moetrace.tracer.worker.buffers import StepBuffers
+from moetrace.tracer.worker.buffers import StepBuffers, copy_logits, copy_routing
 from moetrace.tracer.worker.steps import StepRows
 
 LAYERS, TOKENS, EXPERTS, TOP_K = 3, 24, 6, 2
+REQUESTS, PROBED = 8, 4  # of a step at most; rows whose logits are kept
 
 
-def make_buffers(scales: list[float] | None = None) -> StepBuffers:
+@dataclass(frozen=True)
+class RoutedStep:
+    """A step as it is routed: ids and weights [L, n, k], logits [L, n, E]; token ids for more rows than it has."""
+
+    rows: StepRows
+    token_ids: torch.Tensor
+    ids: torch.Tensor
+    weights: torch.Tensor
+    logits: torch.Tensor
+
+    def on(self, device: torch.device) -> RoutedStep:
+        """Return the step with its tensors on a device."""
+        return RoutedStep(
+            self.rows, *(each.to(device) for each in (self.token_ids, self.ids, self.weights, self.logits))
+        )
+
+    def write(self, buffers: StepBuffers) -> None:
+        """Write the step into buffers, layer by layer, as the routers' seam does."""
+        for layer, (ids, weights, logits) in enumerate(zip(self.ids, self.weights, self.logits, strict=True)):
+            copy_routing(ids, weights, buffers.ids[layer], buffers.weights[layer])
+            copy_logits(logits, buffers.logits[layer])
+            if buffers.profiles is not None:
+                buffers.profiles.add(layer, logits)
+
+
+def make_buffers(
+    scales: list[float] | None = None, *, static: bool = False, scoring: str = "softmax", num_experts: int = EXPERTS
+) -> StepBuffers:
     return StepBuffers.make(
         scales or [1.0] * LAYERS,
         TOKENS,
-        EXPERTS,
+        num_experts,
         TOP_K,
         torch.device("cpu"),
-        logit_rows=TOKENS,
-        scoring="softmax",
-        profiles=True,
+        logit_rows=PROBED,
+        scoring=scoring,
+        requests=REQUESTS,
+        static=static,
     )
 
 
-def run_step(buffers: StepBuffers, rng: np.random.Generator, counts: list[int]) -> tuple[StepRows, torch.Tensor]:
-    """Write a step as routers would, and return its rows and token ids."""
+def routed_step(rng: np.random.Generator, counts: list[int], num_experts: int = EXPERTS) -> RoutedStep:
     tokens = sum(counts)
-    buffers.ids[:, :, :tokens] = torch.from_numpy(rng.integers(0, EXPERTS, (LAYERS, TOP_K, tokens)))
-    buffers.weights[:, :, :tokens] = torch.from_numpy(rng.random((LAYERS, TOP_K, tokens), dtype=np.float32))
-    buffers.logits[:, :tokens] = torch.from_numpy(rng.normal(size=(LAYERS, tokens, EXPERTS)).astype(np.float32))
     rows = StepRows([str(number) for number in range(len(counts))], np.zeros(len(counts), np.int64), np.array(counts))
-    return rows, torch.from_numpy(rng.integers(0, 99, TOKENS))
+    return RoutedStep(
+        rows,
+        torch.from_numpy(rng.integers(0, 99, TOKENS)),
+        torch.from_numpy(rng.integers(0, num_experts, (LAYERS, tokens, TOP_K)).astype(np.int32)),
+        torch.from_numpy(rng.random((LAYERS, tokens, TOP_K), dtype=np.float32)),
+        torch.from_numpy(rng.normal(size=(LAYERS, tokens, num_experts)).astype(np.float32)),
+    )
 
 
 def request(name: str, extra_args: dict[str, Any] | None = None, prompt_tokens: int = 3) -> Any:

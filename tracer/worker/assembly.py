@@ -16,7 +16,7 @@ import numpy.typing as npt
 from moetrace.store.errors import CaptureError
 from moetrace.store.format.expert_ids import expert_dtype
 from moetrace.tracer.worker import TAG
-from moetrace.tracer.worker.steps import KeptRows, Step, StepRows, require_written
+from moetrace.tracer.worker.steps import KeptRows, Step, StepRows, add_sums, require_written, runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,19 +44,73 @@ class CapturedShard:
 
 
 @dataclass
+class _Positions:
+    """Memory for T positions, text after text; experts, weights: [L, k, T]; starts: [S], where each text begins."""
+
+    starts: npt.NDArray[np.int64]
+    experts: npt.NDArray[Any]
+    weights: npt.NDArray[np.float32]
+    token_ids: npt.NDArray[np.int32]
+
+    @classmethod
+    def of_prompts(cls, lengths: npt.NDArray[np.int64], layers: int, top_k: int, ids: np.dtype[Any]) -> _Positions:
+        """Make room for texts of so many tokens, in the order in which a shard is handed over."""
+        shape = (layers, top_k, int(lengths.sum()))
+        return cls(
+            np.cumsum(lengths) - lengths,
+            np.empty(shape, ids),
+            np.empty(shape, np.float32),
+            np.empty(shape[2], np.int32),
+        )
+
+    @classmethod
+    def generated(cls, texts: int, new_tokens: int, layers: int, top_k: int, ids: np.dtype[Any]) -> _Positions:
+        """Make room for what is generated after each text, in memory token by token: a step has one of each text."""
+        shape = (texts * new_tokens, layers, top_k)
+        experts, weights = np.empty(shape, ids).transpose(1, 2, 0), np.empty(shape, np.float32).transpose(1, 2, 0)
+        return cls(np.arange(texts) * new_tokens, experts, weights, np.empty(shape[0], np.int32))
+
+    def put(
+        self,
+        step: Step,
+        targets: npt.NDArray[np.int64],
+        sources: npt.NDArray[np.int64],
+        counts: npt.NDArray[np.int64],
+    ) -> None:
+        """Copy stretches of a step's rows, [R], each from its source on, to the positions from its target on."""
+        some = counts > 0
+        targets, sources, counts = runs(targets[some], sources[some], counts[some])
+        single = counts == 1
+        if single.any():
+            self._put_each(step, targets[single], sources[single])
+            targets, sources, counts = targets[~single], sources[~single], counts[~single]
+        for target, source, count in zip(targets.tolist(), sources.tolist(), counts.tolist(), strict=True):
+            there, here = slice(target, target + count), slice(source, source + count)
+            self.experts[:, :, there] = step.experts[:, :, here]
+            self.weights[:, :, there] = step.weights[:, :, here]
+            self.token_ids[there] = step.token_ids[here]
+
+    def _put_each(self, step: Step, targets: npt.NDArray[np.int64], sources: npt.NDArray[np.int64]) -> None:
+        first, count = int(sources[0]), len(sources)
+        # Rows that follow one another need not be gathered first.
+        here = slice(first, first + count) if int(sources[-1]) - first == count - 1 else sources
+        self.experts.transpose(2, 0, 1)[targets] = step.experts[:, :, here].transpose(2, 0, 1)
+        self.weights.transpose(2, 0, 1)[targets] = step.weights[:, :, here].transpose(2, 0, 1)
+        self.token_ids[targets] = step.token_ids[here]
+
+
+@dataclass
 class _OpenShard:
-    """Buffers of a shard under way, with room for every position that a text may come to have."""
+    """Memory of a shard under way, with room for every position that a text may come to have."""
 
     token_filter: TokenFilter | None
     prompts: npt.NDArray[np.int64]  # positions of each text that the model does not generate
-    starts: npt.NDArray[np.int64]
     room: npt.NDArray[np.int64]
     expected: npt.NDArray[np.int64]  # positions that make a text complete; -1: not known yet
     done: npt.NDArray[np.int64]
-    experts: npt.NDArray[Any]
-    weights: npt.NDArray[np.float32]
+    prompted: _Positions
+    generated: _Positions | None
     profiles: npt.NDArray[np.float32] | None  # sums until the shard is handed over
-    token_ids: npt.NDArray[np.int32]
 
     def is_complete(self) -> bool:
         return bool(np.all((self.expected >= 0) & (self.done >= self.expected)))
@@ -66,9 +120,11 @@ class _OpenShard:
 class _TextRows:
     """The rows of a step that belong to one shard, over R of its texts.
 
-    - texts: index of each text in the shard; starts, counts: as in StepRows; first: where its rows begin in the step
+    - numbers: of each text's request in the step; texts: its index in the shard; starts, counts: as in StepRows
+    - first: where its rows begin in the step
     """
 
+    numbers: npt.NDArray[np.intp]
     texts: npt.NDArray[np.intp]
     starts: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
@@ -111,19 +167,17 @@ class PlannedShards:
         """
         prompts = np.asarray(lengths, dtype=np.int64)
         room = prompts + new_tokens
-        total, layers, texts = int(room.sum()), len(self._layers), len(room)
-        ids = expert_dtype(self._num_experts)
+        layers, texts = len(self._layers), len(room)
+        shape = (layers, self._top_k, expert_dtype(self._num_experts))
         self._open[key] = _OpenShard(
             token_filter=token_filter,
             prompts=prompts,
-            starts=np.cumsum(room) - room,
             room=room,
             expected=np.full(texts, -1) if new_tokens else room,
             done=np.zeros(texts, dtype=np.int64),
-            experts=np.empty((layers, self._top_k, total), dtype=ids),
-            weights=np.empty((layers, self._top_k, total), dtype=np.float32),
+            prompted=_Positions.of_prompts(prompts, *shape),
+            generated=_Positions.generated(texts, new_tokens, *shape) if new_tokens else None,
             profiles=np.empty((layers, texts, self._num_experts), dtype=np.float32) if self._profiles else None,
-            token_ids=np.empty(total, dtype=np.int32),
         )
 
     def finish(self, ends: Iterable[tuple[str, int, int]]) -> None:
@@ -171,33 +225,29 @@ class PlannedShards:
             )
         members: dict[str, tuple[list[int], list[int]]] = {}
         for number, request in enumerate(rows.requests):
-            if request in self._texts:
-                key, text = self._texts[request]
-                numbers, texts = members.setdefault(key, ([], []))
+            if (mine := self._texts.get(request)) is not None:
+                numbers, texts = members[mine[0]] if mine[0] in members else members.setdefault(mine[0], ([], []))
                 numbers.append(number)
-                texts.append(text)
+                texts.append(mine[1])
         first = np.cumsum(rows.counts) - rows.counts
         for key, (numbers, texts) in members.items():
-            sums = None if step.probability_sums is None else step.probability_sums[:, numbers]
-            mine = _TextRows(np.array(texts), rows.starts[numbers], rows.counts[numbers], first[numbers])
-            self._add_rows(key, step, mine, sums)
+            at = np.array(numbers)
+            self._add_rows(key, step, _TextRows(at, np.array(texts), rows.starts[at], rows.counts[at], first[at]))
         self._hand_over_complete(members)
 
-    def _add_rows(self, key: str, step: Step, rows: _TextRows, sums: npt.NDArray[np.float32] | None) -> None:
+    def _add_rows(self, key: str, step: Step, rows: _TextRows) -> None:
         shard = self._open.get(key)
         if shard is None:
             raise CaptureError(f"{key}: rows of a shard that is not open")
         ends = rows.starts + rows.counts
         self._check_positions(key, shard, rows.texts, rows.starts, ends)
-        targets = shard.starts[rows.texts] + rows.starts
-        single = rows.counts == 1
-        _copy(shard, step, targets[single], rows.first[single])
-        for target, source, count in zip(targets[~single], rows.first[~single], rows.counts[~single], strict=True):
-            _copy(shard, step, slice(target, target + count), slice(source, source + count))
-        if shard.profiles is not None and sums is not None:
-            again = rows.starts == 0
-            shard.profiles[:, rows.texts[again]] = sums[:, again]
-            shard.profiles[:, rows.texts[~again]] += sums[:, ~again]
+        of_prompt = np.clip(shard.prompts[rows.texts] - rows.starts, 0, rows.counts)
+        shard.prompted.put(step, shard.prompted.starts[rows.texts] + rows.starts, rows.first, of_prompt)
+        if shard.generated is not None:
+            first = shard.generated.starts[rows.texts] + np.maximum(rows.starts - shard.prompts[rows.texts], 0)
+            shard.generated.put(step, first, rows.first + of_prompt, rows.counts - of_prompt)
+        if shard.profiles is not None and step.probability_sums is not None:
+            add_sums(shard.profiles, step.probability_sums, rows.texts, rows.numbers, rows.starts == 0)
         shard.done[rows.texts] = ends
 
     def _check_positions(
@@ -234,31 +284,40 @@ class PlannedShards:
                 self._finished.append(_captured(key, self._open.pop(key)))
 
 
-def _copy(shard: _OpenShard, step: Step, target: Any, source: Any) -> None:
-    """Copy rows `source` of a step to positions `target` of a shard; both slices, or both index arrays."""
-    shard.experts[:, :, target] = step.experts[:, :, source]
-    shard.weights[:, :, target] = step.weights[:, :, source]
-    shard.token_ids[target] = step.token_ids[source]
-
-
 def _captured(key: str, shard: _OpenShard) -> CapturedShard:
-    lengths, token_ids = shard.expected, shard.token_ids
-    columns = kept = None
-    if np.any(lengths < shard.room):
-        columns = np.concatenate(
-            [np.arange(start, start + length) for start, length in zip(shard.starts, lengths, strict=True)]
-        )
-        token_ids = token_ids[columns]
+    lengths, kept = shard.expected, None
+    experts, weights, token_ids = _whole(shard)
     counted = lengths
     if shard.token_filter:
         text = np.repeat(np.arange(len(lengths)), lengths)
         positions = np.arange(len(text)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         kept = shard.token_filter.keeps(positions, shard.prompts[text], token_ids)
         counted = np.maximum(np.bincount(text[kept], minlength=len(lengths)), 1)
-        columns = np.flatnonzero(kept) if columns is None else columns[kept]
+        columns = np.flatnonzero(kept)
+        experts, weights = np.take(experts, columns, axis=2), np.take(weights, columns, axis=2)
     if shard.profiles is not None:
         shard.profiles /= counted[:, None].astype(np.float32)
-    experts, weights = shard.experts, shard.weights
-    if columns is not None:
-        experts, weights = experts[:, :, columns], weights[:, :, columns]
     return CapturedShard(key, lengths, experts, weights, shard.profiles, token_ids, kept)
+
+
+def _whole(shard: _OpenShard) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """Return experts and weights [L, k, T] and token ids [T], what was generated after each text in its place."""
+    prompted, generated = shard.prompted, shard.generated
+    if generated is None:
+        return prompted.experts, prompted.weights, prompted.token_ids
+    prompts, more = shard.prompts, shard.expected - shard.prompts
+    ends = np.cumsum(shard.expected)
+    spans = list(zip(ends - more - prompts, prompts, prompted.starts, more, generated.starts, strict=True))
+
+    def joined(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        whole = np.empty((*one.shape[:-1], ends[-1]), one.dtype)
+        for first, old, from_one, new, from_other in spans:
+            whole[..., first : first + old] = one[..., from_one : from_one + old]
+            whole[..., first + old : first + old + new] = other[..., from_other : from_other + new]
+        return whole
+
+    return (
+        joined(prompted.experts, generated.experts),
+        joined(prompted.weights, generated.weights),
+        joined(prompted.token_ids, generated.token_ids),
+    )

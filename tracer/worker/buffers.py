@@ -7,27 +7,32 @@ holds them: layer, rank, token.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-from moetrace.tracer.worker.steps import NOT_WRITTEN
+from moetrace.tracer.worker.profiles import ProbabilityRows, RequestSums
+from moetrace.tracer.worker.steps import NOT_WRITTEN, id_dtype
+
+if TYPE_CHECKING:
+    from moetrace.tracer.worker.profiles import StepProfiles
 
 
 @dataclass(frozen=True)
 class StepBuffers:
     """What routers of L MoE layers write in one step of at most n tokens; ids NOT_WRITTEN where none did.
 
-    - ids: int16 or int32 [L, k, n]; weights: float32 [L, k, n], router weights before the layer's scale
-    - logits: float32 [L, m, E], the router logits of the first m rows; m = n with profiles, else a probe's length
+    - ids: [L, k, n] of the type `id_dtype` says; weights: float32 [L, k, n], router weights before the layer's scale
+    - logits: float32 [L, m, E], the router logits of the first m rows, for a probe
     - scale: float32 [L, 1, 1], routed scaling factors, or None where all are 1
+    - profiles: what is kept of the probabilities of all rows, None: nothing
     """
 
     ids: torch.Tensor
     weights: torch.Tensor
     logits: torch.Tensor
     scale: torch.Tensor | None
-    scoring: str
-    profiles: bool
+    profiles: StepProfiles | None
 
     @classmethod
     def make(
@@ -40,18 +45,27 @@ class StepBuffers:
         *,
         logit_rows: int,
         scoring: str,
-        profiles: bool,
+        requests: int | None,
+        static: bool,
     ) -> StepBuffers:
-        """Allocate buffers for `tokens` rows of len(scales) layers."""
-        shape = (len(scales), top_k, tokens)
-        kind = torch.int16 if num_experts < 2**15 else torch.int32
-        scaled = any(scale != 1.0 for scale in scales)
+        """Allocate buffers for `tokens` rows of len(scales) layers.
+
+        requests: of a step at most, None: no profiles are wanted; static: make nothing of probabilities in the pass
+        but what a captured graph can
+        """
+        layers, shape = len(scales), (len(scales), top_k, tokens)
+        kind = getattr(torch, id_dtype(num_experts).name)
+        profiles: StepProfiles | None = None
+        if requests is not None:
+            sizes = (layers, tokens, num_experts, requests, scoring)
+            profiles = ProbabilityRows(*sizes, device) if static else RequestSums(*sizes)
         return cls(
             ids=torch.full(shape, NOT_WRITTEN, dtype=kind, device=device),
             weights=torch.zeros(shape, dtype=torch.float32, device=device),
-            logits=torch.zeros((len(scales), logit_rows, num_experts), dtype=torch.float32, device=device),
-            scale=torch.tensor(scales, dtype=torch.float32, device=device).view(-1, 1, 1) if scaled else None,
-            scoring=scoring,
+            logits=torch.zeros((layers, logit_rows, num_experts), dtype=torch.float32, device=device),
+            scale=torch.tensor(scales, dtype=torch.float32, device=device).view(-1, 1, 1)
+            if any(scale != 1.0 for scale in scales)
+            else None,
             profiles=profiles,
         )
 
@@ -59,19 +73,24 @@ class StepBuffers:
         """Mark the rows of the next step as not written."""
         self.ids[:, :, :tokens].fill_(NOT_WRITTEN)
 
-    def applied(self, tokens: int) -> torch.Tensor:
-        """Return the gate weights of a step as the layers apply them, float32 [L, k, tokens]."""
+    def applied(self, tokens: int, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the gate weights of a step as the layers apply them, float32 [L, k, tokens], in `out` if given."""
         weights = self.weights[:, :, :tokens]
-        return weights if self.scale is None else weights * self.scale
-
-    def probabilities(self, tokens: int) -> torch.Tensor:
-        """Return the full router probabilities of a step, float32 [L, tokens, E]."""
-        return router_probabilities(self.logits[:, :tokens], self.scoring)
+        if self.scale is not None:
+            return torch.mul(weights, self.scale, out=out)
+        return weights if out is None else out.copy_(weights)
 
 
-def router_probabilities(logits: torch.Tensor, scoring: str) -> torch.Tensor:
-    """Return the full router probabilities [..., E] of router logits: softmax, or sigmoid scores made to sum to 1."""
-    if scoring == "softmax":
-        return torch.softmax(logits, dim=-1)
-    scores = torch.sigmoid(logits)
-    return scores / scores.sum(dim=-1, keepdim=True)
+def copy_routing(
+    ids: torch.Tensor, weights: torch.Tensor, ids_buffer: torch.Tensor, weights_buffer: torch.Tensor
+) -> None:
+    """Copy what a router chose for n rows, [n, k], into the buffers of its layer, [k, n or more]."""
+    rows = ids.shape[0]
+    ids_buffer[:, :rows].copy_(ids.t())
+    weights_buffer[:, :rows].copy_(weights.t())
+
+
+def copy_logits(logits: torch.Tensor, buffer: torch.Tensor) -> None:
+    """Copy the logits [n, E] of a router into the buffer of its layer, [m, E], as far as there is room."""
+    rows = min(len(logits), len(buffer))
+    buffer[:rows].copy_(logits[:rows])

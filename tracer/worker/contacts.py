@@ -45,6 +45,7 @@ CONTACTS = (
     "vllm.config:ParallelConfig.enable_dbo",
     "vllm.config:ParallelConfig.worker_cls",
     "vllm.config:SchedulerConfig.max_num_batched_tokens",
+    "vllm.config:SchedulerConfig.max_num_seqs",
     "vllm.distributed.parallel_state:get_tp_group",
     "vllm.distributed.parallel_state:get_pp_group",
     "vllm.sampling_params:SamplingParams.extra_args",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from moetrace.store.errors import CaptureError
 from moetrace.store.format.expert_ids import expert_dtype
-from moetrace.tracer.worker.steps import require_written
+from moetrace.tracer.worker.steps import add_sums, require_written
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -104,20 +104,19 @@ class HeldRows:
                 f"request {text.text_id}: a prefix cache answered for its first positions; turn prefix caching off"
             )
         numbers = np.array([text.number for text in texts], dtype=np.intp)
-        kept = np.repeat(mine, rows.counts)
+        kept = None if mine.all() else np.flatnonzero(np.repeat(mine, rows.counts))
         firsts = np.cumsum(counts) - counts
         self._chunks.append(
             _Chunk(
                 np.repeat(numbers, counts),
                 np.arange(counts.sum()) + np.repeat(starts - firsts, counts),
-                step.token_ids[kept],
-                step.experts[:, :, kept].astype(expert_dtype(self._num_experts)),
-                step.weights[:, :, kept],
+                _copied(step.token_ids, kept),
+                _copied(step.experts, kept).astype(expert_dtype(self._num_experts), copy=False),
+                _copied(step.weights, kept),
             )
         )
         if self._profiles and step.probability_sums is not None:
-            self._sums[:, numbers[starts == 0]] = 0
-            self._sums[:, numbers] += step.probability_sums[:, mine]
+            add_sums(self._sums, step.probability_sums, numbers, np.flatnonzero(mine), starts == 0)
         for text, end in zip(texts, (starts + counts).tolist(), strict=True):
             text.captured = end
 
@@ -169,3 +168,8 @@ class HeldRows:
             )
             self._chunks = [joined]
         return self._chunks[0]
+
+
+def _copied(rows: npt.NDArray[Any], kept: npt.NDArray[np.intp] | None) -> npt.NDArray[Any]:
+    """Return a copy of the rows [..., n] of a step that are kept, None: all."""
+    return rows.copy() if kept is None else np.take(rows, kept, axis=-1)

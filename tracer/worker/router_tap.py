@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moetrace.tracer.worker import PROBE_TOKENS
-from moetrace.tracer.worker.buffers import StepBuffers
+from moetrace.tracer.worker.buffers import StepBuffers, copy_logits, copy_routing
 
 if TYPE_CHECKING:
     import torch
@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 
 
 class RouterTap:
-    """The step's buffers, one part a layer of a seam."""
+    """The step's buffers, one part a layer of a seam.
 
-    def __init__(self, seam: RouterSeam, max_tokens: int, device: torch.device, options: dict[str, Any]) -> None:
+    - probing: whether an eager model's logits are kept for `evidence`; a compiled one's always are
+    """
+
+    def __init__(
+        self, seam: RouterSeam, max_tokens: int, max_requests: int, device: torch.device, options: dict[str, Any]
+    ) -> None:
         self._seam = seam
         self.layers, self.num_experts, self.top_k = seam.layers, seam.num_experts, seam.top_k
         self.buffers = StepBuffers.make(
@@ -27,14 +32,35 @@ class RouterTap:
             self.num_experts,
             self.top_k,
             device,
-            logit_rows=max_tokens if options["profiles"] else min(max_tokens, PROBE_TOKENS),
+            logit_rows=min(max_tokens, PROBE_TOKENS),
             scoring=options["scoring"],
-            profiles=options["profiles"],
+            requests=min(max_tokens, max_requests) if options["profiles"] else None,
+            static=device.type != "cpu",
         )
+
+        self.probing = True
+        self._of_layer = list(zip(*(each.unbind(0) for each in self._parts()), strict=True))
+
+    def _parts(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.buffers.ids, self.buffers.weights, self.buffers.logits
 
     def of_layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the buffers of one layer: ids, weights, logits."""
-        return self.buffers.ids[index], self.buffers.weights[index], self.buffers.logits[index]
+        ids, weights, logits = self._parts()
+        return ids[index], weights[index], logits[index]
+
+    def record(self, index: int, ids: torch.Tensor, weights: torch.Tensor, logits: torch.Tensor) -> None:
+        """Copy the routing of a layer, its logits as they are steered."""
+        ids_buffer, weights_buffer, logits_buffer = self._of_layer[index]
+        copy_routing(ids, weights, ids_buffer, weights_buffer)
+        if self.probing:
+            copy_logits(logits, logits_buffer)
+        self.add_profiles(index, logits)
+
+    def add_profiles(self, index: int, logits: torch.Tensor) -> None:
+        """Take the logits of all rows of a layer, as they are steered."""
+        if self.buffers.profiles is not None:
+            self.buffers.profiles.add(index, logits)
 
     def evidence(self, rows: int) -> list[tuple[int, Any, Any, Any, Any]]:
         """Return the fields of a `RoutingEvidence` for each layer of the step that just ran."""

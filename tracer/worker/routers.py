@@ -17,6 +17,7 @@ from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from moetrace.store.errors import MoetraceError
+from moetrace.tracer.worker.buffers import copy_logits, copy_routing
 from moetrace.tracer.worker.outside import is_routed_outside, outside_logits
 
 if TYPE_CHECKING:
@@ -57,12 +58,12 @@ def _record(
     logits_buffer: torch.Tensor,
     place: torch.Tensor,
 ) -> None:
-    rows, logit_rows = ids.shape[0], min(ids.shape[0], logits_buffer.shape[0])
-    ids_buffer[:, :rows].copy_(ids.t())
-    weights_buffer[:, :rows].copy_(weights.t())
-    logits_buffer[:logit_rows].copy_(logits[:logit_rows])
     seam, index = _at(place)
-    seam.record_steered(index, logits_buffer)
+    logits = seam.as_steered(index, logits)
+    copy_routing(ids, weights, ids_buffer, weights_buffer)
+    copy_logits(logits, logits_buffer)
+    if seam.tap is not None:
+        seam.tap.add_profiles(index, logits)
 
 
 def _at(place: torch.Tensor) -> tuple[RouterSeam, int]:
@@ -86,6 +87,12 @@ class Tap(Protocol):
 
     def of_layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the buffers of one layer: ids, weights, logits."""
+
+    def record(self, index: int, ids: torch.Tensor, weights: torch.Tensor, logits: torch.Tensor) -> None:
+        """Copy the routing of a layer, its logits as they are steered."""
+
+    def add_profiles(self, index: int, logits: torch.Tensor) -> None:
+        """Take the logits of all rows of a layer, as they are steered."""
 
 
 class RouterSeam:
@@ -143,7 +150,7 @@ class RouterSeam:
                 self.steer_choice(index, hidden_states, router_logits, weights, ids)
             if self.tap is not None and self.recording:
                 logits = outside.logits if outside else router_logits
-                _record(ids, weights, logits, *self.tap.of_layer(index), place)
+                self.tap.record(index, ids, weights, self.as_steered(index, logits))
             return weights, ids
 
         router._compute_routing = graph if self._compiled else eager  # noqa: SLF001
@@ -157,11 +164,10 @@ class RouterSeam:
             routing = partial(self._routings[index], indices_type=ids.dtype)
             self._late[index] = self.steering.after_routing(index, routing, hidden_states, logits, weights, ids, bias)
 
-    def record_steered(self, index: int, logits_buffer: torch.Tensor) -> None:
-        """Put logits as they are steered into the step's buffer, where the router's own type could not hold them."""
+    def as_steered(self, index: int, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a layer as they are steered, also where the router's own type could not hold them."""
         late, self._late[index] = self._late[index], None
-        if late is not None:
-            late.record(logits_buffer)
+        return logits if late is None else late.among(logits)
 
     def remove(self) -> None:
         """Take the wrappers off; only where nothing was compiled with them."""

@@ -91,9 +91,11 @@ class LayerLogits:
     rows: SomeRows | AllRows
     steered: torch.Tensor
 
-    def record(self, buffer: torch.Tensor) -> None:
-        """Put them into a buffer [m, E] of the step's logits, in place of the router's own."""
-        self.rows.put(buffer, self.steered)
+    def among(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits of the step [n, E], float32, with these in place of the router's own."""
+        whole = logits.float()
+        self.rows.put(whole, self.steered)
+        return whole
 
 
 class Steering:

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
     from vllm.v1.core.sched.output import NewRequestData
 
-NOT_WRITTEN = -1
+NOT_WRITTEN = -1  # 255 where ids are uint8
+
+
+def id_dtype(num_experts: int) -> np.dtype[np.integer]:
+    """Return the narrowest type of the ids of a layer's experts that has room for NOT_WRITTEN."""
+    return np.dtype(np.uint8 if num_experts < 2**8 else np.int16 if num_experts < 2**15 else np.int32)
 
 
 @dataclass(frozen=True)
@@ -36,12 +41,13 @@ class StepRows:
 class Step:
     """What the tap saw in one engine step of n tokens of R requests, over L MoE layers of E experts, k chosen of them.
 
-    - experts: integers [L, k, n], NOT_WRITTEN where no router wrote; weights: float32 [L, k, n], as applied
+    - experts: [L, k, n] of the type `id_dtype` says, NOT_WRITTEN where no router wrote
+    - weights: float32 [L, k, n], as applied
     - probability_sums: float32 [L, R, E], full router probabilities added up over each request's rows, or None
     - token_ids: int32 [n]
     """
 
-    experts: npt.NDArray[np.signedinteger]
+    experts: npt.NDArray[np.integer]
     weights: npt.NDArray[np.float32]
     probability_sums: npt.NDArray[np.float32] | None
     token_ids: npt.NDArray[np.int32]
@@ -76,10 +82,43 @@ class Sink(Protocol):
 
 def require_written(step: Step, layers: Sequence[int]) -> None:
     """Raise CaptureError naming the first of the MoE layers that left a row of the step unwritten."""
-    lowest = step.experts.min(axis=(1, 2), initial=np.iinfo(step.experts.dtype).max)
-    for layer, low in zip(layers, lowest, strict=True):
-        if low <= NOT_WRITTEN:
+    ids = step.experts
+    if ids.dtype == np.uint8:
+        missing = ids.max(axis=(1, 2), initial=0) == 255
+    else:
+        missing = ids.min(axis=(1, 2), initial=0) <= NOT_WRITTEN
+    for layer, lacks in zip(layers, missing, strict=True):
+        if lacks:
             raise CaptureError(
                 f"layer {layer}: the tap saw nothing in a step of {len(step.token_ids)} tokens; the engine does "
                 "not call the router that was tapped (installed too late, or a monolithic kernel)"
             )
+
+
+def runs(
+    targets: npt.NDArray[np.int64], sources: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return stretches of rows, [R] each, with those joined that go on where the one before them ended.
+
+    targets, sources: where each begins in what it is copied to and from; counts: its rows
+    """
+    goes_on = (targets[1:] == targets[:-1] + counts[:-1]) & (sources[1:] == sources[:-1] + counts[:-1])
+    firsts = np.flatnonzero(np.append(len(counts) > 0, ~goes_on))
+    return targets[firsts], sources[firsts], np.add.reduceat(counts, firsts) if len(firsts) else counts
+
+
+def add_sums(
+    profiles: npt.NDArray[np.float32],
+    sums: npt.NDArray[np.float32],
+    texts: npt.NDArray[np.int64],
+    numbers: npt.NDArray[np.int64],
+    begins: npt.NDArray[np.bool_],
+) -> None:
+    """Add the sums of a step [L, R, E] to those of texts [L, S, E]; those of a text that begins take their place.
+
+    texts, numbers: which text and which request of the step, of each that is added; begins: whether the text does
+    """
+    for mine, add in ((begins, False), (~begins, True)):
+        for text, number, count in zip(*runs(texts[mine], numbers[mine], np.ones(int(mine.sum()), int)), strict=True):
+            into, new = profiles[:, text : text + count], sums[:, number : number + count]
+            np.add(into, new, out=into) if add else np.copyto(into, new)

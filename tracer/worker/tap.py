@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from moetrace.store.errors import CaptureError, MoetraceError
 from moetrace.tracer.model.families import RoutingRule
 from moetrace.tracer.model.replay import RoutingEvidence, check_routing
 from moetrace.tracer.plan.token_filter import TokenFilter
 from moetrace.tracer.worker.assembly import CapturedShard, PlannedShards
+from moetrace.tracer.worker.memory import tap_memory
 from moetrace.tracer.worker.recorder import RequestRecorder
 from moetrace.tracer.worker.router_tap import RouterTap
 from moetrace.tracer.worker.transfer import make_transfer
@@ -40,15 +43,29 @@ class WorkerTap:
         self._profiles = bool(options["profiles"])
         self._recording: dict[str, Any] | None = options.get("recording")
         self._seam = seam
-        max_tokens = worker.vllm_config.scheduler_config.max_num_batched_tokens
-        self.tap = seam.tap = RouterTap(seam, max_tokens, worker.device, options)
-        self._transfer = make_transfer(self.tap.buffers)
+        limits = worker.vllm_config.scheduler_config
+        tokens, requests = limits.max_num_batched_tokens, limits.max_num_seqs
+        try:
+            self.tap = RouterTap(seam, tokens, requests, worker.device, options)
+            self._transfer = make_transfer(self.tap.buffers)
+        except torch.OutOfMemoryError as error:
+            raise MoetraceError(self._needs(tokens, requests)) from error
+        seam.tap = self.tap
         self._batch: Batch | None = None
         self._wanted: set[str] = set()  # requests under way whose rows the sink wants
         self._failure: str | None = None
         self._evidence: list[Any] | None = None
         self._probing = False
         self.reset()
+
+    def _needs(self, tokens: int, requests: int) -> str:
+        """Say what a device without room for the tap lacks."""
+        shape = len(self._seam.layers), self._seam.num_experts, self._seam.top_k, tokens
+        needed = tap_memory(*shape, requests if self._profiles else None, static=True).device
+        return (
+            f"no room on the device for the tap, which takes {needed / 1e6:.0f} MB for steps of {tokens} tokens: lower "
+            "gpu_memory_utilization or max_num_batched_tokens, or trace without profiles"
+        )
 
     @property
     def _sink(self) -> Sink:
@@ -59,12 +76,15 @@ class WorkerTap:
         self._keeping(self._register, scheduler_output)
         wanted = self._wanted and scheduler_output.total_num_scheduled_tokens and self._failure is None
         self._seam.recording, self._batch = bool(wanted), None
+        self.tap.probing = self._probing
+        if self.tap.buffers.profiles is not None:
+            self.tap.buffers.profiles.idle()
         return bool(wanted)
 
     def before_forward(self, batch: Batch) -> None:
         """Learn whose the rows of the forward pass are that begins now, and make the buffers ready for it."""
         self._batch = batch
-        self._transfer.before_forward(int(batch.rows.counts.sum()))
+        self._keeping(self._begin, batch)
 
     def after_step(self) -> None:
         """Put the rows of the step that was just launched where they belong."""
@@ -95,12 +115,16 @@ class WorkerTap:
             if new.req_id not in self._wanted and self._sink.begin(new):
                 self._wanted.add(new.req_id)
 
+    def _begin(self, batch: Batch) -> None:
+        """Make the buffers ready for a pass."""
+        kept = self._sink.kept(batch.rows) if self._profiles else None
+        self._transfer.before_forward(batch.rows, batch.token_ids, kept)
+
     def _collect(self) -> None:
         """Take over the rows of the step that was just launched."""
         if self._batch is None:
             raise CaptureError("the engine ran a step past the hook that says whose its rows are; nothing was captured")
-        kept = self._sink.kept(self._batch.rows) if self._profiles else None
-        self._transfer.send(self._batch.rows, self._batch.token_ids, kept)
+        self._transfer.send()
         if self._probing:
             self._evidence = self.tap.evidence(int(self._batch.rows.counts.sum()))
             self._probing = False

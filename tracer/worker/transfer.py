@@ -1,19 +1,20 @@
 """The way of a step from the device to the host. Torch only, no vLLM.
 
-On a CPU a step is read where it lies. On a GPU copies run on a stream of their own into one of two pinned slots, so
-that the next step's forward pass runs while the last step travels; the pass after it waits, on the device, until its
-buffers have been read.
+On a CPU a step is read where it lies. On a GPU a step is packed on the device, on a stream of its own, and then copied
+into one of two pinned slots, so that the next step's forward pass runs while the last step travels; the pass after it
+waits, on the device, until its buffers have been packed.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import torch
 
+from moetrace.tracer.worker.memory import SLOTS
 from moetrace.tracer.worker.steps import KeptRows, Step, StepRows
 
 if TYPE_CHECKING:
@@ -21,20 +22,21 @@ if TYPE_CHECKING:
 
     from moetrace.tracer.worker.buffers import StepBuffers
 
-SLOTS = 2
-
 
 class Transfer(Protocol):
     """How steps come from the buffers to the host."""
 
-    def before_forward(self, tokens: int) -> None:
-        """Make the buffers ready for a step of that many tokens."""
+    def before_forward(self, rows: StepRows, token_ids: torch.Tensor, kept: KeptRows | None = None) -> None:
+        """Make the buffers ready for the pass of a step.
 
-    def send(self, rows: StepRows, token_ids: torch.Tensor, kept: KeptRows | None = None) -> None:
-        """Take over the step that was just launched; `kept`: the rows whose probabilities are added up, None: all."""
+        token_ids: [n or more], on the device; kept: the rows whose probabilities are added up, None: all
+        """
+
+    def send(self) -> None:
+        """Take over the step whose pass was just launched."""
 
     def receive(self, *, wait: bool) -> Iterator[tuple[StepRows, Step]]:
-        """Yield steps in order; without `wait` only those that have arrived. Arrays hold until the next `send`."""
+        """Yield steps in order; without `wait` only those that have arrived. Arrays hold until the next pass."""
 
 
 def make_transfer(buffers: StepBuffers) -> Transfer:
@@ -42,29 +44,49 @@ def make_transfer(buffers: StepBuffers) -> Transfer:
     return DirectTransfer(buffers) if buffers.ids.device.type == "cpu" else StreamTransfer(buffers, CudaStreams())
 
 
-class DirectTransfer:
-    """On a CPU: the step is read from the buffers themselves."""
+class _Transfer:
+    """What both ways have: the buffers, and the step under way."""
 
     def __init__(self, buffers: StepBuffers) -> None:
         self._buffers = buffers
+        self._step: tuple[StepRows, torch.Tensor] | None = None
+
+    def _begin(self, rows: StepRows, token_ids: torch.Tensor, kept: KeptRows | None) -> None:
+        self._step = None
+        tokens = int(rows.counts.sum())
+        self._buffers.clear(tokens)
+        if self._buffers.profiles is not None:
+            self._buffers.profiles.begin(rows, token_ids, kept)
+        self._step = rows, token_ids[:tokens]
+
+    def _taken(self) -> tuple[StepRows, torch.Tensor]:
+        """Return the step under way and its token ids, once."""
+        if self._step is None:
+            raise RuntimeError("no step has begun")
+        step, self._step = self._step, None
+        return step
+
+
+class DirectTransfer(_Transfer):
+    """On a CPU: the step is read from the buffers themselves."""
+
+    def __init__(self, buffers: StepBuffers) -> None:
+        super().__init__(buffers)
         self._ready: deque[tuple[StepRows, Step]] = deque()
 
-    def before_forward(self, tokens: int) -> None:
+    def before_forward(self, rows: StepRows, token_ids: torch.Tensor, kept: KeptRows | None = None) -> None:
         """Mark the rows as not written."""
-        self._buffers.clear(tokens)
+        self._begin(rows, token_ids, kept)
 
-    def send(self, rows: StepRows, token_ids: torch.Tensor, kept: KeptRows | None = None) -> None:
+    def send(self) -> None:
         """Make the step."""
-        tokens = int(rows.counts.sum())
-        sums = None
-        if self._buffers.profiles:
-            probabilities = _probabilities(self._buffers, token_ids[:tokens], kept)
-            sums = _request_sums(probabilities, rows.counts).numpy()
+        (rows, token_ids), profiles = self._taken(), self._buffers.profiles
+        tokens = len(token_ids)
         step = Step(
             self._buffers.ids[:, :, :tokens].numpy(),
             self._buffers.applied(tokens).numpy(),
-            sums,
-            token_ids[:tokens].to(torch.int32).numpy(),
+            None if profiles is None else profiles.sums().numpy(),
+            token_ids.to(torch.int32).numpy(),
         )
         self._ready.append((rows, step))
 
@@ -107,65 +129,80 @@ class CudaStreams:
         return torch.cuda.stream(self._side)
 
 
+@dataclass(frozen=True)
+class _Packed:
+    """A step without gaps, on the device or on the host; `sums`: [R, L, E], None where they are not packed."""
+
+    ids: torch.Tensor
+    weights: torch.Tensor
+    token_ids: torch.Tensor
+    sums: torch.Tensor | None
+
+
 @dataclass
 class _Slot:
     """One step on the host."""
 
-    ids: torch.Tensor
-    weights: torch.Tensor
-    sums: torch.Tensor | None
-    token_ids: torch.Tensor
+    packed: _Packed
     arrived: Any
     rows: StepRows | None = None
 
 
-class StreamTransfer:
-    """On a GPU: copies on a side stream into pinned slots, two steps deep."""
+class StreamTransfer(_Transfer):
+    """On a GPU: a step is packed and copied on a side stream into pinned slots, two steps deep."""
 
     def __init__(self, buffers: StepBuffers, streams: Any) -> None:
-        self._buffers, self._streams = buffers, streams
+        super().__init__(buffers)
+        self._streams = streams
         layers, top_k, tokens = buffers.ids.shape
-        experts = buffers.logits.shape[2]
+        sums = 0 if buffers.profiles is None else prod(buffers.profiles.shape)
 
-        def host(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-            return torch.empty(shape, dtype=dtype, pin_memory=streams.pinned)
-
-        def slot() -> _Slot:
-            return _Slot(
-                ids=host((layers * tokens * top_k,), buffers.ids.dtype),
-                weights=host((layers * tokens * top_k,), torch.float32),
-                sums=host((layers * tokens * experts,), torch.float32) if buffers.profiles else None,
-                token_ids=host((tokens,), torch.int32),
-                arrived=streams.event(),
+        def packed(**where: Any) -> _Packed:
+            return _Packed(
+                ids=torch.empty(layers * top_k * tokens, dtype=buffers.ids.dtype, **where),
+                weights=torch.empty(layers * top_k * tokens, dtype=torch.float32, **where),
+                token_ids=torch.empty(tokens, dtype=torch.int32, **where),
+                sums=torch.empty(sums, dtype=torch.float32, **where) if sums else None,
             )
 
-        self._free = deque(slot() for _ in range(SLOTS))
+        self._free = deque(_Slot(packed(pin_memory=streams.pinned), streams.event()) for _ in range(SLOTS))
         self._travelling: deque[_Slot] = deque()
         self._launched, self._read = streams.event(), streams.event()
+        self._token_ids = torch.empty(tokens, dtype=torch.int32, device=buffers.ids.device)
         self._streams.record_main(self._read)
+        with self._streams.on_side():
+            # Its `sums` are given back with the first step, whose own take their place: vLLM, which measures memory
+            # before that, leaves room for them.
+            self._packed = packed(device=buffers.ids.device)
 
-    def before_forward(self, tokens: int) -> None:
-        """Let the device, not the host, wait until the last step was read; then mark the rows as not written."""
+    def before_forward(self, rows: StepRows, token_ids: torch.Tensor, kept: KeptRows | None = None) -> None:
+        """Let the device, not the host, wait until the last step was packed; then mark the rows as not written."""
         self._streams.main_waits(self._read)
-        self._buffers.clear(tokens)
+        # vLLM fills its buffer for the next step before that pass begins, when this step may not be packed yet.
+        tokens = int(rows.counts.sum())
+        self._token_ids[:tokens].copy_(token_ids[:tokens])
+        self._begin(rows, self._token_ids, kept)
 
-    def send(self, rows: StepRows, token_ids: torch.Tensor, kept: KeptRows | None = None) -> None:
+    def send(self) -> None:
         """Launch the copies of a step; raise RuntimeError where both slots are taken: receive them first."""
         if not self._free:
             raise RuntimeError("both slots hold steps that nobody received")
-        slot = self._free.popleft()
-        slot.rows = rows
-        tokens, buffers = int(rows.counts.sum()), self._buffers
+        (rows, token_ids), buffers = self._taken(), self._buffers
+        slot, tokens = self._free.popleft(), len(token_ids)
+        slot.rows, shape = rows, (*buffers.ids.shape[:2], tokens)
+        self._packed = here = replace(self._packed, sums=None)
         self._streams.record_main(self._launched)
         self._streams.side_waits(self._launched)
         with self._streams.on_side():
-            _fill(slot.ids, buffers.ids[:, :, :tokens])
-            _fill(slot.weights, buffers.applied(tokens))
-            _fill(slot.token_ids, token_ids[:tokens].to(torch.int32))
-            if slot.sums is not None:
-                probabilities = _probabilities(buffers, token_ids[:tokens], kept)
-                _fill(slot.sums, _segment_sums(probabilities, rows.counts))
+            _shaped(here.ids, *shape).copy_(buffers.ids[:, :, :tokens])
+            buffers.applied(tokens, out=_shaped(here.weights, *shape))
+            here.token_ids[:tokens].copy_(token_ids)
+            if buffers.profiles is not None and slot.packed.sums is not None:
+                sums = buffers.profiles.sums().transpose(0, 1)
+                _shaped(slot.packed.sums, *sums.shape).copy_(sums, non_blocking=True)
             self._streams.record_side(self._read)
+            for array, size in (("ids", prod(shape)), ("weights", prod(shape)), ("token_ids", tokens)):
+                getattr(slot.packed, array)[:size].copy_(getattr(here, array)[:size], non_blocking=True)
             self._streams.record_side(slot.arrived)
         self._travelling.append(slot)
 
@@ -178,66 +215,22 @@ class StreamTransfer:
             elif not slot.arrived.query():
                 return
             self._travelling.popleft()
-            yield self._step(slot)
+            yield self._arrived(slot)
             self._free.append(slot)
 
-    def _step(self, slot: _Slot) -> tuple[StepRows, Step]:
-        rows = slot.rows
+    def _arrived(self, slot: _Slot) -> tuple[StepRows, Step]:
+        rows, packed, profiles = slot.rows, slot.packed, self._buffers.profiles
         if rows is None:
             raise RuntimeError("a slot without a step")
-        layers, top_k, _ = self._buffers.ids.shape
-        tokens, requests = int(rows.counts.sum()), len(rows.counts)
-
-        def shaped(flat: torch.Tensor, *shape: int) -> Any:
-            return flat[: int(np.prod(shape))].view(shape).numpy()
-
-        sums = None
-        if slot.sums is not None:
-            sums = shaped(slot.sums, layers, requests, self._buffers.logits.shape[2])
-        return rows, Step(
-            shaped(slot.ids, layers, top_k, tokens),
-            shaped(slot.weights, layers, top_k, tokens),
-            sums,
-            shaped(slot.token_ids, tokens),
-        )
+        tokens, sums = int(rows.counts.sum()), None
+        shape = (*self._buffers.ids.shape[:2], tokens)
+        if profiles is not None and packed.sums is not None:
+            layers, _, experts = profiles.shape
+            sums = _shaped(packed.sums, len(rows.counts), layers, experts).transpose(0, 1).numpy()
+        ids, weights = _shaped(packed.ids, *shape).numpy(), _shaped(packed.weights, *shape).numpy()
+        return rows, Step(ids, weights, sums, packed.token_ids[:tokens].numpy())
 
 
-def _probabilities(buffers: StepBuffers, token_ids: torch.Tensor, kept: KeptRows | None) -> torch.Tensor:
-    """Return the full router probabilities of a step, float32 [L, n, E]; 0 in rows that are not kept.
-
-    token_ids: [n], on the device
-    """
-    probabilities = buffers.probabilities(len(token_ids))
-    if kept is None:
-        return probabilities
-    left_out = torch.from_numpy(~kept.at_kept_position).to(token_ids.device, non_blocking=True)
-    if kept.special:
-        special = torch.tensor(kept.special, dtype=token_ids.dtype).to(token_ids.device, non_blocking=True)
-        left_out = left_out | torch.isin(token_ids, special)
-    return probabilities.masked_fill_(left_out[:, None], 0)
-
-
-def _request_sums(probabilities: torch.Tensor, counts: np.ndarray) -> torch.Tensor:
-    """Return the probabilities [L, n, E] added up over each request's rows, float32 [L, R, E], on a CPU."""
-    layers, tokens, experts = probabilities.shape
-    if len(counts) == tokens:
-        return probabilities
-    owner = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
-    return torch.zeros((layers, len(counts), experts)).index_add_(1, owner, probabilities)
-
-
-def _segment_sums(probabilities: torch.Tensor, counts: np.ndarray) -> torch.Tensor:
-    """Return the probabilities [L, n, E] added up over each request's rows, float32 [L, R, E], on the device.
-
-    A reduction by segments adds in the order of the rows: the same step gives the same bits, unlike atomic additions.
-    """
-    layers, tokens, experts = probabilities.shape
-    by_token = probabilities.transpose(0, 1).reshape(tokens, -1)
-    lengths = torch.from_numpy(counts).to(by_token.device, non_blocking=True)
-    sums = torch.segment_reduce(by_token, "sum", lengths=lengths, axis=0)
-    return sums.view(len(counts), layers, experts).transpose(0, 1)
-
-
-def _fill(flat: torch.Tensor, source: torch.Tensor) -> None:
-    """Copy a tensor into the beginning of a flat host buffer, without waiting for it."""
-    flat[: source.numel()].view(source.shape).copy_(source, non_blocking=True)
+def _shaped(flat: torch.Tensor, *shape: int) -> torch.Tensor:
+    """Return the beginning of a flat tensor as one of that shape."""
+    return flat[: prod(shape)].view(shape)

@@ -108,6 +108,7 @@ def test_the_seam_sees_what_a_router_of_vllm_chooses(compiled: bool) -> None:  #
     from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
     from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 
+    from moetrace.tracer.worker.buffers import copy_logits, copy_routing
     from moetrace.tracer.worker.routers import RouterSeam
 
     class Copies:
@@ -118,6 +119,13 @@ def test_the_seam_sees_what_a_router_of_vllm_chooses(compiled: bool) -> None:  #
 
         def of_layer(self, _index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
             return self.ids, self.weights, self.logits
+
+        def record(self, _index: int, ids: torch.Tensor, weights: torch.Tensor, logits: torch.Tensor) -> None:
+            copy_routing(ids, weights, self.ids, self.weights)
+            copy_logits(logits, self.logits)
+
+        def add_profiles(self, index: int, logits: torch.Tensor) -> None:
+            pass
 
     class Router(BaseRouter):
         routing_method_type = None
