@@ -88,6 +88,7 @@ def trace(
             progress,
             engine_of,
         )
+    plan.remove_kept()
     skipped = len(plan.shards) - written.shards
     return TraceResult(name, plan, written.shards, written.tokens, skipped, monotonic() - started, written.set_aside)
 
