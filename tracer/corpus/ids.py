@@ -32,7 +32,7 @@ class IdDigests:
     """
 
     def __init__(self, seed: int = 0) -> None:
-        self._key = str(seed).encode()
+        self._keyed = blake2b(digest_size=8, key=str(seed).encode())
         self._digests = array("Q")  # not yet in a run
         self._runs = _Runs()
 
@@ -41,7 +41,9 @@ class IdDigests:
 
     def digest(self, text_id: str) -> int:
         """Return an id's digest, 0 to 2**64 - 1."""
-        return int.from_bytes(blake2b(text_id.encode(), digest_size=8, key=self._key).digest(), "big")
+        keyed = self._keyed.copy()
+        keyed.update(text_id.encode())
+        return int.from_bytes(keyed.digest(), "big")
 
     def add(self, text_id: str) -> None:
         """Remember an id; raise MoetraceError where the disk is full."""
