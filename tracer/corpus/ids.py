@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     Digests = npt.NDArray[np.uint64]
 
 FIRST_LOOK = 1024
-RUN = 1 << 20  # digests that are held in memory; more are sorted and go to a file, so many at a time,
-BLOCK = 1 << 14  # of which so many of each are in memory when they are merged
+RUN = 1 << 19  # digests that are held in memory; more are sorted and go to a file, so many at a time,
+BLOCK = 1 << 13  # of which so many of each are in memory when they are merged
 
 
 class IdDigests:
-    """The 64-bit digests of ids; another seed gives other digests. In memory are 8 MB of them, whatever their number.
+    """The 64-bit digests of ids; another seed gives other digests. In memory are 4 MB of them, whatever their number.
 
     Among ten million ids, two different ones share a digest with a probability of 3e-6.
     """
@@ -86,7 +86,7 @@ class UniqueIds(IdDigests):
 
 
 class DigestSet:
-    """A set of digests, made of ascending blocks in which a digest may come twice. In memory are 8 MB at most."""
+    """A set of digests, made of ascending blocks in which a digest may come twice. In memory are 4 MB at most."""
 
     def __init__(self, blocks: Iterable[Digests] = ()) -> None:
         """Read the blocks; raise MoetraceError where the disk is full."""

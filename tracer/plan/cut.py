@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from moetrace.tracer.plan.parts import Part
     from moetrace.tracer.plan.spool import Spool, SpooledShard
+    from moetrace.tracer.plan.tokenising import Tokenised
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,17 @@ class Window:
     tokens: int
     on_long: str = "truncate"
 
-    def fit(self, part: Part, tokens: Tokens, source: str) -> tuple[Tokens, npt.NDArray[np.bool_]]:
+    def fit(self, made: Tokenised, source: str) -> tuple[Tokens, npt.NDArray[np.bool_]]:
         """Return tokens without what is beyond the window, and which texts were cut.
 
         Raises MoetraceError, naming the text, for one without tokens and, under "error", for a long one.
         """
+        tokens = made.tokens
         lengths, long = tokens.lengths, tokens.lengths > self.tokens
         refused = (lengths == 0) | (long if self.on_long == "error" else False)
         if refused.any():
             at = int(np.argmax(refused))
-            where = f"{source}: text '{part.text_ids[at]}' of {part.lang}"
+            where = f"{source}: text '{made.text_ids[at]}' of {made.lang}"
             if not lengths[at]:
                 raise MoetraceError(f"{where} has no tokens; remove it")
             raise MoetraceError(

@@ -131,12 +131,12 @@ def make_plan(
     shards: list[SpooledShard] = []
     texts = tokens = 0
     with Tokeniser(encode, effort) as tokeniser:
-        for lang, tokenised in groupby(tokeniser.run(iter(parts)), lambda found: found[0].lang):
+        for lang, portions in groupby(tokeniser.run(iter(parts)), lambda made: made.lang):
             cut = Cut(spool, lang, shard_tokens)
-            for part, made in tokenised:
-                kept, truncated = fits.fit(part, made, corpus.source)
-                shards.extend(cut.add(part.text_ids, truncated, kept))
-                texts, tokens = texts + len(part.texts), tokens + len(kept.ids)
+            for made in portions:
+                fitted, truncated = fits.fit(made, corpus.source)
+                shards.extend(cut.add(made.text_ids, truncated, fitted))
+                texts, tokens = texts + len(made.text_ids), tokens + len(fitted.ids)
                 if progress:
                     progress(texts, tokens)
             shards.extend(cut.rest())

@@ -8,9 +8,10 @@ import pickle
 import sys
 from collections import deque
 from dataclasses import dataclass
-from time import monotonic
-from typing import TYPE_CHECKING, Self
+from time import process_time
+from typing import TYPE_CHECKING, NamedTuple, Self
 
+from moetrace.store.errors import MoetraceError
 from moetrace.tracer.plan.kept import KeptParts, cache_folder, keep
 from moetrace.tracer.plan.pool import AHEAD, Pool
 from moetrace.tracer.plan.tokens import Tokens, tokenise
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 3.0  # seconds: some more than a process takes to start
+PATIENCE = 3.0  # seconds of CPU: twice what a process takes to start
 
 
 @dataclass(frozen=True)
 class Effort:
-    """What a corpus may take where it is large: where tokenising it took `patience` seconds in this process.
+    """What a corpus may take where it is large: where tokenising it took `patience` seconds of CPU in this process.
 
     - workers: processes that then go on with it; none: this one does
     - kept: where parts are kept from then on, and found; None: nowhere
@@ -52,6 +53,14 @@ class Effort:
 
 
 NO_EFFORT = Effort()
+
+
+class Tokenised(NamedTuple):
+    """The ids of consecutive texts of a language, and their tokens."""
+
+    lang: str
+    text_ids: list[str]
+    tokens: Tokens
 
 
 class Tokeniser:
@@ -80,13 +89,13 @@ class Tokeniser:
             self._pool.close()
             self._pool = None
 
-    def run(self, parts: Iterator[Part]) -> Iterator[tuple[Part, Tokens]]:
-        """Yield each part with its tokens.
+    def run(self, parts: Iterator[Part]) -> Iterator[Tokenised]:
+        """Yield the tokens of each part.
 
         Raises what reading and tokenising raise when all before it was yielded, so that the first error in the corpus
         is raised however many processes there are; MoetraceError where a process ends that should not.
         """
-        waiting: deque[tuple[Part, Tokens | tuple[int, str]]] = deque()
+        waiting: deque[tuple[str, list[str], Tokens | tuple[int, str]]] = deque()  # without their texts, in memory
         failure: Exception | None = None
         ended = False
         while True:
@@ -98,11 +107,12 @@ class Tokeniser:
                 except Exception as error:  # noqa: BLE001  raised below
                     failure, ended = error, True
                 else:
-                    waiting.append((part, self._begin(part)))
+                    waiting.append((part.lang, part.text_ids, self._begin(part)))
+                    del part
             if not waiting:
                 break
-            part, begun = waiting.popleft()
-            yield part, begun if isinstance(begun, Tokens) else self._answer(*begun)
+            lang, text_ids, begun = waiting.popleft()
+            yield Tokenised(lang, text_ids, begun if isinstance(begun, Tokens) else self._answer(*begun))
         if failure is not None:
             raise failure
 
@@ -129,9 +139,9 @@ class Tokeniser:
         return self.tokenised, key
 
     def _here(self, key: str, part: Part) -> Tokens:
-        started = monotonic()
+        started = process_time()
         tokens = tokenise(self._encode, part.texts)
-        self._spent += monotonic() - started
+        self._spent += process_time() - started
         if self._kept is not None:
             if self._early is None:
                 self._kept.note(key, keep(self._kept.folder, key, tokens))
@@ -158,5 +168,7 @@ class Tokeniser:
             self._may_start = False
             try:
                 self._pool = Pool(pickle.dumps(self._encode), self._effort.workers)
-            except (OSError, TypeError, AttributeError, pickle.PicklingError) as error:
+            except MoetraceError:
+                raise
+            except Exception as error:  # noqa: BLE001  tokenizers say in many ways that they cannot be pickled
                 log.warning("the corpus is tokenised in one process: none can be started beside it (%s)", error)
