@@ -98,8 +98,8 @@ def measure_texts(count: int) -> dict[str, float]:
 
     plan(WARM_UP_TEXTS)
     baseline, started = peak(), process_time()
-    made = plan(count)
-    return {"texts": made.texts, "peak": peak() - baseline, "seconds": process_time() - started}
+    with plan(count) as made:
+        return {"texts": made.texts, "peak": peak() - baseline, "seconds": process_time() - started}
 
 
 def measure_speed(corpus: Path, rounds: int) -> Iterator[dict[str, object]]:
@@ -246,7 +246,7 @@ def main() -> None:
             print(json.dumps(measure_texts(int(arguments[0]))))
         else:
             for row in measure_speed(Path(arguments[0]), int(arguments[1])):
-                print(json.dumps(row))
+                print(json.dumps(row), flush=True)
         return
     with TemporaryDirectory() as folder:
         corpora = Path(folder)
