@@ -109,7 +109,7 @@ bench-store: install
 	$(BIN)/python -m tests.benchmarks.bench_store
 
 bench-plan: install
-	$(BIN)/python -m tests.benchmarks.bench_plan --megabytes 20 100 400
+	$(BIN)/python -m tests.benchmarks.bench_plan --megabytes 20 100 400 --speed 100 --texts 1000000 10000000
 
 bench-analytics: install
 	$(BIN)/python -m tests.benchmarks.bench_analytics

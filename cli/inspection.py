@@ -73,15 +73,19 @@ def inspect(
 def _plan(found: Inspection, corpus: Corpus, shard_tokens: int, limit: int | None) -> Plan:
     from moetrace.tracer.model.tokenizer import load_tokenizer
     from moetrace.tracer.plan.plan import make_plan
+    from moetrace.tracer.plan.progress import SaidNowAndThen
     from moetrace.tracer.plan.prompts import PromptSettings, encoder
+    from moetrace.tracer.plan.tokenising import Effort
 
-    tokenizer = load_tokenizer(found.facts)
+    encode = encoder(load_tokenizer(found.facts), PromptSettings(), answered=False)
     return make_plan(
         corpus,
-        encoder(tokenizer, PromptSettings(), answered=False),
+        encode,
         shard_tokens=shard_tokens,
         window=found.facts.window - 1,
         limit=limit,
+        progress=SaidNowAndThen(lambda words: click.echo(words, err=True)),
+        effort=Effort.of_machine(encode),
     )
 
 

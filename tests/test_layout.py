@@ -30,6 +30,7 @@ OF_NO_PACKAGE = {
 STARTED = {  # by name, and imported by nobody
     *(place.partition(":")[0] for place in COMMANDS.values()),
     "moetrace.tracer.recording.plugin",  # by vLLM
+    "moetrace.tracer.plan.worker",  # by the processes of `tracer/plan/pool.py`
     "moetrace.tracer.bundled.make_model",  # by `make model`
     "moetrace.tracer.bundled.measure_model",
 }

@@ -38,13 +38,13 @@ class Corpus:
     texts: Callable[[str], Iterator[Text]]
     selection: Mapping[str, object] = field(default_factory=dict)
 
-    def read(self, lang: str) -> Iterator[Text]:
-        """Yield the texts of a language.
+    def read(self, lang: str, ids: UniqueIds | None = None) -> Iterator[Text]:
+        """Yield the texts of a language; their ids are added to `ids`, where it is given.
 
         Raises MoetraceError at an empty text, a repeated id (at the latest after the last text), or where there is no
         text at all.
         """
-        ids = UniqueIds()
+        ids = UniqueIds() if ids is None else ids
         for text in self.texts(lang):
             if text.is_empty:
                 raise MoetraceError(f"{self.source}: text '{text.id}' of {lang} is empty; remove the row or fill it in")
@@ -81,9 +81,9 @@ class Corpus:
         return replace(self, texts=lambda lang: chosen.of(self.texts(lang)), selection=selection)
 
     def _refuse_repeats(self, lang: str, ids: UniqueIds) -> None:
-        for first, again in ids.repeats():
+        for digest in ids.repeats():
             # Only digests are remembered: the texts are read again to compare, and to name, the ids themselves.
-            one, other = (next(islice(self.texts(lang), index, None)).id for index in (first, again))
+            one, other = islice((text.id for text in self.texts(lang) if ids.digest(text.id) == digest), 2)
             if one == other:
                 raise MoetraceError(
                     f"{self.source}: id '{one}' stands twice in {lang}; ids must be unique within a language"

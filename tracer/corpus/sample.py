@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moetrace.store.errors import MoetraceError
-from moetrace.tracer.corpus.ids import IdDigests
+from moetrace.tracer.corpus.ids import DigestSet, IdDigests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -42,22 +42,21 @@ class Chosen:
 def draw(source: str, languages: Mapping[str, Callable[[], Iterator[Text]]], count: int, seed: int) -> Chosen:
     """Draw `count` of the ids that all languages have: those whose digests under the seed come first.
 
-    Holds some eight bytes an id for what the languages share and for one language.
     Raises MoetraceError where they share fewer ids.
     """
-    common: npt.NDArray[np.uint64] | None = None
+    common: DigestSet | None = None
     sizes: dict[str, int] = {}
     for lang in languages:
         ids = IdDigests(seed)
         for text in languages[lang]():
             ids.add(text.id)
         sizes[lang] = len(ids)
-        mine = ids.sorted()
-        common = mine if common is None else np.intersect1d(common, mine, assume_unique=True)
+        mine = DigestSet(ids.blocks())
+        common = mine if common is None else common.intersection(mine)
     if common is None or len(common) < count:
         shared, fewest = 0 if common is None else len(common), min(sizes, key=lambda lang: (sizes[lang], lang))
         raise MoetraceError(
             f"--sample {count}: the {len(sizes)} languages of {source} share {shared} ids ({fewest} has the fewest "
             f"texts: {sizes[fewest]}); ask for at most {shared}, or leave languages out with --lang"
         )
-    return Chosen(common[:count].copy(), seed)
+    return Chosen(common.first(count), seed)

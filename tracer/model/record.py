@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moetrace.tracer.model.checkpoint import read_checkpoint
-from moetrace.tracer.model.tokenizer import special_token_ids
+from moetrace.tracer.model.tokenizer import special_token_ids, tokenizer_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,7 +26,7 @@ def model_record(facts: ModelFacts, tokenizer: PreTrainedTokenizerBase | None) -
         "top_k": facts.top_k,
         "parameters_per_expert": facts.parameters_per_expert,
         "parameters": _parameters(facts.id),
-        "tokenizer_sha256": None if tokenizer is None else _tokenizer_digest(tokenizer),
+        "tokenizer_sha256": None if tokenizer is None else tokenizer_digest(tokenizer),
     }
     return found if tokenizer is None else {**found, "special_token_ids": special_token_ids(tokenizer)}
 
@@ -41,9 +40,3 @@ def _parameters(model: str) -> int | None:
     """Return the number of parameters of a local checkpoint, None where it is not one or its numbers are packed."""
     checkpoint = read_checkpoint(model) if Path(model).is_dir() else None
     return checkpoint.parameters if checkpoint else None
-
-
-def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(text.encode()).hexdigest()

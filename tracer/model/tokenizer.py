@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from moetrace.store.errors import MoetraceError
@@ -33,3 +34,10 @@ def load_tokenizer(facts: ModelFacts) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(facts.tokenizer or facts.id, revision=facts.revision)
     except (OSError, ValueError) as error:
         raise MoetraceError(f"{facts.id}: cannot load its tokenizer ({str(error).splitlines()[0]})") from error
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the sha256 that a run record has of a tokenizer: of all that is in a fast one, of others' vocabulary."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(text.encode()).hexdigest()

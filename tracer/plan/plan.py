@@ -1,33 +1,33 @@
 """The plan: a corpus tokenised once and cut into shards, always the same way for the same input and settings.
 
-Tokens wait in a spool on disk, ids are remembered as digests: memory does not grow with the tokens of a corpus.
+Texts are read, tokenised and cut part by part, tokens wait in a spool on disk, and ids are remembered as digests there
+where they are many: in memory are the sizes of shards.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from moetrace.store.errors import MoetraceError
-from moetrace.tracer.corpus.ids import IdDigests
+from moetrace.tracer.plan.cut import Cut, Window
+from moetrace.tracer.plan.parts import Parts
 from moetrace.tracer.plan.spool import Spool, SpooledShard
+from moetrace.tracer.plan.tokenising import NO_EFFORT, Effort, Tokeniser
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from moetrace.tracer.corpus.corpus import Corpus
-    from moetrace.tracer.corpus.fields import Text
+    from moetrace.tracer.plan.kept import KeptParts
     from moetrace.tracer.plan.prompts import Encode
     from moetrace.tracer.plan.shards import PlannedShard
     from moetrace.tracer.plan.token_filter import TokenFilter
 
 PIVOTS = ("eng_Latn", "eng", "en")
-BATCH_TEXTS = 1024  # texts that are tokenised at once,
-BATCH_CHARACTERS = 1_000_000  # or fewer, where they are long
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Plan:
     missing: dict[str, int] = field(default_factory=dict)
     selection: Mapping[str, object] = field(default_factory=dict)
     spool: Spool | None = field(default=None, repr=False)
+    kept: KeptParts | None = field(default=None, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -113,6 +114,11 @@ class Plan:
         if self.spool is not None:
             self.spool.close()
 
+    def remove_kept(self) -> None:
+        """Remove the tokens that were kept for the case that the trace is killed: it is whole."""
+        if self.kept is not None:
+            self.kept.remove()
+
     def __enter__(self) -> Self:
         return self
 
@@ -130,41 +136,45 @@ def make_plan(
     pivot: str | None = None,
     limit: int | None = None,
     token_filter: TokenFilter | None = None,
-    progress: Callable[[str, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    effort: Effort = NO_EFFORT,
 ) -> Plan:
     """Tokenise a corpus and cut each language into shards of at most `shard_tokens` tokens (one text at least).
 
     A text of more than `window` tokens is truncated (`on_long="truncate"`) or refused (`"error"`).
-    Ids that some languages lack are kept where they are and counted in `Plan.missing`.
+    Ids that some languages lack are kept where they are and counted in `Plan.missing`. The plan is the same whatever
+    the effort. `progress` is told of more and more texts and tokens that are planned.
     Raises MoetraceError for a text without tokens, a long text under "error", an unknown pivot, a language of which
-    `token_filter` leaves nothing (the plan is of all tokens), or a full disk.
+    `token_filter` leaves nothing (the plan is of all tokens), a process that was killed, or a full disk.
     """
     corpus = corpus if limit is None else corpus.first(limit)
-    digest = hashlib.sha256()
+    parts, fits = Parts(corpus), Window(window, on_long)
     spool = Spool()
     shards: list[SpooledShard] = []
-    counts: dict[str, int] = {}
-    everywhere = IdDigests().sorted()
-    for lang in corpus.languages:
-        ids = IdDigests()
-        texts = _Encoded(corpus, lang, encode, window=window, on_long=on_long, digest=digest, ids=ids)
-        before = len(shards)
-        shards.extend(_cut(spool, lang, texts, shard_tokens))
-        counts[lang] = len(ids)
-        everywhere = _union(everywhere, ids.sorted())
-        if progress:
-            progress(lang, sum(shard.tokens for shard in shards[before:]))
+    texts = tokens = 0
+    with Tokeniser(encode, effort) as tokeniser:
+        for lang, portions in groupby(tokeniser.run(iter(parts)), lambda made: made.lang):
+            cut = Cut(spool, lang, shard_tokens)
+            for made in portions:
+                fitted, truncated = fits.fit(made, corpus.source)
+                shards.extend(cut.add(made.text_ids, truncated, fitted))
+                texts, tokens = texts + len(made.text_ids), tokens + len(fitted.ids)
+                if progress:
+                    progress(texts, tokens)
+            shards.extend(cut.rest())
     spool.seal()
     if token_filter:
         _require_some(corpus, token_filter, shards)
-    missing = {lang: len(everywhere) - count for lang, count in counts.items() if count < len(everywhere)}
-    chosen = _pivot(pivot, corpus)
-    return Plan(tuple(shards), digest.hexdigest(), corpus.languages, chosen, missing, corpus.selection, spool)
-
-
-def _union(one: npt.NDArray[np.uint64], other: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    # Of parallel texts, mostly the same: then nothing is merged.
-    return one if np.array_equal(one, other) else np.union1d(one, other)
+    return Plan(
+        tuple(shards),
+        parts.sha256.hexdigest(),
+        corpus.languages,
+        _pivot(pivot, corpus),
+        parts.missing,
+        corpus.selection,
+        spool,
+        effort.kept,
+    )
 
 
 def _pivot(asked: str | None, corpus: Corpus) -> str | None:
@@ -173,55 +183,6 @@ def _pivot(asked: str | None, corpus: Corpus) -> str | None:
     if asked not in corpus.languages:
         raise MoetraceError(f"--pivot {asked}: not a language of {corpus.source} ({', '.join(corpus.languages[:12])})")
     return asked
-
-
-class _Encoded:
-    """The texts of one language as token ids, in order, with what the digest and the shards need."""
-
-    def __init__(
-        self,
-        corpus: Corpus,
-        lang: str,
-        encode: Encode,
-        *,
-        window: int,
-        on_long: str,
-        digest: hashlib._Hash,
-        ids: IdDigests,
-    ) -> None:
-        self._corpus, self._lang, self._encode = corpus, lang, encode
-        self._window, self._on_long, self._digest, self._ids = window, on_long, digest, ids
-
-    def __iter__(self) -> Iterator[tuple[str, npt.NDArray[np.int32], bool]]:
-        for batch in _batches(self._corpus.read(self._lang)):
-            for text, ids in zip(batch, self._encode([text.text for text in batch]), strict=True):
-                self._digest.update(f"{self._lang}\0{text.id}\0{text.text}\0".encode())
-                self._ids.add(text.id)
-                yield text.id, *self._fit(text.id, ids)
-
-    def _fit(self, text_id: str, ids: Sequence[int]) -> tuple[npt.NDArray[np.int32], bool]:
-        where = f"{self._corpus.source}: text '{text_id}' of {self._lang}"
-        if not ids:
-            raise MoetraceError(f"{where} has no tokens; remove it")
-        if len(ids) > self._window and self._on_long == "error":
-            raise MoetraceError(
-                f"{where} has {len(ids)} tokens, the window is {self._window}; split it or --on-long truncate"
-            )
-        return np.asarray(ids[: self._window], dtype=np.int32), len(ids) > self._window
-
-
-def _batches(texts: Iterator[Text]) -> Iterator[list[Text]]:
-    """Yield the texts in batches, each of some texts and at most a few million characters unless one is longer."""
-    batch: list[Text] = []
-    characters = 0
-    for text in texts:
-        batch.append(text)
-        characters += len(text.text)
-        if len(batch) == BATCH_TEXTS or characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 def _require_some(corpus: Corpus, token_filter: TokenFilter, shards: Sequence[PlannedShard]) -> None:
@@ -237,16 +198,3 @@ def _require_some(corpus: Corpus, token_filter: TokenFilter, shards: Sequence[Pl
                 f"{corpus.source}: --skip-positions or --skip-special leave no token of any text of {lang}; "
                 "skip fewer positions, or leave the language out"
             )
-
-
-def _cut(spool: Spool, lang: str, texts: _Encoded, shard_tokens: int) -> Iterator[SpooledShard]:
-    pending: list[tuple[str, npt.NDArray[np.int32], bool]] = []
-    size = number = first = 0
-    for text in texts:
-        if pending and size + len(text[1]) > shard_tokens:
-            yield spool.add(lang, number, first, pending)
-            number, first, size, pending = number + 1, first + len(pending), 0, []
-        pending.append(text)
-        size += len(text[1])
-    if pending:
-        yield spool.add(lang, number, first, pending)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from moetrace.tracer.plan.tokens import Tokens
+
 # Shards that stay in memory after they were asked for: more than an engine has under way at the usual sizes.
 LOADED = 16
 
@@ -136,24 +138,29 @@ class Spool:
         self._loaded: OrderedDict[int, Loaded] = OrderedDict()  # the last ones asked for; the latest at the end
 
     def add(
-        self, lang: str, number: int, first: int, texts: Sequence[tuple[str, npt.NDArray[np.int32], bool]]
+        self,
+        lang: str,
+        number: int,
+        first: int,
+        text_ids: Sequence[str],
+        truncated: npt.NDArray[np.bool_],
+        tokens: Tokens,
     ) -> SpooledShard:
-        """Write a shard: (id, token ids, whether truncated) of texts first, first + 1, ... of the language.
+        """Write a shard: ids, whether truncated, and tokens of texts first, first + 1, ... of the language.
 
         Raises MoetraceError where the disk is full.
         """
         if self._writer is None:
             raise RuntimeError("a sealed spool takes no more shards")
-        text_ids, token_ids, truncated = zip(*texts, strict=True)
-        ends = np.cumsum([0, *map(len, token_ids)], dtype=np.int32)
-        tokens = pa.ListArray.from_arrays(ends, np.concatenate(token_ids), type=SCHEMA.field("token_ids").type)
-        columns = [pa.array(text_ids, pa.string()), pa.array(truncated, pa.bool_()), tokens]
+        ends = np.concatenate([[0], np.cumsum(tokens.lengths)]).astype(np.int32)
+        token_ids = pa.ListArray.from_arrays(ends, tokens.ids, type=SCHEMA.field("token_ids").type)
+        columns = [pa.array(text_ids, pa.string()), pa.array(truncated, pa.bool_()), token_ids]
         try:
             self._writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
         except OSError as error:
             raise self._no_room(error) from error
         self._count += 1
-        sizes = {"texts": len(texts), "tokens": int(ends[-1]), "truncated": sum(truncated)}
+        sizes = {"texts": len(text_ids), "tokens": len(tokens.ids), "truncated": int(truncated.sum())}
         return SpooledShard(self, self._count - 1, lang=lang, number=number, first=first, **sizes)
 
     def seal(self) -> None:

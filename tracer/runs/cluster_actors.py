@@ -148,6 +148,8 @@ class Planner:
         storage, run = self._made.storage, self._made.record.run
         done = committed_shards(storage, run)
         missing = sum(shard.key not in done for shard in self._made.todo)
+        if not missing:
+            self._made.planned.plan.remove_kept()
         return Ending(missing, failed_texts(storage, run) - self._failed_before, self._failed_before)
 
     @property

@@ -11,7 +11,9 @@ from moetrace.tracer.model.facts import ModelFacts, read_facts
 from moetrace.tracer.model.synthetic import synthetic_facts
 from moetrace.tracer.model.tokenizer import load_tokenizer, special_token_ids
 from moetrace.tracer.plan.plan import Plan, make_plan
+from moetrace.tracer.plan.progress import SaidNowAndThen
 from moetrace.tracer.plan.prompts import encoder, stop_tokens
+from moetrace.tracer.plan.tokenising import Effort
 from moetrace.tracer.steering.attach import check_fits
 
 if TYPE_CHECKING:
@@ -71,7 +73,8 @@ def open_inputs(
 def plan_trace(inputs: Inputs, settings: TraceSettings, progress: TraceProgress) -> PlannedTrace:
     """Tokenise the corpus and cut it into shards.
 
-    Raises MoetraceError where the settings do not fit the model, and for a text that cannot be traced.
+    Raises MoetraceError where the settings do not fit the model, for a text that cannot be traced, and where a process
+    that tokenises is killed.
     """
     facts, corpus = inputs.facts, inputs.corpus
     progress.stage(f"tokenising {corpus.source}")
@@ -81,9 +84,10 @@ def plan_trace(inputs: Inputs, settings: TraceSettings, progress: TraceProgress)
     token_filter = settings.token_filter(special_token_ids(tokenizer))
     if settings.sample is not None:
         corpus = corpus.sample(settings.sample, settings.sample_seed)
+    encode = encoder(tokenizer, settings.prompt, answered=generation is not None)
     plan = make_plan(
         corpus,
-        encoder(tokenizer, settings.prompt, answered=generation is not None),
+        encode,
         shard_tokens=settings.shard_tokens,
         window=settings.text_window,
         on_long=settings.on_long,
@@ -91,6 +95,8 @@ def plan_trace(inputs: Inputs, settings: TraceSettings, progress: TraceProgress)
         limit=settings.limit,
         # What a model may write itself is not known before it does.
         token_filter=token_filter if generation is None or settings.prompt_only else None,
+        progress=SaidNowAndThen(progress.stage),
+        effort=Effort.of_machine(encode),
     )
     return PlannedTrace(facts, settings, tokenizer, corpus.source, plan, generation, token_filter)
 

@@ -78,6 +78,7 @@ def trace(
             progress,
             engine_of,
         )
+    planned.plan.remove_kept()
     name = prepared.record.run
     failed = failed_texts(prepared.storage, name)
     return TraceResult(

@@ -105,12 +105,3 @@ def test_two_ids_that_only_share_a_digest_are_not_a_repeat(tmp_path: Path, monke
     assert ids(folder(tmp_path, {"eng": numbers(range(9))}))["eng"] == numbers(range(9))
     with pytest.raises(MoetraceError, match="id '8' stands twice"):
         ids(folder(tmp_path, {"eng": [*numbers(range(9)), "8"]}))
-
-
-def test_digests_take_eight_bytes_and_differ_by_seed() -> None:
-    one, other = IdDigests(0), IdDigests(1)
-    for key in ("a", "a" * 10_000):
-        one.add(key)
-        other.add(key)
-    assert one.sorted().nbytes == 16
-    assert not set(one.sorted()) & set(other.sorted())
