@@ -14,7 +14,7 @@ from moetrace.store.format.schema import FORMAT_VERSION
 from moetrace.store.read.catalog import Catalog
 from moetrace.store.read.compact_index import OlderIndexError, read_index, without_checksums
 from moetrace.store.read.moments import SOURCES, added_moments, moments_in, shard_moments, with_moments
-from moetrace.store.read.rollups import added_up, compacted_rows
+from moetrace.store.read.usage_files import added_up, compacted_rows
 from moetrace.store.read.store_format import SEALED_SINCE, StoreFormat, format_text, read_format
 from moetrace.store.read.verified import read_verified
 from moetrace.store.storage.base import Storage

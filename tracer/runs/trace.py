@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from moetrace.store.format.layout import checked_run
 from moetrace.store.storage.open import open_storage
+from moetrace.store.write.compact_finished import compact_finished
 from moetrace.store.write.writer import StoreWriter
 from moetrace.tracer.engine.settings import require_engine
 from moetrace.tracer.runs.engines import own_engine
@@ -88,6 +89,8 @@ def trace(
             progress,
             engine_of,
         )
+    if said := compact_finished(storage, name):
+        progress.stage(said)
     skipped = len(plan.shards) - written.shards
     return TraceResult(name, plan, written.shards, written.tokens, skipped, monotonic() - started, written.set_aside)
 
