@@ -199,7 +199,9 @@ def _create_rollups_view(connection: duckdb.DuckDBPyConnection, store: Store) ->
     """Create files.rollups: roll-ups to add up by run and language, compacted ones in place of their shards."""
     create_files_view(connection, store, "usage_not_added_up", store.added_up.rest, "usage")
     parts = ["from files.usage_not_added_up select * exclude (shard)"]
-    for found in sorted(store.rollups()[0] + store.added_up.rollups, key=lambda found: -store.runs[found.run].num_experts):
+    for found in sorted(
+        store.rollups()[0] + store.added_up.rollups, key=lambda found: -store.runs[found.run].num_experts
+    ):
         languages = ", ".join(literal(lang) for lang in found.languages)
         rows = _read_parquet([verified_url(found.path)])
         parts.append(

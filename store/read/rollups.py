@@ -72,7 +72,9 @@ def rest_added_up(catalog: Catalog) -> AddedUp:
         record = catalog.run(run)
         records = {lang: _records(catalog, found) for lang, found in languages.items()}
         covered, sink = [], pa.BufferOutputStream()
-        with pq.ParquetWriter(sink, rollups(record.num_experts).schema, use_dictionary=["lang"], compression="lz4") as to:
+        with pq.ParquetWriter(
+            sink, rollups(record.num_experts).schema, use_dictionary=["lang"], compression="lz4"
+        ) as to:
             for lang, rows in languages_added_up(catalog, record, records, {}):
                 if isinstance(rows, StoreError):
                     made.rest.extend(languages[lang])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from moetrace.store.errors import MoetraceError
 from moetrace.store.format import layout
 from moetrace.store.read.catalog import Catalog
 from moetrace.store.read.rollups import rollup_files
-from moetrace.store.storage.base import Storage
 from moetrace.store.storage.claims import Claims
 from moetrace.store.write.compact import compact
+
+if TYPE_CHECKING:
+    from moetrace.store.storage.base import Storage
 
 WORTH = 100  # shards that are not compacted: fewer open in less than a tenth of a second more
 
