@@ -7,7 +7,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     UsageFiles = Sequence[tuple[FileRecord, int]]  # `usage` files of shards, each with its format version
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 MOST_COUNT, MOST_SUM = 2**53, 2**63 - 1  # of a shard, of a language
 FILES_AT_ONCE, ROWS_AT_ONCE = 16, 1 << 17  # that a thread reads in one go
@@ -106,7 +107,7 @@ class _Sums:
         self._expert = np.tile(np.arange(record.num_experts, dtype=expert), len(record.moe_layers))
         self._where, self._largest = where, 0
         self._known = self._schema.names[3:]
-        self._sums: dict[str, npt.NDArray[np.generic]] = {}
+        self._sums: dict[str, npt.NDArray[Any]] = {}
 
     def add(self, rows: pa.Table) -> None:
         """Add what was summed before, or a shard; raise StoreError where it is not the roll-up of one."""
