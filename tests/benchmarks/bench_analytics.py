@@ -1,8 +1,8 @@
 """How fast metrics are, beside loops over Counters. `make bench-analytics`.
 
 Roll-ups of 200 languages x 48 layers x 128 experts, top-8; every metric is asked for as people do, as a polars frame in
-order, all 19,900 pairs of languages where it compares pairs. Once more from 12,000 shards of 1.5 x 10^11 decisions,
-compacted (`--shards` of each language; writing them takes minutes). Then the
+order, all 19,900 pairs of languages where it compares pairs. Once more from `--shards` times as many, compacted
+(60 are 12,000 shards of 1.5 x 10^11 decisions, which take minutes to write). Then the
 loops that studies write, on fewer languages, with the views on the same ones. Then `pivot_similarity` from profiles
 under a memory limit of 2 GB. Wall seconds on all cores, medians of the rounds.
 """
@@ -143,7 +143,7 @@ def divergence_loop(counters: dict[tuple[str, int], Counter[int]], languages: li
 @click.command()
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--languages", default=200, show_default=True)
-@click.option("--shards", default=60, show_default=True, help="Shards of each language in the large store.")
+@click.option("--shards", default=10, show_default=True, help="Shards of each language in the large store.")
 @click.option("--looped", default=40, show_default=True, help="Languages of the loops.")
 @click.option("--texts", default=2000, show_default=True, help="Texts of each of the two languages with profiles.")
 def main(rounds: int, languages: int, shards: int, looped: int, texts: int) -> None:
