@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Compute from routes what shards of a format before 5 lack for variances: sums over texts of squared counts.",
 )
-def compact(store: str, run: str | None, moments: bool) -> None:
+@click.option("--anew", is_flag=True, help="Read every shard again, also those that are compacted already.")
+def compact(store: str, run: str | None, moments: bool, anew: bool) -> None:
     """Add up the roll-ups of STORE's shards into one file a run, so that many shards open as fast as few.
 
     What is made is used as long as the shards it was made from are as they were, can be made again at any time, and
-    changes no result. Without --run, every run.
+    changes no result. Without --run, every run. Only shards that came since the last `compact` are read, or all with
+    --anew. A trace of 100 shards or more ends with it.
 
     With --moments, languages with shards of a format before 5 get the columns `count_squared_sum` and
     `count_decisions_sum`, which are NULL otherwise: the routes of such shards are read, a layer in memory at a time. A
@@ -51,6 +53,7 @@ def compact(store: str, run: str | None, moments: bool) -> None:
                 opened,
                 name,
                 moments=moments,
+                anew=anew,
                 on_shard=lambda done, total, bar=bar, task=task: bar.update(task, completed=done, total=total),  # type: ignore[misc]
             )
         computed = f", second moments of {made.computed:,} from routes" if made.computed else ""

@@ -103,7 +103,7 @@ def prepare(
     readable: paths of files that it may read besides the committed files as they are checked
     """
     with translate_duckdb_errors():
-        connection.register_filesystem(VerifiedFiles(opened))
+        connection.register_filesystem(VerifiedFiles(opened, opened.added_up.contents))
         connection.execute("set enable_progress_bar = false")
         # Metrics are sums over unordered rows; keeping insertion order would only cost memory.
         connection.execute("set preserve_insertion_order = false")
@@ -175,7 +175,7 @@ def create_files_view(
 def _committed_paths(store: Store) -> list[str]:
     """Return the path, in the store, of every file that a view reads."""
     shards = [file.path for table in TABLE_NAMES for file in store.files(table)]
-    return shards + [compacted.path for compacted in store.rollups()[0]]
+    return shards + [compacted.path for compacted in store.rollups()[0]] + list(store.added_up.contents)
 
 
 def _select(urls: Sequence[str], table: str, version: int) -> str:
@@ -197,10 +197,11 @@ def _read_parquet(urls: Sequence[str]) -> str:
 
 def _create_rollups_view(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
     """Create files.rollups: roll-ups to add up by run and language, compacted ones in place of their shards."""
-    compacted, rest = store.rollups()
-    create_files_view(connection, store, "usage_not_compacted", rest, "usage")
-    parts = ["from files.usage_not_compacted select * exclude (shard)"]
-    for found in sorted(compacted, key=lambda found: -store.runs[found.run].num_experts):
+    create_files_view(connection, store, "usage_not_added_up", store.added_up.rest, "usage")
+    parts = ["from files.usage_not_added_up select * exclude (shard)"]
+    for found in sorted(
+        store.rollups()[0] + store.added_up.rollups, key=lambda found: -store.runs[found.run].num_experts
+    ):
         languages = ", ".join(literal(lang) for lang in found.languages)
         rows = _read_parquet([verified_url(found.path)])
         parts.append(

@@ -63,4 +63,4 @@ def _write(opened: Store, path: Path, locations: list[str]) -> None:
             if files := opened.files(table):
                 create_files_view(connection, opened, table, files, verified=False)
         connection.execute("drop view files.rollups")
-        connection.execute(f"drop {'view' if opened.rollups()[1] else 'table'} files.usage_not_compacted")
+        connection.execute(f"drop {'view' if opened.added_up.rest else 'table'} files.usage_not_added_up")

@@ -38,7 +38,8 @@ def parse_json(content: str | bytes, *, most: int = MOST_BYTES) -> Any:
         raise JsonError(f"objects and lists are nested deeper than {DEEPEST}") from error
     except ValueError as error:  # an integer of more digits than Python converts
         raise JsonError(f"not valid JSON ({str(error).splitlines()[0]})") from error
-    _check_depth(value)
+    if text.count("{") + text.count("[") > DEEPEST:  # fewer cannot be nested deeper
+        _check_depth(value)
     if "\\u" in text:
         _check_unicode(value)
     return value

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from moetrace.store.errors import StoreError
 from moetrace.store.format.schema import ADDED_COLUMNS, MOMENTS_SINCE
-from moetrace.store.read.rollups import usage_rows
+from moetrace.store.read.usage_files import usage_rows
 from moetrace.store.read.verified import VerifiedFile
 from moetrace.store.shard.text_counts import TextCounts
 

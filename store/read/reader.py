@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from moetrace.store.errors import StoreError, UnknownNameError
 from moetrace.store.format.schema import TABLE_NAMES, tables
 from moetrace.store.read.catalog import Catalog
 from moetrace.store.read.failed import failed_records, require_made_under
-from moetrace.store.read.rollups import rollup_files, rollup_table
+from moetrace.store.read.rollups import rest_added_up, rollup_files, rollup_table
 from moetrace.store.read.verified import VerifiedFiles
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from moetrace.store.format.plan_record import FailedRecord
     from moetrace.store.read.catalog import ShardFile
-    from moetrace.store.read.rollups import CompactedRollups
+    from moetrace.store.read.rollups import AddedUp, CompactedRollups
 
 
 class Store(Catalog):
@@ -40,6 +41,11 @@ class Store(Catalog):
     def rollups(self) -> tuple[list[CompactedRollups], list[ShardFile]]:
         """Return what the roll-ups of all runs are added up from: compacted files, and the shards they do not cover."""
         return rollup_files(self)
+
+    @cached_property
+    def added_up(self) -> AddedUp:
+        """Return the roll-ups of shards that no compacted file covers, added up in memory and kept there."""
+        return rest_added_up(self)
 
     def rollup_table(self, run: str | None = None) -> pa.Table:
         """Return the roll-ups of a run, added up over shards: a row for each language, layer and expert.

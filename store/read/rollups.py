@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moetrace.store.errors import StoreError
 from moetrace.store.format import layout
-from moetrace.store.format.schema import rollups, usage
-from moetrace.store.read.verified import read_verified
+from moetrace.store.format.schema import rollups
+from moetrace.store.read.usage_files import compacted_rows, languages_added_up
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy.typing as npt
-
-    from moetrace.store.format.records import FileRecord, RunRecord
+    from moetrace.store.format.records import FileRecord
     from moetrace.store.read.catalog import Catalog, ShardFile
 
 
@@ -31,6 +25,20 @@ class CompactedRollups:
     run: str
     path: str
     languages: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AddedUp:
+    """The roll-ups of shards that no compacted file covers, added up in memory.
+
+    - rollups: what is of each run; its path is a key of `contents`, and no path of a store
+    - contents: Parquet files in the schema of `rollups`
+    - rest: files of the languages of which one cannot be added up: who reads them says what is wrong
+    """
+
+    rollups: list[CompactedRollups] = field(default_factory=list)
+    contents: dict[str, pa.Buffer] = field(default_factory=dict)
+    rest: list[ShardFile] = field(default_factory=list)
 
 
 def rollup_files(catalog: Catalog) -> tuple[list[CompactedRollups], list[ShardFile]]:
@@ -54,6 +62,32 @@ def rollup_files(catalog: Catalog) -> tuple[list[CompactedRollups], list[ShardFi
     return compacted, rest
 
 
+def rest_added_up(catalog: Catalog) -> AddedUp:
+    """Add up the roll-ups of the shards that no compacted file covers."""
+    made = AddedUp()
+    files: dict[str, dict[str, list[ShardFile]]] = {}
+    for file in rollup_files(catalog)[1]:
+        files.setdefault(file.run, {}).setdefault(file.lang, []).append(file)
+    for run, languages in files.items():
+        record = catalog.run(run)
+        records = {lang: _records(catalog, found) for lang, found in languages.items()}
+        covered, sink = [], pa.BufferOutputStream()
+        with pq.ParquetWriter(
+            sink, rollups(record.num_experts).schema, use_dictionary=["lang"], compression="lz4"
+        ) as to:
+            for lang, rows in languages_added_up(catalog, record, records, {}):
+                if isinstance(rows, StoreError):
+                    made.rest.extend(languages[lang])
+                    continue
+                to.write_table(rows)
+                covered.append(lang)
+        if covered:
+            path = f"added-up/run={run}.parquet"
+            made.rollups.append(CompactedRollups(run, path, tuple(covered)))
+            made.contents[path] = sink.getvalue()
+    return made
+
+
 def rollup_table(catalog: Catalog, run: str) -> pa.Table:
     """Return the roll-ups of a run added up over shards: lang and the columns of `usage`, a row for each expert.
 
@@ -66,74 +100,17 @@ def rollup_table(catalog: Catalog, run: str) -> pa.Table:
     for found in (found for found in compacted if found.run == run):
         rows = compacted_rows(catalog, record, catalog.file_record(found.path))
         parts |= {lang: part for lang, part in rows.items() if lang in found.languages}
-    shards: dict[str, list[tuple[FileRecord, int]]] = {}
+    shards: dict[str, list[ShardFile]] = {}
     for file in rest:
         if file.run == run:
-            shards.setdefault(file.lang, []).append((catalog.file_record(file.path), file.version))
-    for lang, files in shards.items():
-        parts[lang] = added_up(catalog, record, lang, files, parts.get(lang))
+            shards.setdefault(file.lang, []).append(file)
+    records = {lang: _records(catalog, files) for lang, files in shards.items()}
+    for lang, table in languages_added_up(catalog, record, records, parts.copy()):
+        if isinstance(table, StoreError):
+            raise table
+        parts[lang] = table
     return pa.concat_tables([schema.empty_table(), *(parts[lang].cast(schema) for lang in sorted(parts))])
 
 
-def compacted_rows(catalog: Catalog, record: RunRecord, file: FileRecord) -> dict[str, pa.Table]:
-    """Return the rows of compacted roll-ups by language; raise StoreError where the file is damaged."""
-    rows = _read(catalog, file, rollups(record.num_experts).schema)
-    size = len(record.moe_layers) * record.num_experts
-    parts = (rows.slice(start, size) for start in range(0, len(rows), size))
-    return {part.column("lang")[0].as_py(): part for part in parts}
-
-
-def added_up(
-    catalog: Catalog,
-    record: RunRecord,
-    lang: str,
-    files: Sequence[tuple[FileRecord, int]],
-    before: pa.Table | None = None,
-) -> pa.Table:
-    """Return the roll-ups of one language, added up in the order of the shards, to what was added up `before`.
-
-    files: the `usage` files of its shards, each with its format version. One row is one expert of one layer, in the
-    schema of `rollups`; a column that one of them lacks is null. Raises StoreError where a file is damaged.
-    """
-    schema = rollups(record.num_experts).schema
-    size = len(record.moe_layers) * record.num_experts
-    sums: dict[str, npt.NDArray[np.generic]] = {}
-    known = set(schema.names[3:])
-    parts = (usage_rows(catalog, record, file, version) for file, version in files)
-    for rows in (*((before,) if before else ()), *parts):
-        known = {name for name in known if name in rows.schema.names and rows.column(name).null_count == 0}
-        for name in known:
-            values = rows.column(name).to_numpy()
-            sums[name] = sums[name] + values if name in sums else values
-    columns = [
-        pa.array([lang] * size, schema.field("lang").type),
-        pa.array(np.repeat(np.asarray(record.moe_layers), record.num_experts), schema.field("layer").type),
-        pa.array(np.tile(np.arange(record.num_experts), len(record.moe_layers)), schema.field("expert").type),
-        *(
-            pa.array(sums[name], schema.field(name).type) if name in known else pa.nulls(size, schema.field(name).type)
-            for name in schema.names[3:]
-        ),
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def usage_rows(catalog: Catalog, record: RunRecord, file: FileRecord, version: int) -> pa.Table:
-    """Return the roll-up of a shard, of the columns that its format version has; StoreError where it is damaged."""
-    return _read(catalog, file, usage(record.num_experts).schema_in(version))
-
-
-def _read(catalog: Catalog, file: FileRecord, schema: pa.Schema) -> pa.Table:
-    """Return a file's rows; raise StoreError where it is damaged, or has other rows or columns than its record says."""
-    where = f"{catalog.url}: {file.path}"
-    content = read_verified(catalog, file, 0, file.bytes)
-    try:
-        with pq.ParquetFile(io.BytesIO(content)) as parquet:
-            found = parquet.schema_arrow
-            if parquet.metadata.num_rows != file.rows or (found.names, found.types) != (schema.names, schema.types):
-                raise StoreError(
-                    f"{where}: has {parquet.metadata.num_rows} rows of {', '.join(found.names)}; expected "
-                    f"{file.rows} of {', '.join(schema.names)}, or their types differ"
-                )
-            return parquet.read().cast(schema)
-    except (pa.ArrowException, OSError, ValueError) as error:  # of a null where none may be, Arrow raises the last
-        raise StoreError(f"{where}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
+def _records(catalog: Catalog, files: list[ShardFile]) -> list[tuple[FileRecord, int]]:
+    return [(catalog.file_record(file.path), file.version) for file in files]

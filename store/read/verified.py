@@ -16,9 +16,13 @@ from fsspec import AbstractFileSystem
 
 from moetrace.store.errors import StoreError, UnreadableError
 from moetrace.store.format.blocks import BLOCK, check_blocks
+from moetrace.store.format.records import FileRecord
 
 if TYPE_CHECKING:
-    from moetrace.store.format.records import FileRecord
+    from collections.abc import Mapping
+
+    import pyarrow as pa
+
     from moetrace.store.read.catalog import Catalog
 
 PROTOCOL = "moetrace"
@@ -31,14 +35,21 @@ def verified_url(path: str) -> str:
 
 
 class VerifiedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """What `register_filesystem` of a DuckDB connection takes: the files of one store, read-only."""
+    """What `register_filesystem` of a DuckDB connection takes: the files of one store, read-only.
+
+    added: files that are in memory only, by paths that no store has
+    """
 
     protocol = PROTOCOL
     cachable = False
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, added: Mapping[str, pa.Buffer] | None = None) -> None:
         super().__init__()
         self._catalog = catalog
+        self._added = {
+            path: (FileRecord(path, "rollups", 0, content.size, ""), memoryview(content))
+            for path, content in (added or {}).items()
+        }
         # DuckDB opens a file several times to read its footer and its columns: of small ones, in one request.
         self._small = lru_cache(maxsize=KEPT)(lambda record: read_verified(catalog, record, 0, record.bytes))
 
@@ -46,13 +57,15 @@ class VerifiedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         """Open a committed file for reading."""
         if mode != "rb":
             raise StoreError(f"{path}: a store is read-only")
+        if added := self._added.get(_relative(path)):
+            return VerifiedFile(self._catalog, *added)
         record = self._catalog.file_record(_relative(path))
         whole = self._small(record) if record.bytes <= SMALL else None
         return VerifiedFile(self._catalog, record, whole)
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Return a file's name and size, as its commit record says."""
-        return {"name": path, "size": self._catalog.file_record(_relative(path)).bytes, "type": "file"}
+        return {"name": path, "size": self._record(path).bytes, "type": "file"}
 
     def glob(self, path: str, **_: Any) -> list[str]:
         """Return the path itself: nothing is ever searched."""
@@ -61,7 +74,7 @@ class VerifiedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
     def exists(self, path: str, **_: Any) -> bool:
         """Tell whether a commit record names the file."""
         try:
-            self._catalog.file_record(_relative(path))
+            self._record(path)
         except StoreError:
             return False
         return True
@@ -70,11 +83,15 @@ class VerifiedFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         """Return one moment for all files: what is committed does not change."""
         return datetime.fromtimestamp(0, UTC)
 
+    def _record(self, path: str) -> FileRecord:
+        added = self._added.get(_relative(path))
+        return added[0] if added else self._catalog.file_record(_relative(path))
+
 
 class VerifiedFile(io.RawIOBase):
     """A committed file, or its `whole` content. Every thread has its own position: DuckDB's threads share handles."""
 
-    def __init__(self, catalog: Catalog, record: FileRecord, whole: bytes | None = None) -> None:
+    def __init__(self, catalog: Catalog, record: FileRecord, whole: bytes | memoryview | None = None) -> None:
         super().__init__()
         self._catalog, self._record, self._whole = catalog, record, whole
         self._local = threading.local()
@@ -95,7 +112,7 @@ class VerifiedFile(io.RawIOBase):
         end = self._record.bytes if size < 0 else min(start + size, self._record.bytes)
         self._local.position = end
         if self._whole is not None:
-            return self._whole[start:end]
+            return bytes(self._whole[start:end])
         return read_verified(self._catalog, self._record, start, end)
 
     def readable(self) -> bool:

@@ -15,8 +15,8 @@ from moetrace.store.read.catalog import Catalog
 from moetrace.store.read.compact_index import OlderIndexError, read_index, without_checksums
 from moetrace.store.read.failed import failed_record, require_made_under
 from moetrace.store.read.moments import SOURCES, added_moments, moments_in, shard_moments, with_moments
-from moetrace.store.read.rollups import added_up, compacted_rows
 from moetrace.store.read.store_format import SEALED_SINCE, StoreFormat, format_text, read_format
+from moetrace.store.read.usage_files import added_up, compacted_rows
 from moetrace.store.read.verified import read_verified
 from moetrace.store.storage.base import Storage
 from moetrace.store.storage.claims import living_claims
@@ -95,6 +95,10 @@ def _written_again(storage: Storage) -> Repair:
     moves = {layout.FORMAT: "is damaged"} if storage.has(layout.FORMAT) else {}
     says = f"{layout.FORMAT}: is written again, as the records prove it"
     return Repair(says, moves, {layout.FORMAT: format_text().encode()})
+
+
+class _WrongSumsError(StoreError):
+    """Compacted roll-ups are as they were written, and wrong."""
 
 
 class _Check:
@@ -222,7 +226,8 @@ class _Check:
                 self._verdict.notes.append(f"{at}: is of an older format, not used; `moetrace compact` makes it again")
                 return
             what = first_line(error).removeprefix(f"{self._storage}: {at}: ")
-            what, passing = f"{what}; make it again with `moetrace compact`", is_passing(error)
+            anew = " --anew" if isinstance(error, _WrongSumsError) else ""
+            what, passing = f"{what}; make it again with `moetrace compact{anew}`", is_passing(error)
             self._verdict.problems.append(Problem(at, what, None, passing))
             if not passing:
                 says = f"{at}: is taken out; `moetrace compact` makes it again"
@@ -256,7 +261,7 @@ class _Check:
             except StoreError:
                 continue  # a shard is the problem
             if lang not in rows or not rows[lang].equals(expected):
-                raise StoreError(f"{where}: what it says of {lang} is not what its shards add up to")
+                raise _WrongSumsError(f"{where}: what it says of {lang} is not what its shards add up to")
 
     def _with_moments(
         self, record: RunRecord, commits: Sequence[CommitRecord], expected: pa.Table, found: pa.Table

@@ -14,7 +14,7 @@ from moetrace.store.format import layout
 from moetrace.store.format.schema import MOMENTS_SINCE, rollups
 from moetrace.store.read.compact_index import CompactIndex, IndexEntry, without_checksums
 from moetrace.store.read.moments import SOURCES, added_moments, moments_in, shard_moments, with_moments
-from moetrace.store.read.rollups import added_up, compacted_rows
+from moetrace.store.read.usage_files import added_up, compacted_rows, languages_added_up
 from moetrace.store.write.files import HashedFile, write_parquet
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from moetrace.store.format.records import CommitRecord, RunRecord
+    from moetrace.store.format.records import CommitRecord, FileRecord, RunRecord
     from moetrace.store.read.catalog import Catalog
     from moetrace.store.read.moments import Moments
 
@@ -45,9 +45,18 @@ class Compacted:
 
 
 def compact(
-    catalog: Catalog, run: str, *, moments: bool = False, on_shard: Callable[[int, int], None] | None = None
+    catalog: Catalog,
+    run: str,
+    *,
+    moments: bool = False,
+    anew: bool = False,
+    on_shard: Callable[[int, int], None] | None = None,
 ) -> Compacted:
     """Add up the roll-ups of a run, shard after shard, and put them beside the commit records.
+
+    Only new shards are read: they are added to what was compacted of their language, while its commit records are as
+    they were. That is what adding all of them up would give, bit for bit, because new shards have higher numbers; where
+    one has a lower one, and with `anew`, every shard of the language is read. As many threads as there are cores read.
 
     `moments`: second moments over texts are computed from routes where shards of a format before 5 lack them; without
     it, those that an earlier `compact` computed are kept while its shards have the same files. `on_shard` is told how
@@ -61,7 +70,7 @@ def compact(
     commits = [commit for commit in catalog.commits if commit.run == run]
     if "usage" not in record.tables:
         raise StoreError(f"{catalog.url}: run '{run}' has no roll-ups that could be added up")
-    languages = _Languages(catalog, record, commits, on_shard if moments else None, compute=moments)
+    languages = _Languages(catalog, record, commits, on_shard if moments else None, compute=moments, anew=anew)
     table = rollups(record.num_experts)
     storage = catalog.storage
     with as_store_errors(catalog.url, "written", "; nothing was lost"):
@@ -84,6 +93,15 @@ def compact(
     return Compacted(index, languages.computed, languages.lacking, languages.computable)
 
 
+@dataclass(frozen=True)
+class _Before:
+    """What was compacted of a language: its rows, the keys of its shards, whether their records are as they were."""
+
+    rows: pa.Table
+    known: frozenset[str]
+    current: bool
+
+
 class _Languages:
     """The roll-ups of a run, language after language."""
 
@@ -95,6 +113,7 @@ class _Languages:
         on_shard: Callable[[int, int], None] | None,
         *,
         compute: bool,
+        anew: bool,
     ) -> None:
         self.computed, self.lacking = 0, dict[str, int]()
         self.computable = set(SOURCES) <= set(record.tables)
@@ -103,21 +122,49 @@ class _Languages:
         for commit in commits:
             self._commits.setdefault(commit.lang, []).append(commit)
         self._done, self._total = 0, sum(map(self._lacks, commits))
+        self._before = {} if anew else self._compacted_before()
 
     def rows(self) -> Iterator[pa.Table]:
-        """Yield the rows of each language."""
-        before = self._before()
-        for lang, commits in self._commits.items():
-            files = [
-                (file, self._version(commit)) for commit in commits for file in commit.files if file.table == "usage"
-            ]
-            rows = added_up(self._catalog, self._record, lang, files)
-            moments = moments_in(rows) or self._moments(lang, before.get(lang))
+        """Yield the rows of each language, in order."""
+        going_on = {lang: found for lang, found in self._before.items() if self._goes_on(lang, found)}
+        files = {
+            lang: self._usage_files(lang, going_on[lang].known if lang in going_on else frozenset())
+            for lang in self._commits
+        }
+        before = {lang: found.rows for lang, found in going_on.items()}
+        for lang, found in languages_added_up(self._catalog, self._record, files, before):
+            rows = found
+            if isinstance(rows, StoreError):
+                if lang not in going_on:
+                    raise rows
+                rows = added_up(self._catalog, self._record, lang, self._usage_files(lang))
+            moments = moments_in(rows)
+            if moments is None:
+                moments = self._moments(lang)
+            else:  # of older shards, an earlier `compact` computed them
+                self.computed += sum(map(self._lacks, self._commits[lang]))
             yield with_moments(rows, moments) if moments else rows
 
-    def _moments(self, lang: str, before: tuple[Moments, set[str]] | None) -> Moments | None:
+    def _goes_on(self, lang: str, found: _Before) -> bool:
+        """Tell whether new shards can be added to what was compacted of a language, or all have to be read."""
+        new = [commit.shard for commit in self._commits[lang] if commit.key not in found.known]
+        old = [commit.shard for commit in self._commits[lang] if commit.key in found.known]
+        return found.current and (not new or min(new) > max(old))
+
+    def _usage_files(self, lang: str, known: frozenset[str] = frozenset()) -> list[tuple[FileRecord, int]]:
+        return [
+            (file, self._version(commit))
+            for commit in self._commits[lang]
+            if commit.key not in known
+            for file in commit.files
+            if file.table == "usage"
+        ]
+
+    def _moments(self, lang: str) -> Moments | None:
         """Return the moments of a language with shards that lack them; None where one is left without."""
-        parts, known = ([before[0]], before[1]) if before else ([], set[str]())
+        before = self._before.get(lang)
+        said = moments_in(before.rows) if before else None
+        parts, known = ([said], before.known) if before and said else ([], frozenset[str]())
         older = [commit for commit in self._commits[lang] if self._lacks(commit)]
         if not self.computable or not (self._compute or all(commit.key in known for commit in older)):
             self.lacking[lang] = len(older)
@@ -129,14 +176,14 @@ class _Languages:
         self.computed += len(older)
         return added_moments(parts)
 
-    def _before(self) -> dict[str, tuple[Moments, set[str]]]:
-        """Return the moments of each language whose shards were compacted as they are, and which shards these are of.
+    def _compacted_before(self) -> dict[str, _Before]:
+        """Return what was compacted of each language whose shards have the files that they had.
 
-        Files are compared, by digest, not the times of commit records: of a store that was copied or upgraded, too,
-        nothing is computed twice.
+        Files are compared by digest, not by the times of commit records: of a store that was copied or upgraded, too,
+        no moments are computed twice.
         """
         index = self._catalog.indexes.get(self._record.run)
-        if index is None or self._total == 0:
+        if index is None:
             return {}
         try:
             rows = compacted_rows(self._catalog, self._record, index.data)
@@ -145,11 +192,14 @@ class _Languages:
         now = {commit.key: without_checksums(commit).files for each in self._commits.values() for commit in each}
         then = {entry.commit.key: without_checksums(entry.commit) for entry in index.entries.values()}
         changed = {commit.lang for key, commit in then.items() if now.get(key) != commit.files}
-        found: dict[str, tuple[Moments, set[str]]] = {}
-        for lang in rows.keys() - changed:
-            if moments := moments_in(rows[lang]):
-                found[lang] = moments, {key for key, commit in then.items() if commit.lang == lang}
-        return found
+        current = index.current(self._catalog.commit_files)
+        known: dict[str, set[str]] = {}
+        for key, commit in then.items():
+            known.setdefault(commit.lang, set()).add(key)
+        return {
+            lang: _Before(rows[lang], frozenset(known[lang]), lang in current)
+            for lang in rows.keys() & known.keys() - changed
+        }
 
     def _report(self, commit: CommitRecord) -> None:
         self._done += self._lacks(commit)

@@ -76,6 +76,8 @@ def trace_with_workers(
             written = _Crew(ray, planner, workers, settings, count, progress).work()
         with _our_errors(ray):
             ending: Ending = ray.get(planner.ending.remote())
+        if ending.said:
+            progress.stage(ending.said)
         if ending.missing:
             raise MoetraceError(f"{store}: {ending.missing} shards are not traced; give the same command again")
     return TraceResult(

@@ -66,8 +66,12 @@ class Outline:
 
 @dataclass(frozen=True)
 class Ending:
-    """What became of a trace: shards that the store lacks; texts that could not be traced, now and before."""
+    """What became of a trace: shards that the store lacks; texts that could not be traced, now and before.
 
+    said: what a person should know of it, empty where that is nothing
+    """
+
+    said: str
     missing: int
     failed: int
     failed_before: int
@@ -148,9 +152,8 @@ class Planner:
         storage, run = self._made.storage, self._made.record.run
         done = committed_shards(storage, run)
         missing = sum(shard.key not in done for shard in self._made.todo)
-        if not missing:
-            self._made.planned.plan.remove_kept()
-        return Ending(missing, failed_texts(storage, run) - self._failed_before, self._failed_before)
+        said = "" if missing else self._made.end_whole()
+        return Ending(said, missing, failed_texts(storage, run) - self._failed_before, self._failed_before)
 
     @property
     def _made(self) -> PreparedTrace:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from moetrace.store.format.layout import checked_run
 from moetrace.store.storage.open import open_storage
+from moetrace.store.write.compact_finished import compact_finished
 from moetrace.store.write.writer import StoreWriter
 from moetrace.tracer.engine.settings import require_engine
 from moetrace.tracer.runs.planning import open_inputs, plan_trace
@@ -39,6 +40,11 @@ class PreparedTrace:
     def skipped_tokens(self) -> int:
         """Return the tokens of the shards that the store has."""
         return self.planned.plan.tokens - sum(shard.tokens for shard in self.todo)
+
+    def end_whole(self) -> str:
+        """Do what is left to do once the store has every shard; return what a person should know of it, if anything."""
+        self.planned.plan.remove_kept()
+        return compact_finished(self.storage, self.record.run)
 
 
 def prepare(

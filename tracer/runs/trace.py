@@ -78,7 +78,8 @@ def trace(
             progress,
             engine_of,
         )
-    planned.plan.remove_kept()
+    if said := prepared.end_whole():
+        progress.stage(said)
     name = prepared.record.run
     failed = failed_texts(prepared.storage, name)
     return TraceResult(
