@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moetrace.store.errors import MoetraceError
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from moetrace.tracer.model.facts import ModelFacts
+
+PLAIN = {"TokenizersBackend", "PreTrainedTokenizerFast"}  # classes of tokenizers, by the names of two versions
 
 
 def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -27,13 +31,29 @@ def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def load_tokenizer(facts: ModelFacts) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer; raise MoetraceError where it has none."""
-    from transformers import AutoTokenizer  # noqa: PLC0415  seconds to import
-
     quiet_transformers()
+    where = facts.tokenizer or facts.id
     try:
-        return AutoTokenizer.from_pretrained(facts.tokenizer or facts.id, revision=facts.revision)
+        if _is_plain(Path(where)):
+            from transformers import PreTrainedTokenizerFast  # noqa: PLC0415  a second to import
+
+            return PreTrainedTokenizerFast.from_pretrained(where)
+        from transformers import AutoTokenizer  # noqa: PLC0415  seconds to import, and torch with it
+
+        return AutoTokenizer.from_pretrained(where, revision=facts.revision)
     except (OSError, ValueError) as error:
         raise MoetraceError(f"{facts.id}: cannot load its tokenizer ({str(error).splitlines()[0]})") from error
+
+
+def _is_plain(folder: Path) -> bool:
+    """Tell whether a folder has a fast tokenizer of no class of its own, which needs nothing of its model's code."""
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if not isinstance(config, dict) or not (folder / "tokenizer.json").is_file():
+        return False
+    return config.get("tokenizer_class") in PLAIN and "auto_map" not in config
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
