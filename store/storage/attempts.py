@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from moetrace.store.errors import StoreError, as_store_errors
 from moetrace.store.format import layout
 from moetrace.store.format.attempts_record import AttemptsRecord, Part
+from moetrace.store.storage.claims import LivingClaims
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Mapping
     from contextlib import AbstractContextManager
+    from typing import Any
 
     from moetrace.store.storage.base import Storage
 
@@ -88,3 +90,25 @@ class Attempts:
 
     def _as_store_errors(self) -> AbstractContextManager[None]:
         return as_store_errors(self._storage, "written", "; what was committed is safe, mend it and go on")
+
+
+def give_up_claims(
+    storage: Storage, run: str, process: Mapping[str, Any], texts: Callable[[str, int], int] | None = None
+) -> list[str]:
+    """Remove the claims on shards of a run of a process that is known to be gone, wherever it ran; return their keys.
+
+    - process: what `this_process` returned there
+    - texts: how many texts a shard has, by language and number, where the process died of itself: that is noted of
+      each shard that it had claimed; None where it was ended on purpose
+    """
+    living = LivingClaims(storage)
+    found = []
+    for path in living.paths(run):
+        run_sha256, shard = living.made_under(path, process), layout.shard_of(path)
+        if run_sha256 is None or shard is None:
+            continue
+        if texts is not None:
+            Attempts(storage, run, run_sha256).take_up(*shard[1:], texts(*shard[1:]), died=True)
+        storage.delete(path)
+        found.append(layout.shard_key(*shard[1:]))
+    return found

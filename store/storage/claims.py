@@ -147,13 +147,17 @@ class LivingClaims:
         folder = f"{layout.CLAIMS}/run={layout.checked_run(run)}" if run else layout.CLAIMS
         return [entry.path for entry in self._storage.listing(folder) if layout.place_of(entry.path)]
 
-    def is_of(self, path: str, process: Mapping[str, Any]) -> bool:
-        """Tell whether a claim is a process's, by what `this_process` returned there."""
+    def made_under(self, path: str, process: Mapping[str, Any]) -> str | None:
+        """Return the digest of the run record of a process's claim; None where the claim is not its.
+
+        process: what `this_process` returned there
+        """
         try:
             claim = self._read(path)
         except FileNotFoundError:
-            return False
-        return claim is not None and all(claim[name] == process.get(name) for name in ("machine", "process", "started"))
+            return None
+        mine = claim is not None and all(claim[name] == process.get(name) for name in ("machine", "process", "started"))
+        return claim["run_sha256"] if claim is not None and mine else None
 
     def at(self, path: str) -> Claim | None:
         """Return the claim of that path; None where it is gone, or its process is."""
@@ -197,18 +201,6 @@ def sweep_claims(storage: Storage) -> list[str]:
     """Remove the claims whose process is gone; return their paths."""
     living = LivingClaims(storage)
     gone = [path for path in living.paths() if living.at(path) is None]
-    for path in gone:
-        storage.delete(path)
-    return gone
-
-
-def void_claims(storage: Storage, run: str, process: Mapping[str, Any]) -> list[str]:
-    """Remove the claims of a process that is known to be gone, wherever it ran; return their paths.
-
-    process: what `this_process` returned there
-    """
-    living = LivingClaims(storage)
-    gone = [path for path in living.paths(run) if living.is_of(path, process)]
     for path in gone:
         storage.delete(path)
     return gone

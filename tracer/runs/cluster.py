@@ -8,7 +8,7 @@ work by the claims alone.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -131,8 +131,10 @@ class _Crew:
                 self._look()
             self._look()
         finally:
-            for _, actor in self._running.values():
+            for number, actor in self._running.values():
                 self.ray.kill(actor)
+                with suppress(self.ray.exceptions.RayError):
+                    self.ray.get(self.planner.gone.remote(number, died=False), timeout=LAST_WORDS)
         if errors and len(errors) == self.count:
             raise errors[0]
         return found
@@ -156,7 +158,7 @@ class _Crew:
                 f"{self._deaths} workers died without finishing a shard between them; run the same command with "
                 "--workers 1 or without it, and look at what it says"
             )
-        self.ray.get(self.planner.gone.remote(number, "died, and is started again"))
+        self.ray.get(self.planner.gone.remote(number, died=True))
         self.progress.stage(f"worker {number} died; it is started again")
         self._start(number)
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from moetrace.store.read.failed import failed_texts
-from moetrace.store.storage.claims import void_claims
+from moetrace.store.storage.attempts import give_up_claims
 from moetrace.store.storage.open import open_storage
 from moetrace.store.storage.processes import this_process
 from moetrace.store.write.writer import committed_shards
@@ -136,12 +136,19 @@ class Planner:
         """Learn how far a worker is."""
         self._workers[worker] = state
 
-    def gone(self, worker: int, why: str) -> None:
-        """Learn that a worker's process is gone: what it had claimed is anybody's at once."""
+    def gone(self, worker: int, *, died: bool) -> None:
+        """Learn that a worker's process is gone, of itself or not: what it had claimed is anybody's at once."""
         state = self._workers.get(worker)
-        if state is not None:
-            void_claims(self._made.storage, self._made.record.run, state.process)
-            self._workers[worker] = replace(state, doing=why)
+        if state is None:
+            return
+        texts = {(shard.lang, shard.number): shard.texts for shard in self._made.todo} if died else {}
+        give_up_claims(
+            self._made.storage,
+            self._made.record.run,
+            state.process,
+            (lambda lang, number: texts[lang, number]) if died else None,
+        )
+        self._workers[worker] = replace(state, doing="died, and is started again" if died else "ended")
 
     def states(self) -> dict[int, WorkerState]:
         """Return how far every worker is, as it last reported."""

@@ -10,9 +10,10 @@ import pytest
 from moetrace.store.errors import StoreError
 from moetrace.store.format.attempts_record import Part
 from moetrace.store.format.layout import attempts_path, claim_path
-from moetrace.store.storage.attempts import Attempts
+from moetrace.store.storage.attempts import Attempts, give_up_claims
 from moetrace.store.storage.claims import Claims
 from moetrace.store.storage.local import LocalStorage
+from moetrace.store.storage.processes import this_process
 from tests.support.records import change_record
 
 if TYPE_CHECKING:
@@ -90,3 +91,24 @@ def test_who_takes_a_claim_over_knows_whether_it_was_left_behind(tmp_path: Path)
             assert second.take(LANG, 0)
             assert not second.took_over(LANG, 0), "it gave it back itself"
         first._held.clear()
+
+
+def test_claims_of_a_process_that_is_known_to_be_gone_are_given_up(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    with Claims(storage, "run", DIGEST) as mine:
+        assert mine.take(LANG, 0)
+        assert mine.take(LANG, 1)
+        process = this_process()
+        for other in ({"process": 0}, {"started": "then"}, {"machine": "elsewhere"}):
+            assert give_up_claims(storage, "run", {**process, **other}, lambda *_: 5) == []
+        assert give_up_claims(storage, "other", process) == []
+        assert not Claims(storage, "run", DIGEST).take(LANG, 0)
+        assert give_up_claims(storage, "run", process) == [f"{LANG}/00000", f"{LANG}/00001"]
+        assert attempts_in(tmp_path).suspected() == set()
+        with Claims(storage, "run", DIGEST) as others:
+            assert others.take(LANG, 1)
+            assert not others.took_over(LANG, 1)
+            assert give_up_claims(storage, "run", process, lambda lang, number: {(LANG, 1): 7}[lang, number])
+    found = attempts_in(tmp_path).take_up(LANG, 1, 7, died=False)
+    assert (found.deaths, found.parts) == (1, (Part(0, 7),))
+    assert attempts_in(tmp_path).suspected() == {f"{LANG}/00001"}
