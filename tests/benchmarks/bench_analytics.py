@@ -14,7 +14,9 @@ import platform
 import statistics
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from itertools import combinations
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -178,17 +180,29 @@ def main(rounds: int, languages: int, shards: int, looped: int, texts: int) -> N
             fast = median_seconds(asked(part)[name], rounds)
             print(f"| {name} | {slow:.2f} | {fast:.2f} | {slow / fast:.1f} |")
     with TemporaryDirectory() as folder:
-        connection = connect(profiled(Path(folder) / "store", texts), settings={"memory_limit": "2GB"})
+        path = profiled(Path(folder) / "store", texts)
+        with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
+            wall, cpu, peak = fresh.submit(similarity_cost, path, rounds).result()
         rows = 2 * texts * LAYERS * EXPERTS
-        print("\n| pivot_similarity, 2 GB limit | rows | wall seconds | CPU seconds | M rows/s/core |")
-        print("|---|---:|---:|---:|---:|")
-        found = []
-        for _ in range(rounds):
-            wall, cpu = time.perf_counter(), time.process_time()
-            metrics.pivot_similarity(connection)
-            found.append((time.perf_counter() - wall, time.process_time() - cpu))
-        wall, cpu = (statistics.median(column) for column in zip(*found, strict=True))
-        print(f"| {texts:,} texts x 2 languages | {rows:,} | {wall:.2f} | {cpu:.2f} | {rows / cpu / 1e6:.2f} |")
+        print("\n| pivot_similarity, 2 GB limit | rows | wall seconds | CPU seconds | M rows/s/core | peak MB |")
+        print("|---|---:|---:|---:|---:|---:|")
+        rate = rows / cpu / 1e6
+        print(f"| {texts:,} texts x 2 languages | {rows:,} | {wall:.2f} | {cpu:.2f} | {rate:.2f} | {peak:,.0f} |")
+
+
+def similarity_cost(path: Path, rounds: int) -> tuple[float, float, float]:
+    """Return wall and CPU seconds of `pivot_similarity`, medians, and the peak of this process so far, in MB."""
+    connection = connect(path, settings={"memory_limit": "2GB"})
+    found = []
+    for _ in range(rounds):
+        wall, cpu = time.perf_counter(), time.process_time()
+        metrics.pivot_similarity(connection)
+        found.append((time.perf_counter() - wall, time.process_time() - cpu))
+    wall, cpu = (statistics.median(column) for column in zip(*found, strict=True))
+    # Not ru_maxrss, in which a process has that of the one that started it.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    return wall, cpu, peak * 1024 / 1e6
 
 
 def _row(name: str, one: float, many: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,8 +12,9 @@ import pytest
 
 from moetrace.analytics import metrics
 from moetrace.analytics.database.query import missing_inputs
-from moetrace.analytics.metrics import texts
+from moetrace.analytics.metrics import texts, translations
 from moetrace.store.errors import MoetraceError
+from tests.benchmarks.bench_analytics import profiled
 from tests.reference.agreement import close, keyed
 from tests.reference.metrics.texts import derangements_of
 from tests.support.stores import World, make_record, make_world
@@ -44,16 +47,59 @@ def test_routing_consistency_is_the_same_however_little_fits_in_memory(
         assert close(at_once, keyed(metrics.routing_consistency(three_languages).to_dicts()), 1e-12)
 
 
-def test_pivot_similarity_is_the_same_however_little_fits_in_memory(
-    three_languages: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("derangements", [0, 3])
+def test_pivot_similarity_is_the_views_however_little_fits_in_memory(
+    derangements: int, three_languages: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_once = keyed(three_languages.sql("from pivot_similarity").pl().to_dicts())
-    for pairs, cells, number in ((1 << 23, 1 << 24, 1), (1, 1 << 24, 9), (1 << 23, 1, 3), (100, 1 << 24, 2)):
-        monkeypatch.setattr(texts, "_PAIR_LAYERS", pairs)
-        monkeypatch.setattr(texts, "_TEXT_CELLS", cells)
-        found = texts._pair_parts(three_languages, None, None, 3, bundled=True)
-        assert len(list(found)) == number
-        assert close(at_once, keyed(metrics.pivot_similarity(three_languages).to_dicts()), 1e-12)
+    at_once = keyed(three_languages.sql(f"from pivot_similarity(derangements := {derangements})").pl().to_dicts())
+    assert len(at_once) == 6
+    for held, read, compared in ((1 << 24, 1 << 21, 1 << 10), (1, 1, 1), (100, 30, 3)):
+        monkeypatch.setattr(translations, "HELD_CELLS", held)
+        monkeypatch.setattr(translations, "READ_CELLS", read)
+        monkeypatch.setattr(translations, "TEXTS_AT_ONCE", compared)
+        found = metrics.pivot_similarity(three_languages, derangements=derangements)
+        assert close(at_once, keyed(found.to_dicts()), 1e-12)
+
+
+def test_pivot_similarity_of_several_blocks_is_the_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_worlds(tmp_path, [make_world(21, texts=60), make_world(22, make_record("other"), texts=9)])
+    at_once = keyed(opened.sql("from pivot_similarity(derangements := 9)").pl().to_dicts())
+    for compared in (1 << 10, 11):
+        monkeypatch.setattr(translations, "TEXTS_AT_ONCE", compared)
+        assert close(at_once, keyed(metrics.pivot_similarity(opened, derangements=9).to_dicts()), 1e-12)
+    asked = {"pivot_lang": "deu_Latn", "languages": ["swh_Latn"], "layers": [5, 1]}
+    view = opened.sql(
+        "from pivot_similarity(pivot_lang := 'deu_Latn', languages := ['swh_Latn'], layers := [5, 1])"
+    ).pl()
+    found = metrics.pivot_similarity(opened, **asked)
+    assert len(found) == 4
+    assert found.schema == view.schema
+    assert close(keyed(view.to_dicts()), keyed(found.to_dicts()), 1e-12)
+
+
+# Not ru_maxrss, in which a process has that of the one that started it.
+GROWTH = """
+import sys
+from moetrace.analytics import metrics
+from moetrace.analytics.database.connection import connect
+
+def peak():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+store = connect(sys.argv[1])
+metrics.pivot_similarity(store, layers=[0])
+before = peak()
+metrics.pivot_similarity(store)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_pivot_similarity_holds_little_more_than_the_profiles_it_compares(tmp_path: Path) -> None:
+    store = profiled(tmp_path / "store", 20_000, layers=8, experts=64)  # 80 MiB of profiles
+    run = subprocess.run([sys.executable, "-c", GROWTH, str(store)], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 250 * 1024  # KiB; the view takes more than 500
 
 
 def with_profiles(world: World, profile: dict[str, np.ndarray]) -> World:
