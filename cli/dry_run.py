@@ -37,9 +37,7 @@ def _time(found: Sizing) -> str:
     if found.rate is None or found.seconds is None or found.engine_seconds is None or found.cores_for_writing is None:
         return f"{cores}; say with --rate how many tokens a second an engine reads to know the rest"
     by = "1 engine" if found.workers == 1 else f"{found.workers:,} engines"
-    enough = (
-        "" if found.cores_for_writing <= found.writers else f", which the {found.writers} writers do not: more of them"
-    )
+    enough = "" if found.cores_for_writing <= found.writers else f", more than --writers {found.writers} can do"
     return (
         f"about {duration(found.seconds)} with {by} at {found.rate:,.0f} tokens/s each ({found.rate_from}), "
         f"{duration(found.engine_seconds)} of engines in all; {cores}, {found.cores_for_writing:.2f} cores beside each "

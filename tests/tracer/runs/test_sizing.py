@@ -56,7 +56,7 @@ def test_the_command_prints_it_and_makes_no_store(tmp_path: Path, capsys: pytest
     assert run([*line, "--rate", "50000", "--workers", "8", "--writers", "1"]) == 0
     said = capsys.readouterr().out
     assert "8 engines at 50,000 tokens/s each (as given by --rate)" in said
-    assert "0.67 cores beside each engine" in said
+    assert "1.21 cores beside each engine, more than --writers 1 can do" in said
     assert not store.exists()
     assert run(line) == 0
     assert "say with --rate" in capsys.readouterr().out
