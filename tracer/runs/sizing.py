@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from moetrace.tracer.runs.progress import TraceProgress
     from moetrace.tracer.runs.settings import TraceSettings
 
-# Seconds of one core that a routing decision takes from the engine's step to a committed file: capture and writing by two
-# threads, as `make bench-pipeline` measured them on an EPYC (docs/performance.md). Others have been twice as fast.
+# Seconds of one core that a routing decision takes from the engine's step to a committed file: capture and writing by
+# two threads, as `make bench-pipeline` measured them on an EPYC (docs/performance.md). Others were twice as fast.
 DECISION_SECONDS = 63e-9
 
 
