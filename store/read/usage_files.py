@@ -111,11 +111,11 @@ class _Sums:
 
     def add(self, rows: pa.Table) -> None:
         """Add what was summed before, or a shard; raise StoreError where it is not the roll-up of one."""
-        count = rows.column("count").to_numpy()
+        count = _values(rows.column("count"))
         self._largest += int(count.max())
         if (
-            not np.array_equal(rows.column("layer").to_numpy(), self._layer)
-            or not np.array_equal(rows.column("expert").to_numpy(), self._expert)
+            not np.array_equal(_values(rows.column("layer")), self._layer)
+            or not np.array_equal(_values(rows.column("expert")), self._expert)
             or int(count.min()) < 0
             or self._largest > MOST_SUM
         ):
@@ -123,7 +123,7 @@ class _Sums:
         columns = dict(zip(rows.column_names, rows.columns, strict=True))
         self._known = [name for name in self._known if name in columns and columns[name].null_count == 0]
         for name in self._known:
-            values = columns[name].to_numpy()
+            values = _values(columns[name])
             if name in self._sums:
                 self._sums[name] += values
             else:
@@ -134,10 +134,28 @@ class _Sums:
         known = {"layer": self._layer, "expert": self._expert, **{name: self._sums[name] for name in self._known}}
         size = len(self._layer)
         columns = [
-            pa.array(known[field.name], field.type) if field.name in known else pa.nulls(size, field.type)
+            _column(known[field.name], field.type) if field.name in known else pa.nulls(size, field.type)
             for field in islice(self._schema, 1, None)
         ]
-        return pa.Table.from_arrays([pa.array([lang] * size, pa.string()), *columns], schema=self._schema)
+        return pa.Table.from_arrays([_repeated(lang, size), *columns], schema=self._schema)
+
+
+def _values(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Return a column without nulls. Arrow's own `to_numpy` imports pandas, as `pa.array` and `pa.scalar` do."""
+    joined = column.combine_chunks()
+    return np.from_dlpack(joined.chunk(0) if isinstance(joined, pa.ChunkedArray) else joined)
+
+
+def _column(values: npt.NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """Return values, whose type is `kind`, as an Arrow array."""
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _repeated(text: str, times: int) -> pa.Array:
+    """Return a text so many times, as an Arrow array."""
+    encoded = text.encode()
+    ends = np.arange(times + 1, dtype=np.int32) * np.int32(len(encoded))
+    return pa.StringArray.from_buffers(times, pa.py_buffer(ends), pa.py_buffer(encoded * times))
 
 
 @cache
