@@ -8,6 +8,7 @@ work by the claims alone.
 from __future__ import annotations
 
 import os
+import socket
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 LOOK = 0.5  # seconds between two looks at the workers
 DEATHS = 20  # of workers, without a shard committed between them, that end a job
+ANSWER = 10.0  # seconds that a cluster has to answer
 LAST_WORDS = 10.0  # seconds that the other workers have to end once one has found nothing left to do
 OBJECT_STORE = 256 << 20  # bytes; all that goes through it is the tokens of shards under way
 
@@ -220,6 +222,9 @@ def _ray(workers: Workers) -> Iterator[Any]:
     """Start or join a cluster, and leave it; raise MoetraceError where there is none."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = os.environ.get("RAY_ADDRESS", "") if workers.cluster == RAY else workers.cluster
+    if address:
+        _require_answer(address)
     import ray  # noqa: PLC0415  an extra
 
     quiet: dict[str, Any] = {"logging_level": "error", "log_to_driver": False, "namespace": f"moetrace-{os.getpid()}"}
@@ -237,6 +242,17 @@ def _ray(workers: Workers) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raise MoetraceError where nobody answers at HOST:PORT or ray://HOST:PORT: Ray itself waits for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # a name that Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise MoetraceError(f"--cluster: nobody answers at {address} ({error}); start a cluster there first") from error
 
 
 @contextmanager

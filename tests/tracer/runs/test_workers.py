@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 
 import pytest
 
 from moetrace.store.errors import MoetraceError
 from moetrace.tracer.engine.settings import EngineSettings
 from moetrace.tracer.runs import workers as module
-from moetrace.tracer.runs.cluster import _share
+from moetrace.tracer.runs.cluster import _require_answer, _share
 from moetrace.tracer.runs.workers import Workers
 
 
@@ -66,3 +67,14 @@ def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else object())
     with pytest.raises(MoetraceError, match=r"--workers and --cluster need Ray: pip install 'moetrace\[cluster\]'"):
         Workers(2).check()
+
+
+def test_where_nobody_answers_it_is_said_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        _require_answer(f"ray://127.0.0.1:{port}")
+        _require_answer(f"127.0.0.1:{port}")
+    for address in (f"ray://127.0.0.1:{port}", f"127.0.0.1:{port}", "ray://127.0.0.1:99999"):
+        with pytest.raises(MoetraceError, match=r"nobody answers at .*; start a cluster there first"):
+            _require_answer(address)
+    _require_answer("auto")
