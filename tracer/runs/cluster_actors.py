@@ -93,7 +93,6 @@ class Planner:
     def __init__(self) -> None:
         self._prepared: PreparedTrace | None = None
         self._failed_before = 0
-        self._stages: list[str] = []
         self._workers: dict[int, WorkerState] = {}
 
     def prepare(self, model: str, corpus: str, store: str, **options: Any) -> Outline:
