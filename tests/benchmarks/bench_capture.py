@@ -134,7 +134,7 @@ class Model:
             buffers_module.copy_routing(ids, weights, *self.into[layer])
             self.buffers.profiles.add(layer, logits)
         self.transfer.send()
-        for arrived, step in self.transfer.receive(wait=True):
+        for arrived, step in self.transfer.receive():
             self.shards.add(step, arrived)
 
 

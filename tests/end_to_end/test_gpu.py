@@ -151,11 +151,11 @@ class Way:
         self.transfer.send()
         return step.token_ids
 
-    def receive(self, *, wait: bool) -> list[tuple[np.ndarray, ...]]:
+    def receive(self) -> list[tuple[np.ndarray, ...]]:
         """What has arrived: ids, weights, sums of probabilities and token ids of each step."""
         return [
             tuple(map(np.array, (step.experts, step.weights, step.probability_sums, step.token_ids)))
-            for _, step in self.transfer.receive(wait=wait)
+            for _, step in self.transfer.receive()
         ]
 
 
@@ -165,8 +165,7 @@ def test_steps_travel_as_on_a_cpu() -> None:
     for seed in range(200):
         for way, into in ((here, found), (on_cpu, expected)):
             way.send(seed, [5, 1, 7])
-            into.extend(way.receive(wait=False))
-    found += here.receive(wait=True)
+            into.extend(way.receive())
     assert len(found) == len(expected)
     for step, (ids, weights, sums, token_ids) in zip(found, expected, strict=True):
         assert np.array_equal(step[0], ids)
@@ -189,7 +188,7 @@ def test_the_token_ids_of_a_step_are_kept_though_the_next_are_written_before_the
     token_ids = here.send(0, [5, 1, 7], delay)
     expected = token_ids[:13].cpu().numpy().copy()
     token_ids.fill_(-7)
-    ((*_, found),) = here.receive(wait=True)
+    ((*_, found),) = here.receive()
     assert np.array_equal(found, expected)
 
 
@@ -206,7 +205,7 @@ def test_the_host_does_not_wait_for_the_device_when_it_sends_a_step() -> None:
     for cycles in (0, 1_000_000_000):  # the first time something may be loaded, which waits
         here.send(0, [5, 1, 7], partial(forward, cycles))
         waited = passed.query()
-        assert len(here.receive(wait=True)) == 1
+        assert len(here.receive()) == 1
     assert not waited, "the next forward pass cannot be launched before this one has ended"
 
 
@@ -214,7 +213,7 @@ def test_sums_of_probabilities_are_the_same_bits_every_time() -> None:
     here, sums = Way(DEVICE), []
     for _ in range(20):
         here.send(0, [5, 1, 7, 11])
-        sums += [step[2] for step in here.receive(wait=True)]
+        sums += [step[2] for step in here.receive()]
     assert len(sums) == 20
     assert all(np.array_equal(each, sums[0]) for each in sums)
 

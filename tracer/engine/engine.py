@@ -88,7 +88,7 @@ class TracedEngine:
                             on_tokens(ends[-1][2])
                 if ends:
                     with failures():
-                        self._take(under_way, ends)
+                        self._take(under_way, ends, last=not queue.running)
                     for key in under_way.completed(self._stages):
                         yield under_way.finish(key)
         except EngineFailedError:
@@ -189,9 +189,13 @@ class TracedEngine:
         self.llm.llm_engine.add_request(name, {"prompt_token_ids": shard.token_ids[index].tolist()}, params)
         return name
 
-    def _take(self, under_way: UnderWay, ends: list[tuple[str, int, int]]) -> None:
-        """Take over what the pipeline stages have completed."""
-        for failure, captured in tell_workers(self.llm, "take", ends if under_way.generation else []):
+    def _take(self, under_way: UnderWay, ends: list[tuple[str, int, int]], *, last: bool) -> None:
+        """Take over what the pipeline stages have completed; wait for steps on their way only after the last text."""
+        if under_way.generation:
+            tell_workers(self.llm, "finish", ends)
+        if last:
+            tell_workers(self.llm, "settle")
+        for failure, captured in tell_workers(self.llm, "take"):
             if failure:
                 raise CaptureError(failure)
             for part in captured:  # stages answer in rank order, so parts of a shard are in layer order

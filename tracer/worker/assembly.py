@@ -7,6 +7,7 @@ its shard is handed over.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +136,7 @@ class PlannedShards:
     """A `Sink` that puts steps together to shards; one is handed over once, when its last position has been written.
 
     A request says with `extra_args={TAG: [shard, text]}` which text of which shard it is; others are nobody's.
+    One thread may call `add`, `end` and `finish` while another calls the rest.
     """
 
     def __init__(self, layers: Sequence[int], num_experts: int, top_k: int, *, profiles: bool) -> None:
@@ -142,7 +144,7 @@ class PlannedShards:
         self._layers, self._num_experts, self._top_k, self._profiles = list(layers), num_experts, top_k, profiles
         self._open: dict[str, _OpenShard] = {}
         self._texts: dict[str, tuple[str, int]] = {}
-        self._finished: list[CapturedShard] = []
+        self._finished: deque[CapturedShard] = deque()
 
     def begin(self, request: NewRequestData) -> bool:
         """Remember which text a request is; tell whether it is one of a shard's."""
@@ -190,8 +192,7 @@ class PlannedShards:
 
     def take(self) -> list[CapturedShard]:
         """Return the shards that were completed since the last call."""
-        finished, self._finished = self._finished, []
-        return finished
+        return [self._finished.popleft() for _ in range(len(self._finished))]
 
     def unfinished(self) -> list[str]:
         """Return the keys of shards that lack positions."""
@@ -199,14 +200,15 @@ class PlannedShards:
 
     def kept(self, rows: StepRows) -> KeptRows | None:
         """Tell which rows of a step count in a profile; None: every one."""
-        token_filter = next((shard.token_filter for shard in self._open.values() if shard.token_filter), None)
+        open_now = dict(self._open)  # where steps are added by a thread, shards are handed over meanwhile
+        token_filter = next((shard.token_filter for shard in open_now.values() if shard.token_filter), None)
         if token_filter is None:
             return None
         prompts = np.zeros(len(rows.requests), dtype=np.int64)
         for number, request in enumerate(rows.requests):
             key, text = self._texts.get(request, (None, 0))
-            if key in self._open:
-                prompts[number] = self._open[key].prompts[text]
+            if key in open_now:
+                prompts[number] = open_now[key].prompts[text]
         firsts = np.cumsum(rows.counts) - rows.counts
         positions = np.arange(rows.counts.sum()) + np.repeat(rows.starts - firsts, rows.counts)
         at_kept = token_filter.keeps_position(positions, np.repeat(prompts, rows.counts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,8 @@ from moetrace.tracer.model.families import RoutingRule
 from moetrace.tracer.model.replay import RoutingEvidence, check_routing
 from moetrace.tracer.plan.token_filter import TokenFilter
 from moetrace.tracer.worker.assembly import CapturedShard, PlannedShards
-from moetrace.tracer.worker.memory import tap_memory
+from moetrace.tracer.worker.background import AtOnce, InBackground
+from moetrace.tracer.worker.memory import SLOTS, tap_memory
 from moetrace.tracer.worker.recorder import RequestRecorder
 from moetrace.tracer.worker.router_tap import RouterTap
 from moetrace.tracer.worker.transfer import make_transfer
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from vllm.v1.core.sched.output import SchedulerOutput
 
+    from moetrace.tracer.worker.background import Work
     from moetrace.tracer.worker.routers import RouterSeam
     from moetrace.tracer.worker.rows import Batch
     from moetrace.tracer.worker.steps import Sink
@@ -50,6 +53,7 @@ class WorkerTap:
             self._transfer = make_transfer(self.tap.buffers)
         except torch.OutOfMemoryError as error:
             raise MoetraceError(self._needs(tokens, requests)) from error
+        self._work = _work_beside(worker.device)
         seam.tap = self.tap
         self._batch: Batch | None = None
         self._wanted: set[str] = set()  # requests under way whose rows the sink wants
@@ -90,7 +94,7 @@ class WorkerTap:
         """Put the rows of the step that was just launched where they belong."""
         self._keeping(self._collect)
 
-    def _keeping(self, work: Callable[..., None], *arguments: Any, **options: Any) -> None:
+    def _keeping(self, work: Callable[..., None], *arguments: Any) -> None:
         """Do a part of the capture unless it has failed; keep why it fails.
 
         That is handed over with the next `take`: an exception in a step would kill the engine without its words.
@@ -98,7 +102,7 @@ class WorkerTap:
         if self._failure is not None:
             return
         try:
-            work(*arguments, **options)
+            work(*arguments)
         except MoetraceError as error:
             self._failure = str(error)
             if self._recorder:
@@ -109,8 +113,7 @@ class WorkerTap:
         for request in scheduler_output.finished_req_ids:
             if request in self._wanted:
                 self._wanted.remove(request)
-                self._receive(wait=True)
-                self._sink.end(request)
+                self._do(self._sink.end, request)  # after the steps that were given before
         for new in scheduler_output.scheduled_new_reqs:
             if new.req_id not in self._wanted and self._sink.begin(new):
                 self._wanted.add(new.req_id)
@@ -124,17 +127,22 @@ class WorkerTap:
         """Take over the rows of the step that was just launched."""
         if self._batch is None:
             raise CaptureError("the engine ran a step past the hook that says whose its rows are; nothing was captured")
+        self._work.wait(SLOTS - 1)  # one step at least has left its slot
         self._transfer.send()
+        self._work.do(self._receive)
         if self._probing:
             self._evidence = self.tap.evidence(int(self._batch.rows.counts.sum()))
             self._probing = False
             self._check_recorded()
-        self._receive(wait=False)
 
-    def _receive(self, *, wait: bool) -> None:
-        for rows, step in self._transfer.receive(wait=wait):
+    def _do(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Let something be done on the host, in order with the steps."""
+        self._work.do(self._keeping, work, *arguments)
+
+    def _receive(self) -> None:
+        for rows, step in self._transfer.receive():
             if self.tap.layers:
-                self._sink.add(step, rows)
+                self._keeping(self._sink.add, step, rows)
 
     def _check_recorded(self) -> None:
         """Check how the first step of a recording was routed; planned traces are checked by who plans them."""
@@ -148,8 +156,7 @@ class WorkerTap:
 
     def reset(self) -> None:
         """Forget every open shard, and why the capture failed; begin a recording where one is asked for."""
-        for _ in self._transfer.receive(wait=True):
-            pass
+        self.settle()
         self._wanted.clear()
         self._failure = None
         self._probing = bool(self._recording and self._recording["self_check"])
@@ -168,13 +175,16 @@ class WorkerTap:
         """Announce a shard before its requests are added; `token_filter`: the fields of a `TokenFilter`."""
         self._planned.open(key, lengths, new_tokens, TokenFilter(**token_filter) if token_filter else None)
 
-    def take(self, ends: list[tuple[str, int, int]]) -> tuple[str | None, list[CapturedShard]]:
-        """Return why the capture failed (None where it did not) and the shards completed since the last call.
+    def finish(self, ends: list[tuple[str, int, int]]) -> None:
+        """Say of texts with generated tokens, whose last step has run, where they end: (shard, text, positions)."""
+        self._do(self._planned.finish, ends)
 
-        `ends` says of texts with generated tokens where they end: (shard, text, positions).
-        """
-        self._keeping(self._receive, wait=True)
-        self._keeping(self._planned.finish, ends)
+    def settle(self) -> None:
+        """Wait until every step that has run is in its shard."""
+        self._work.wait()
+
+    def take(self) -> tuple[str | None, list[CapturedShard]]:
+        """Return why the capture failed (None where it did not) and the shards completed since the last call."""
         return self._failure, self._planned.take()
 
     def start_recording(self, recording: dict[str, Any]) -> None:
@@ -189,7 +199,7 @@ class WorkerTap:
         """
         if self._recorder is None:
             return None
-        self._keeping(self._receive, wait=True)
+        self.settle()
         summary = self._recorder.close()
         failure = self._failure
         self._recording = None
@@ -199,3 +209,12 @@ class WorkerTap:
     def remove(self) -> None:
         """Take the tap out of the routers; only where nothing was compiled with it."""
         self._seam.tap = None
+        self._work.close()
+
+
+def _work_beside(device: torch.device) -> Work:
+    """Return how the host's part is done beside a model on a device."""
+    if device.type == "cpu":
+        return AtOnce()
+    # A thread that chose no device would open a context on the first one.
+    return InBackground(begin=partial(torch.cuda.set_device, device))

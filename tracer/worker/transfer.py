@@ -35,8 +35,11 @@ class Transfer(Protocol):
     def send(self) -> None:
         """Take over the step whose pass was just launched."""
 
-    def receive(self, *, wait: bool) -> Iterator[tuple[StepRows, Step]]:
-        """Yield steps in order; without `wait` only those that have arrived. Arrays hold until the next pass."""
+    def receive(self) -> Iterator[tuple[StepRows, Step]]:
+        """Yield the steps that were sent and not received, in order, each once it has arrived.
+
+        Arrays hold until the next step is asked for, or the next pass begins. Another thread may receive than sends.
+        """
 
 
 def make_transfer(buffers: StepBuffers) -> Transfer:
@@ -90,7 +93,7 @@ class DirectTransfer(_Transfer):
         )
         self._ready.append((rows, step))
 
-    def receive(self, *, wait: bool) -> Iterator[tuple[StepRows, Step]]:  # noqa: ARG002  nothing to wait for
+    def receive(self) -> Iterator[tuple[StepRows, Step]]:
         """Yield the step, once."""
         while self._ready:
             yield self._ready.popleft()
@@ -184,9 +187,9 @@ class StreamTransfer(_Transfer):
         self._begin(rows, self._token_ids, kept)
 
     def send(self) -> None:
-        """Launch the copies of a step; raise RuntimeError where both slots are taken: receive them first."""
+        """Launch the copies of a step; raise RuntimeError where every slot is taken: receive them first."""
         if not self._free:
-            raise RuntimeError("both slots hold steps that nobody received")
+            raise RuntimeError("every slot holds a step that nobody received")
         (rows, token_ids), buffers = self._taken(), self._buffers
         slot, tokens = self._free.popleft(), len(token_ids)
         slot.rows, shape = rows, (*buffers.ids.shape[:2], tokens)
@@ -206,17 +209,15 @@ class StreamTransfer(_Transfer):
             self._streams.record_side(slot.arrived)
         self._travelling.append(slot)
 
-    def receive(self, *, wait: bool) -> Iterator[tuple[StepRows, Step]]:
-        """Yield steps that have arrived; always at least as many as make one slot free."""
-        while self._travelling:
-            slot = self._travelling[0]
-            if wait or not self._free:
-                slot.arrived.synchronize()
-            elif not slot.arrived.query():
-                return
-            self._travelling.popleft()
-            yield self._arrived(slot)
-            self._free.append(slot)
+    def receive(self) -> Iterator[tuple[StepRows, Step]]:
+        """Wait for each step on its way; a slot is free again once the step after it is asked for."""
+        for _ in range(len(self._travelling)):
+            slot = self._travelling.popleft()
+            slot.arrived.synchronize()
+            try:
+                yield self._arrived(slot)
+            finally:
+                self._free.append(slot)
 
     def _arrived(self, slot: _Slot) -> tuple[StepRows, Step]:
         rows, packed, profiles = slot.rows, slot.packed, self._buffers.profiles
