@@ -157,22 +157,19 @@ class Catalog:
 
     def files(self, table: str) -> list[ShardFile]:
         """Return the committed files of a table over all runs."""
-        root = self.storage.location
-        return [
-            ShardFile(
-                commit.run,
-                commit.lang,
-                commit.shard,
-                table,
-                file.path,
-                file.rows,
-                commit.version or self.format.oldest,
-                root,
-            )
-            for commit in self.commits
-            for file in commit.files
-            if file.table == table
-        ]
+        return self._files.get(table, [])[:]
+
+    @cached_property
+    def _files(self) -> dict[str, list[ShardFile]]:
+        """Return the committed files by table."""
+        root, found = self.storage.location, dict[str, list[ShardFile]]()
+        for commit in self.commits:
+            version = commit.version or self.format.oldest
+            for file in commit.files:
+                found.setdefault(file.table, []).append(
+                    ShardFile(commit.run, commit.lang, commit.shard, file.table, file.path, file.rows, version, root)
+                )
+        return found
 
     def file_record(self, path: str) -> FileRecord:
         """Return what is known of a committed file, path relative to the store; raise StoreError where it is none."""

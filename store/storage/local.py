@@ -188,24 +188,29 @@ class LocalStorage(Storage):
 
     def _open(self, path: str) -> tuple[int, int]:
         """Return a handle of a file, and its size. Nothing waits for what is no file, such as a pipe."""
-        final = self._inside(path)
+        self._check(path)
+        final = f"{self.url}/{path}"
         try:
             handle = os.open(final, OPENED)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise not_a_file(str(final), "a symbolic link") from error
+                raise not_a_file(final, "a symbolic link") from error
             raise
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             os.close(handle)
-            raise not_a_file(str(final), _kind(found.st_mode))
+            raise not_a_file(final, _kind(found.st_mode))
         return handle, found.st_size
 
     def _inside(self, path: str) -> Path:
         """Return where a path of the layout is; raise StoreError where a link stands on the way."""
+        self._check(path)
+        return self.root / path
+
+    def _check(self, path: str) -> None:
+        """Raise StoreError where a path is none of the layout, or a link stands on the way."""
         checked_path(path)
         self._refuse_links(path.rpartition("/")[0])
-        return self.root / path
 
     def _place(self, path: str) -> Path:
         final = self._inside(path)
@@ -214,7 +219,7 @@ class LocalStorage(Storage):
 
     def _refuse_links(self, folder: str) -> None:
         """Raise StoreError where a folder, or one that it is in, is a link or anything else that is no folder."""
-        at = str(self.root)
+        at = self.url
         for part in folder.split("/") if folder else ():
             at = f"{at}/{part}"
             try:

@@ -94,6 +94,18 @@ def test_a_null_where_none_may_be_is_refused(store: Path) -> None:
     assert {file.lang for file in Store(store).added_up.rest} == {"deu_Latn"}
 
 
+def test_a_type_that_only_arrow_knows_of_is_refused_though_parquet_stores_the_same(store: Path) -> None:
+    Store(store).rollup_table()  # a file of the right columns was read before
+
+    def as_durations(rows: pa.Table) -> pa.Table:
+        field = pa.field("count", pa.duration("s"), nullable=False)
+        return rows.set_column(2, field, rows.column("count").cast(field.type))
+
+    rewritten(store, "usage", as_durations)
+    with pytest.raises(StoreError, match=r"deu_Latn/00000.*(cannot be read as Parquet|their types differ)"):
+        Store(store).rollup_table()
+
+
 def test_a_damaged_file_is_named(store: Path) -> None:
     path = data_file(store, "usage")
     content = bytearray(path.read_bytes())
