@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moetrace.cli.set_aside import exit_code
+
 if TYPE_CHECKING:
     import duckdb
 
@@ -27,7 +29,7 @@ RUN, TARGET, BUDGET = "demo", "swh_Latn", 24
     is_flag=True,
     help="Keep the same texts' trace of an early checkpoint of the model beside, as run `early`, to compare with.",
 )
-def demo(output: Path, stages: bool) -> None:
+def demo(output: Path, stages: bool) -> int:
     """Trace the bundled corpus through the bundled model, draw the report and export a mask for Swahili.
 
     \b
@@ -79,6 +81,7 @@ def demo(output: Path, stages: bool) -> None:
         f"  moetrace export rise {store}{which} --target gle_Latn --budget {BUDGET}\n"
         f"  moetrace trace bundled --corpus FOLDER-WITH-YOUR-TEXTS --store my-store"
     )
+    return exit_code(result, str(store))
 
 
 def _show_isolation(connection: duckdb.DuckDBPyConnection, *, stages: bool) -> None:

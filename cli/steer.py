@@ -68,11 +68,11 @@ def steer(
     shard_tokens: int,
     engine: dict[str, Any],
     revision: str | None,
-) -> None:
+) -> int:
     """Let MODEL (a local folder, a hub id, or `bundled`) write after each text of a corpus under interventions.
 
     Prints a JSON object a line: id, lang, intervention, text, tokens. With --trace the routing, as it was steered, is
-    kept as well.
+    kept as well. Of a text that the engine fails on, text is null and error says why; the exit code is then 1.
 
     \b
     moetrace steer bundled --intervention x.json --corpus bundled --lang eng_Latn --baseline
@@ -121,7 +121,12 @@ def steer(
             settings=settings,
             progress=progress,
         )
-        _write(answers, output)
+        failed = _write(answers, output)
+    if failed:
+        click.echo(
+            f"texts that the model could not be run on: {failed:,}; their lines say why, all others are there", err=True
+        )
+    return 1 if failed else 0
 
 
 def _read_standard_input(folder: Path, languages: tuple[str, ...]) -> str:
@@ -137,15 +142,21 @@ def _read_standard_input(folder: Path, languages: tuple[str, ...]) -> str:
     return str(corpus)
 
 
-def _write(answers: Iterable[Answer], output: Path | None) -> None:
-    """Print a JSON object a line, or write them to a file, whole or not at all."""
+def _write(answers: Iterable[Answer], output: Path | None) -> int:
+    """Print a JSON object a line, or write them to a file, whole or not at all; return how many are no answers."""
     import json
 
     from moetrace.store.output import write_text
 
+    failed = 0
+
     def lines() -> Iterable[str]:
+        nonlocal failed
         for one in answers:
             fields = {"id": one.id, "lang": one.lang, "intervention": one.intervention, "text": one.text}
+            if one.error is not None:
+                failed += 1
+                fields["error"] = one.error
             yield json.dumps({**fields, "tokens": one.tokens}, ensure_ascii=False)
 
     if output is None:
@@ -153,3 +164,4 @@ def _write(answers: Iterable[Answer], output: Path | None) -> None:
             click.echo(line)
     else:
         write_text(output, "".join(f"{line}\n" for line in lines()))
+    return failed

@@ -15,6 +15,7 @@ from moetrace.cli.options import (
     prompting,
     sampling,
 )
+from moetrace.cli.set_aside import exit_code
 from moetrace.cli.terminal import printable
 
 if TYPE_CHECKING:
@@ -258,16 +259,4 @@ def trace(
         f"in {result.seconds:.0f} s{skipped}{aside}",
         err=True,
     )
-    if result.failed or result.failed_before:
-        click.echo(_of_failed(result, store), err=True)
-    return 1 if result.failed else 0
-
-
-def _of_failed(result: TraceResult, store: str) -> str:
-    """Return the line that says how many texts are not in the store."""
-    counts = {"": result.failed, " in earlier traces": result.failed_before}
-    which = ", ".join(f"{count:,}{when}" for when, count in counts.items() if count)
-    return (
-        f"texts that could not be traced: {which}; `moetrace ls {printable(store)} --failed` says which and why, all "
-        "others are there; they are not tried again"
-    )
+    return exit_code(result, store)

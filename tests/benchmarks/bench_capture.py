@@ -28,10 +28,9 @@ from moetrace.tracer.engine.generation import Generation
 from moetrace.tracer.engine.queue import UnderWay
 from moetrace.tracer.plan.shards import PlannedShard
 from moetrace.tracer.worker import TAG, assembly
-from moetrace.tracer.worker import buffers as buffers_module
 from moetrace.tracer.worker import profiles as profiles_module
 from moetrace.tracer.worker.assembly import PlannedShards
-from moetrace.tracer.worker.buffers import StepBuffers
+from moetrace.tracer.worker.buffers import RoutingCopies, StepBuffers
 from moetrace.tracer.worker.steps import StepRows
 from moetrace.tracer.worker.transfer import DirectTransfer, StreamTransfer
 from tests.support.steps import request
@@ -81,7 +80,7 @@ class Clock:
 
 
 WATCHED: tuple[tuple[Any, str, str], ...] = (
-    (buffers_module, "copy_routing", "record"),
+    (RoutingCopies, "copy", "record"),
     (profiles_module, "write_probabilities", "probabilities"),
     (profiles_module, "segment_sums", "sums"),
     (StepBuffers, "clear", "clear"),
@@ -115,7 +114,7 @@ class Model:
             static=gpu,
         )
         self.transfer = StreamTransfer(self.buffers, Streams()) if gpu else DirectTransfer(self.buffers)
-        self.into = list(zip(self.buffers.ids.unbind(0), self.buffers.weights.unbind(0), strict=True))
+        self.copies = RoutingCopies(self.buffers)
         self.shards = PlannedShards(range(layers), num_experts, top_k, profiles=True)
 
     def routed(self, tokens: int) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -131,7 +130,7 @@ class Model:
         """Capture a step."""
         self.transfer.before_forward(rows, token_ids)
         for layer, (ids, weights, logits) in enumerate(routed):
-            buffers_module.copy_routing(ids, weights, *self.into[layer])
+            self.copies.copy(layer, ids, weights)
             self.buffers.profiles.add(layer, logits)
         self.transfer.send()
         for arrived, step in self.transfer.receive():

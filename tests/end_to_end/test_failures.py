@@ -9,7 +9,9 @@ import pytest
 
 from moetrace.analytics.database.connection import connect
 from moetrace.store.format import layout
+from moetrace.store.intervention import intervention_text
 from moetrace.store.verify.verify import verify
+from moetrace.tracer.bundled import MODEL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,3 +83,34 @@ def test_a_text_that_the_engine_fails_on_costs_nothing_but_itself(tmp_path: Path
             found = f"{source} where run = 'failing'"
             assert db.sql(f"select count(*) from ({found})").fetchall()[0][0] > 0
             assert db.sql(f"({left} except {found}) union all ({found} except {left})").fetchall() == [], table
+
+
+def test_a_text_that_a_steered_engine_fails_on_is_told_in_its_line(tmp_path: Path, warm: WarmProcess) -> None:
+    from tokenizers import Tokenizer
+
+    texts = ["All human beings are", "The name of the", "Everyone has the"]
+    corpus, intervention = tmp_path / "corpus", tmp_path / "up.json"
+    corpus.mkdir()
+    (corpus / "eng_Latn.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+    steps = [{"mode": "promote", "experts": [{"layer": 2, "expert": 1}]}]
+    said = {"format": "moetrace-intervention", "version": 1, "name": "up", "steps": steps}
+    intervention.write_text(intervention_text(said), encoding="utf-8")
+    prompt = Tokenizer.from_file(str(MODEL / "tokenizer.json")).encode(texts[1]).ids
+    options = ("--dtype", "float32", "--max-model-len", 128, "--max-new-tokens", 4)
+    arguments = ("steer", "bundled", "--intervention", intervention, "--corpus", corpus, *options)
+    (run,) = warm.run_all("tests.support.failing_engine", [(json.dumps(prompt), *arguments)])
+    assert run.status == 1, run.stderr
+    assert "Traceback" not in run.stderr
+    assert "texts that the model could not be run on: 1; their lines say why" in run.stderr
+    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [row["id"] for row in rows] == ["1", "2", "3"]
+    assert [row["text"] is None for row in rows] == [False, True, False]
+    assert rows[1] == {
+        "id": "2",
+        "lang": "eng_Latn",
+        "intervention": "up",
+        "text": None,
+        "error": "could not be traced: CUDA error: an illegal memory access was encountered",
+        "tokens": 0,
+    }
+    assert all("error" not in row for row in (rows[0], rows[2]))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from moetrace.store.format.plan_record import FailedText
     from moetrace.tracer.runs.progress import TraceProgress
     from moetrace.tracer.runs.settings import TraceSettings
     from moetrace.tracer.steering.choice import SteeredLanguages
@@ -27,15 +28,17 @@ if TYPE_CHECKING:
 class Answer:
     """What a model wrote after a text: `intervention` is the name of what it was under, None where nothing was done.
 
-    tokens: how many it wrote; run: of the store that the routing is in
+    - text: None where the model could not be run on it, and `error` says why
+    - tokens: how many it wrote; run: of the store that the routing is in
     """
 
     id: str
     lang: str
     intervention: str | None
-    text: str
+    text: str | None
     tokens: int
     run: str
+    error: str | None = None
 
 
 def steer(
@@ -75,9 +78,19 @@ def steer(
 
 def _answers(store: str | Path, run: str, languages: SteeredLanguages) -> Iterator[Answer]:
     opened = Store(store)
-    for lang in opened.languages(run):
+    failed: dict[str, list[FailedText]] = {}
+    for record in opened.set_aside():
+        if record.run == run:
+            failed.setdefault(record.lang, []).extend(text for text in record.texts if text.kind == "failed")
+    for lang in sorted({*opened.languages(run), *failed}):
         named = languages.of(lang)
+        name = None if named is None else named.name
         rows = opened.dataset("sequences", run, [lang]).to_table(columns=["seq", "text_id", "text", "generated"])
-        for row in rows.sort_by("seq").to_pylist():
-            name = None if named is None else named.name
-            yield Answer(row["text_id"], lang, name, row["text"] or "", row["generated"], run)
+        answers = {
+            row["seq"]: Answer(row["text_id"], lang, name, row["text"] or "", row["generated"], run)
+            for row in rows.to_pylist()
+        }
+        answers |= {
+            text.seq: Answer(text.text_id, lang, name, None, 0, run, text.reason) for text in failed.get(lang, ())
+        }
+        yield from (answers[seq] for seq in sorted(answers))

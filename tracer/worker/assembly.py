@@ -80,6 +80,8 @@ class _Positions:
     ) -> None:
         """Copy stretches of a step's rows, [R], each from its source on, to the positions from its target on."""
         some = counts > 0
+        if not some.any():
+            return
         targets, sources, counts = runs(targets[some], sources[some], counts[some])
         single = counts == 1
         if single.any():

@@ -81,6 +81,30 @@ class StepBuffers:
         return weights if out is None else out.copy_(weights)
 
 
+class RoutingCopies:
+    """What copies the choices of routers, layer by layer, into the buffers of a step of an eager model.
+
+    Where the rows of a layer go is looked up again only where a step has another number of rows than the last: with the
+    few rows of decoding, finding the place takes as long as the copy.
+    """
+
+    def __init__(self, buffers: StepBuffers) -> None:
+        self._buffers, self._rows = buffers, -1
+        self._places: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def copy(self, index: int, ids: torch.Tensor, weights: torch.Tensor) -> None:
+        """Copy what the router of a layer, which is number `index`, chose for n rows, [n, k]."""
+        rows = ids.shape[0]  # a tensor's len takes ten times as long
+        if rows != self._rows:
+            parts = (
+                buffer[:, :, :rows].transpose(1, 2).unbind(0) for buffer in (self._buffers.ids, self._buffers.weights)
+            )
+            self._rows, self._places = rows, list(zip(*parts, strict=True))
+        ids_place, weights_place = self._places[index]
+        ids_place.copy_(ids)
+        weights_place.copy_(weights)
+
+
 def copy_routing(
     ids: torch.Tensor, weights: torch.Tensor, ids_buffer: torch.Tensor, weights_buffer: torch.Tensor
 ) -> None:

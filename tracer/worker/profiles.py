@@ -14,6 +14,8 @@ import torch
 from moetrace.store.errors import CaptureError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from moetrace.tracer.worker.steps import KeptRows, StepRows
 
 
@@ -50,6 +52,7 @@ class RequestSums:
         self._sums = torch.zeros((layers, requests, num_experts))
         self.shape = layers, requests, num_experts
         self._tokens = self._requests = 0
+        self._into: Sequence[torch.Tensor] = ()  # by layer, of the requests of the step
         self._counted: tuple[torch.Tensor, torch.Tensor] | None = None  # rows that count, each request's first of them
 
     def begin(self, rows: StepRows, token_ids: torch.Tensor, kept: KeptRows | None) -> None:
@@ -64,17 +67,22 @@ class RequestSums:
             self._counted = _indices(np.flatnonzero(counts), np.bincount(owner, minlength=requests))
         elif requests < tokens:
             self._counted = _indices(np.arange(tokens), rows.counts)
+        if requests != self._requests:
+            self._into = self._sums[:, :requests].unbind(0)
         self._tokens, self._requests = tokens, requests
 
     def idle(self) -> None:
         """Let go of the step."""
-        self._tokens = self._requests = 0
+        self._tokens = 0
 
     def add(self, index: int, logits: torch.Tensor) -> None:
         """Add up a layer; one row a request needs no adding."""
-        if not self._tokens or len(logits) < self._tokens:
+        rows = logits.shape[0]
+        if not self._tokens or rows < self._tokens:
             return  # a pass of nobody's; rows that no router wrote are noticed by their ids
-        sums, logits = self._sums[index, : self._requests], logits[: self._tokens]
+        sums = self._into[index]
+        if rows > self._tokens:
+            logits = logits[: self._tokens]
         if self._counted is None:
             write_probabilities(logits, self._scoring, sums)
             return

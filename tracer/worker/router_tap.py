@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moetrace.tracer.worker import PROBE_TOKENS
-from moetrace.tracer.worker.buffers import StepBuffers, copy_logits, copy_routing
+from moetrace.tracer.worker.buffers import RoutingCopies, StepBuffers, copy_logits
 
 if TYPE_CHECKING:
     import torch
@@ -39,22 +39,17 @@ class RouterTap:
         )
 
         self.probing = True
-        self._of_layer = list(zip(*(each.unbind(0) for each in self._parts()), strict=True))
-
-    def _parts(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self.buffers.ids, self.buffers.weights, self.buffers.logits
+        self._copies = RoutingCopies(self.buffers)
 
     def of_layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the buffers of one layer: ids, weights, logits."""
-        ids, weights, logits = self._parts()
-        return ids[index], weights[index], logits[index]
+        return self.buffers.ids[index], self.buffers.weights[index], self.buffers.logits[index]
 
     def record(self, index: int, ids: torch.Tensor, weights: torch.Tensor, logits: torch.Tensor) -> None:
         """Copy the routing of a layer, its logits as they are steered."""
-        ids_buffer, weights_buffer, logits_buffer = self._of_layer[index]
-        copy_routing(ids, weights, ids_buffer, weights_buffer)
+        self._copies.copy(index, ids, weights)
         if self.probing:
-            copy_logits(logits, logits_buffer)
+            copy_logits(logits, self.buffers.logits[index])
         self.add_profiles(index, logits)
 
     def add_profiles(self, index: int, logits: torch.Tensor) -> None:

@@ -102,9 +102,13 @@ def runs(
 
     targets, sources: where each begins in what it is copied to and from; counts: its rows
     """
-    goes_on = (targets[1:] == targets[:-1] + counts[:-1]) & (sources[1:] == sources[:-1] + counts[:-1])
-    firsts = np.flatnonzero(np.append(len(counts) > 0, ~goes_on))
-    return targets[firsts], sources[firsts], np.add.reduceat(counts, firsts) if len(firsts) else counts
+    if not len(counts):
+        return targets, sources, counts
+    begins = np.ones(len(counts), dtype=bool)
+    np.not_equal(targets[1:] - sources[1:], targets[:-1] - sources[:-1], out=begins[1:])
+    begins[1:] |= targets[1:] != targets[:-1] + counts[:-1]
+    firsts = begins.nonzero()[0]
+    return targets[firsts], sources[firsts], np.add.reduceat(counts, firsts)
 
 
 def add_sums(
@@ -119,6 +123,8 @@ def add_sums(
     texts, numbers: which text and which request of the step, of each that is added; begins: whether the text does
     """
     for mine, add in ((begins, False), (~begins, True)):
+        if not mine.any():
+            continue
         for text, number, count in zip(*runs(texts[mine], numbers[mine], np.ones(int(mine.sum()), int)), strict=True):
             into, new = profiles[:, text : text + count], sums[:, number : number + count]
             np.add(into, new, out=into) if add else np.copyto(into, new)

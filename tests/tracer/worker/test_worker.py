@@ -134,6 +134,32 @@ def test_sampling_depends_on_the_text_and_the_seed_and_nothing_else(
     assert other != forward
 
 
+def test_steps_that_travel_and_are_put_together_by_a_thread_are_routed_as_in_transformers(
+    engine: TracedEngine, plan_of: Callable[..., Plan], reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from moetrace.tracer.worker.background import InBackground
+    from moetrace.tracer.worker.profiles import ProbabilityRows
+    from moetrace.tracer.worker.transfer import StreamTransfer
+    from tests.support.streams import Streams
+
+    tap = worker_of(engine).moetrace_seam.tap
+    buffers = tap.tap.buffers
+    layers, requests, experts = buffers.profiles.shape
+    rows = ProbabilityRows(layers, buffers.ids.shape[2], experts, requests, "softmax", buffers.ids.device)
+    beside_gpu, work = replace(buffers, profiles=rows), InBackground(begin=lambda: None)
+    plan = plan_of(CORPUS, languages=("eng_Latn", "swh_Latn"), window=24)
+    with monkeypatch.context() as patched:
+        patched.setattr(tap.tap, "buffers", beside_gpu)
+        patched.setattr(tap, "_transfer", StreamTransfer(beside_gpu, Streams()))
+        patched.setattr(tap, "_work", work)
+        assert_same_routing(engine.trace(plan.shards), plan, reference)
+        shards = list(engine.trace(plan.shards, generation=generation(12)))
+        assert_same_routing(shards, plan, reference)
+        assert sum(shard.generated.sum() for shard in shards)
+    work.close()
+    assert_same_routing(engine.trace(plan.shards), plan, reference)
+
+
 def test_a_step_that_the_tap_misses_fails_the_trace(
     stressed: TracedEngine, plan_of: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
