@@ -25,19 +25,20 @@ from moetrace.store.read.reader import Store
 from moetrace.store.verify.verify import verify
 from moetrace.store.write.compact import compact
 from moetrace.store.write.writer import StoreWriter
-from moetrace.tracer.plan.shards import PlannedShard
 from moetrace.tracer.runs import shards as tracing
 from moetrace.tracer.runs.engines import RestartedEngine
 from moetrace.tracer.runs.progress import TraceProgress
 from moetrace.tracer.runs.settings import TraceSettings
+from tests.support.planned import planned
 from tests.support.published import EXPERTS, TOP_K, random_task, write_task, write_usage
-from tests.support.stores import make_shard, make_world, texts_of
+from tests.support.stores import make_world, shards_of, texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from moetrace.store.format.records import CommitRecord
     from moetrace.store.shard.shard import Shard
+    from moetrace.tracer.plan.shards import PlannedShard
 
 RUN = "run"
 COMMITTED = "committed"  # how a line begins that a writer says of a shard
@@ -160,12 +161,7 @@ class TracingAloud(Aloud, TraceProgress):
 
 @cache
 def made_shards() -> dict[str, Shard]:
-    made = [
-        make_shard(WORLD.record, lang, number, start, texts[start : start + TEXTS])
-        for lang, texts in WORLD.texts.items()
-        for number, start in enumerate(range(0, len(texts), TEXTS))
-    ]
-    return {shard.key: shard for shard in made}
+    return {shard.key: shard for shard in shards_of(WORLD, TEXTS)}
 
 
 made_shards()  # before the fork
@@ -173,17 +169,7 @@ made_shards()  # before the fork
 
 def planned_shards() -> list[PlannedShard]:
     """Return the plan that an engine would have made the shards of."""
-    return [
-        PlannedShard(
-            shard.lang,
-            shard.number,
-            shard.seqs,
-            tuple(shard.text_ids),
-            shard.truncated,
-            tuple(np.split(shard.token_ids, np.cumsum(shard.lengths)[:-1])),
-        )
-        for shard in made_shards().values()
-    ]
+    return [planned(shard) for shard in made_shards().values()]
 
 
 class StandInEngine:
@@ -203,9 +189,9 @@ class StandInEngine:
         steered_by: object,  # noqa: ARG002
     ) -> Iterator[Shard]:
         under_way: deque[PlannedShard] = deque()
-        for planned in shards:
-            memory.reserve(planned.key, 1 << 16, wait=True)
-            under_way.append(planned)
+        for shard in shards:
+            memory.reserve(shard.key, 1 << 16, wait=True)
+            under_way.append(shard)
             if len(under_way) == AHEAD:
                 yield self._finish(under_way.popleft(), on_tokens)
         while under_way:

@@ -20,12 +20,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from moetrace.store.format import layout
+from moetrace.store.format.schema import TABLE_NAMES
 from moetrace.store.read.reader import Store
 from moetrace.store.verify.verify import verify
+from moetrace.tracer.runs import cluster
 from moetrace.tracer.runs.cluster import trace_with_workers
 from moetrace.tracer.runs.progress import TraceProgress
 from moetrace.tracer.runs.trace import trace
 from moetrace.tracer.runs.workers import Workers
+from tests.support.poisoned_worker import POISON, PoisonedWorker
 from tests.support.s3_server import BUCKET, s3_bucket, s3_server
 from tests.support.synthetic_job import (
     RUN,
@@ -250,6 +254,33 @@ def test_a_node_that_leaves_a_cluster_takes_nothing_with_it(corpus: Path, expect
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"of {len(expected) // 5}" in done.stdout
     require_whole(store, expected)
+
+
+def test_a_text_that_kills_workers_is_set_aside_and_costs_nothing_else(
+    corpus: Path, expected: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, (lang, seq) = tmp_path / "store", POISON
+    monkeypatch.setattr(cluster, "Worker", PoisonedWorker)
+    result, watched = together(corpus, store, 2)
+    assert result.failed == 1
+    deaths = [said for said in watched.said if "died; it is started again" in said]
+    assert len(deaths) >= 2, "one death proves nothing about a text"
+    opened = Store(store)
+    (record,) = opened.set_aside()
+    (text,) = record.texts
+    assert (record.lang, text.seq, text.kind) == (lang, seq, "failed")
+    found, spoiled = contents(store), {(table, lang, record.shard) for table in TABLE_NAMES}
+    assert {key: found[key] for key in expected if key not in spoiled} == {
+        key: expected[key] for key in expected if key not in spoiled
+    }
+    commit = next(commit for commit in opened.commits if (commit.lang, commit.shard) == (lang, record.shard))
+    rows = opened.dataset("sequences", RUN, [lang]).to_table(columns=["seq"]).column("seq").to_pylist()
+    assert sorted(rows) == [number for number in range(160) if number != seq]
+    assert commit.sequences > 2, "the shard is not worth a bisection"
+    assert not verify(store).problems
+    assert not opened.storage.listing(layout.ATTEMPTS)
+    again, _ = together(corpus, store, 2)
+    assert (again.written_shards, again.failed, again.failed_before) == (0, 0, 1)
 
 
 @pytest.mark.engine

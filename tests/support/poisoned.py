@@ -20,12 +20,12 @@ import numpy as np
 from moetrace.store.format.plan_record import FailedText
 from moetrace.store.write.writer import StoreWriter
 from moetrace.tracer.engine.failures import engine_failures
-from moetrace.tracer.plan.shards import PlannedShard
 from moetrace.tracer.runs import shards as tracing
 from moetrace.tracer.runs.engines import RestartedEngine
 from moetrace.tracer.runs.progress import TraceProgress
 from moetrace.tracer.runs.settings import TraceSettings
-from tests.support.stores import make_record, make_shard, make_world, texts_of
+from tests.support.planned import planned
+from tests.support.stores import make_record, make_shard, make_world, shards_of, texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from moetrace.store.shard.shard import Shard
     from moetrace.store.storage.base import Storage
     from moetrace.tracer.engine.queue import Memory
+    from moetrace.tracer.plan.shards import PlannedShard
 
 WORLD = make_world(seed=11, record=make_record(languages=("eng_Latn", "deu_Latn")), texts=25)
 TEXTS = 8  # of a shard
@@ -44,22 +45,10 @@ BYTES = 1 << 10  # that the engine reserves for a text
 
 @cache
 def made_shards() -> dict[str, Shard]:
-    made = [
-        make_shard(WORLD.record, lang, number, start, texts[start : start + TEXTS])
-        for lang, texts in WORLD.texts.items()
-        for number, start in enumerate(range(0, len(texts), TEXTS))
-    ]
-    return {shard.key: shard for shard in made}
+    return {shard.key: shard for shard in shards_of(WORLD, TEXTS)}
 
 
 made_shards()  # before the fork
-
-
-def planned(shard: Shard) -> PlannedShard:
-    """Return the plan that an engine would have made a shard of."""
-    assert shard.token_ids is not None
-    tokens = np.split(shard.token_ids, np.cumsum(shard.lengths)[:-1])
-    return PlannedShard(shard.lang, shard.number, shard.seqs, tuple(shard.text_ids), shard.truncated, tuple(tokens))
 
 
 def planned_shards(keys: Iterable[str] = ()) -> list[PlannedShard]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from moetrace.tracer.worker.buffers import StepBuffers, copy_logits, copy_routing
+from moetrace.tracer.worker.buffers import RoutingCopies, StepBuffers, copy_logits
 from moetrace.tracer.worker.steps import StepRows
 
 LAYERS, TOKENS, EXPERTS, TOP_K = 3, 24, 6, 2
@@ -34,8 +34,9 @@ class RoutedStep:
 
     def write(self, buffers: StepBuffers) -> None:
         """Write the step into buffers, layer by layer, as the routers' seam does."""
+        copies = RoutingCopies(buffers)
         for layer, (ids, weights, logits) in enumerate(zip(self.ids, self.weights, self.logits, strict=True)):
-            copy_routing(ids, weights, buffers.ids[layer], buffers.weights[layer])
+            copies.copy(layer, ids, weights)
             copy_logits(logits, buffers.logits[layer])
             if buffers.profiles is not None:
                 buffers.profiles.add(layer, logits)

@@ -15,7 +15,7 @@ from moetrace.store.shard.shard import Shard
 from moetrace.store.write.writer import StoreWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 
@@ -106,10 +106,16 @@ def make_world(
 def write_world(path: Path, world: World, texts_in_shard: int = 3) -> Store:
     """Write a run; the store may hold others."""
     writer = StoreWriter(path, world.record)
+    for shard in shards_of(world, texts_in_shard):
+        writer.write(shard)
+    return Store(path)
+
+
+def shards_of(world: World, texts_in_shard: int) -> Iterator[Shard]:
+    """Cut a run into shards."""
     for lang, texts in world.texts.items():
         for number, start in enumerate(range(0, len(texts), texts_in_shard)):
-            writer.write(make_shard(world.record, lang, number, start, texts[start : start + texts_in_shard]))
-    return Store(path)
+            yield make_shard(world.record, lang, number, start, texts[start : start + texts_in_shard])
 
 
 def make_shard(record: RunRecord, lang: str, number: int, first_seq: int, texts: Sequence[Text]) -> Shard:

@@ -82,7 +82,7 @@ class StepBuffers:
 
 
 class RoutingCopies:
-    """What copies the choices of routers, layer by layer, into the buffers of a step of an eager model.
+    """What copies the choices of routers, layer by layer, into the buffers of a step.
 
     Where the rows of a layer go is looked up again only where a step has another number of rows than the last: with the
     few rows of decoding, finding the place takes as long as the copy.
@@ -103,15 +103,6 @@ class RoutingCopies:
         ids_place, weights_place = self._places[index]
         ids_place.copy_(ids)
         weights_place.copy_(weights)
-
-
-def copy_routing(
-    ids: torch.Tensor, weights: torch.Tensor, ids_buffer: torch.Tensor, weights_buffer: torch.Tensor
-) -> None:
-    """Copy what a router chose for n rows, [n, k], into the buffers of its layer, [k, n or more]."""
-    rows = ids.shape[0]
-    ids_buffer[:, :rows].copy_(ids.t())
-    weights_buffer[:, :rows].copy_(weights.t())
 
 
 def copy_logits(logits: torch.Tensor, buffer: torch.Tensor) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from moetrace.tracer.worker import PROBE_TOKENS
 from moetrace.tracer.worker.buffers import RoutingCopies, StepBuffers, copy_logits
 
 if TYPE_CHECKING:
-    import torch
-
     from moetrace.tracer.worker.routers import RouterSeam
 
 
@@ -19,6 +18,7 @@ class RouterTap:
     """The step's buffers, one part a layer of a seam.
 
     - probing: whether an eager model's logits are kept for `evidence`; a compiled one's always are
+    - witnesses: what a compiler is told that recording writes: a tensor of one number for each layer
     """
 
     def __init__(
@@ -39,21 +39,16 @@ class RouterTap:
         )
 
         self.probing = True
+        self.witnesses = [torch.zeros(1, device=device) for _ in seam.layers]
         self._copies = RoutingCopies(self.buffers)
 
-    def of_layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the buffers of one layer: ids, weights, logits."""
-        return self.buffers.ids[index], self.buffers.weights[index], self.buffers.logits[index]
-
-    def record(self, index: int, ids: torch.Tensor, weights: torch.Tensor, logits: torch.Tensor) -> None:
-        """Copy the routing of a layer, its logits as they are steered."""
+    def record(
+        self, index: int, ids: torch.Tensor, weights: torch.Tensor, logits: torch.Tensor, *, probing: bool
+    ) -> None:
+        """Copy the routing of a layer, its logits as they are steered; `probing`: keep the logits, too."""
         self._copies.copy(index, ids, weights)
-        if self.probing:
+        if probing:
             copy_logits(logits, self.buffers.logits[index])
-        self.add_profiles(index, logits)
-
-    def add_profiles(self, index: int, logits: torch.Tensor) -> None:
-        """Take the logits of all rows of a layer, as they are steered."""
         if self.buffers.profiles is not None:
             self.buffers.profiles.add(index, logits)
 

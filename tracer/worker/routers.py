@@ -17,11 +17,10 @@ from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from moetrace.store.errors import MoetraceError
-from moetrace.tracer.worker.buffers import copy_logits, copy_routing
 from moetrace.tracer.worker.outside import is_routed_outside, outside_logits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from moetrace.tracer.worker.outside import OutsideLogits
     from moetrace.tracer.worker.steering import LayerLogits, Steering
@@ -53,17 +52,12 @@ def _record(
     ids: torch.Tensor,
     weights: torch.Tensor,
     logits: torch.Tensor,
-    ids_buffer: torch.Tensor,
-    weights_buffer: torch.Tensor,
-    logits_buffer: torch.Tensor,
+    witness: torch.Tensor,  # noqa: ARG001  see below
     place: torch.Tensor,
 ) -> None:
     seam, index = _at(place)
-    logits = seam.as_steered(index, logits)
-    copy_routing(ids, weights, ids_buffer, weights_buffer)
-    copy_logits(logits, logits_buffer)
     if seam.tap is not None:
-        seam.tap.add_profiles(index, logits)
+        seam.tap.record(index, ids, weights, seam.as_steered(index, logits), probing=True)
 
 
 def _at(place: torch.Tensor) -> tuple[RouterSeam, int]:
@@ -71,11 +65,13 @@ def _at(place: torch.Tensor) -> tuple[RouterSeam, int]:
     return _SEAMS[number], index
 
 
-# A custom op whose mutations are declared survives torch.compile; plain copies into a captured tensor may not.
+# A custom op whose mutations are declared survives torch.compile; plain copies into a captured tensor may not. What is
+# recorded goes, as far as a compiler knows, into `witness`, a single number: of buffers that it knew to be written it
+# would make copies, of those of all layers once a layer.
 for _op, _mutated in (
     (_steer_logits, ["logits"]),
     (_steer_choice, ["weights", "ids"]),
-    (_record, ["ids_buffer", "weights_buffer", "logits_buffer"]),
+    (_record, ["witness"]),
 ):
     direct_register_custom_op(
         op_name=f"moetrace{_op.__name__}", op_func=_op, mutates_args=_mutated, fake_impl=lambda *_: None
@@ -83,16 +79,21 @@ for _op, _mutated in (
 
 
 class Tap(Protocol):
-    """Where the routing of each layer is copied to."""
+    """Where the routing of each layer is copied to.
 
-    def of_layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the buffers of one layer: ids, weights, logits."""
+    - probing: whether an eager model's logits are kept
+    """
 
-    def record(self, index: int, ids: torch.Tensor, weights: torch.Tensor, logits: torch.Tensor) -> None:
-        """Copy the routing of a layer, its logits as they are steered."""
+    probing: bool
 
-    def add_profiles(self, index: int, logits: torch.Tensor) -> None:
-        """Take the logits of all rows of a layer, as they are steered."""
+    @property
+    def witnesses(self) -> Sequence[torch.Tensor]:
+        """Return a tensor of one number for each layer, on the device."""
+
+    def record(
+        self, index: int, ids: torch.Tensor, weights: torch.Tensor, logits: torch.Tensor, *, probing: bool
+    ) -> None:
+        """Copy the routing of a layer, its logits as they are steered; `probing`: keep the logits, too."""
 
 
 class RouterSeam:
@@ -139,7 +140,7 @@ class RouterSeam:
             if self.steering is not None:
                 torch.ops.vllm.moetrace_steer_choice(hidden_states, router_logits, weights, ids, place)
             if self.tap is not None:
-                torch.ops.vllm.moetrace_record(ids, weights, router_logits, *self.tap.of_layer(index), place)
+                torch.ops.vllm.moetrace_record(ids, weights, router_logits, self.tap.witnesses[index], place)
             return weights, ids
 
         def eager(hidden_states: torch.Tensor, router_logits: torch.Tensor, *args: Any, **kwargs: Any) -> Routed:
@@ -150,7 +151,8 @@ class RouterSeam:
                 self.steer_choice(index, hidden_states, router_logits, weights, ids)
             if self.tap is not None and self.recording:
                 logits = outside.logits if outside else router_logits
-                self.tap.record(index, ids, weights, self.as_steered(index, logits))
+                steered = self.as_steered(index, logits)
+                self.tap.record(index, ids, weights, steered, probing=self.tap.probing)
             return weights, ids
 
         router._compute_routing = graph if self._compiled else eager  # noqa: SLF001

@@ -102,30 +102,11 @@ def test_every_router_takes_what_the_seam_gives_it() -> None:
         assert names[:4] == ["self", "hidden_states", "router_logits", "indices_type"], router
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_the_seam_sees_what_a_router_of_vllm_chooses(compiled: bool) -> None:  # noqa: FBT001
+def small_runner(layer: int, scale: float) -> Any:
+    """Return vLLM's runner of a layer of six experts, of which its router chooses two."""
     import torch
     from vllm.model_executor.layers.fused_moe.router.base_router import BaseRouter
     from vllm.model_executor.layers.fused_moe.runner.moe_runner import MoERunner
-
-    from moetrace.tracer.worker.buffers import copy_logits, copy_routing
-    from moetrace.tracer.worker.routers import RouterSeam
-
-    class Copies:
-        """A tap whose layers are one: ids and weights [k, 8], logits [8, E]."""
-
-        def __init__(self) -> None:
-            self.ids, self.weights, self.logits = torch.full((2, 8), -1), torch.zeros(2, 8), torch.zeros(8, 6)
-
-        def of_layer(self, _index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-            return self.ids, self.weights, self.logits
-
-        def record(self, _index: int, ids: torch.Tensor, weights: torch.Tensor, logits: torch.Tensor) -> None:
-            copy_routing(ids, weights, self.ids, self.weights)
-            copy_logits(logits, self.logits)
-
-        def add_profiles(self, index: int, logits: torch.Tensor) -> None:
-            pass
 
     class Router(BaseRouter):
         routing_method_type = None
@@ -135,14 +116,34 @@ def test_the_seam_sees_what_a_router_of_vllm_chooses(compiled: bool) -> None:  #
             return weights, ids.to(indices_type)
 
     class Runner(MoERunner):
-        layer_id, is_monolithic, routed_scaling_factor = 3, False, 2.0
+        layer_id, is_monolithic, routed_scaling_factor = layer, False, scale
         moe_config = SimpleNamespace(is_sequence_parallel=False)
 
         def __init__(self) -> None:
             torch.nn.Module.__init__(self)
             self.router = Router(top_k=2, global_num_experts=6)
 
-    model = torch.nn.Sequential(runner := Runner())
+    return Runner()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_seam_sees_what_a_router_of_vllm_chooses(compiled: bool) -> None:  # noqa: FBT001
+    import torch
+
+    from moetrace.tracer.worker.routers import RouterSeam
+
+    class Copies:
+        """A tap whose layers are one."""
+
+        def __init__(self) -> None:
+            self.seen: list[tuple[torch.Tensor, ...]] = []
+            self.probing, self.witnesses = True, [torch.zeros(1)]
+
+        def record(self, index: int, *routed: torch.Tensor, probing: bool) -> None:
+            assert (index, probing) == (0, True)
+            self.seen.append(tuple(each.clone() for each in routed))
+
+    model = torch.nn.Sequential(runner := small_runner(3, 2.0))
     seam = RouterSeam(model, compiled=compiled)
     assert (seam.layers, seam.num_experts, seam.top_k, seam.scales) == ([3], 6, 2, [2.0])
     seam.tap = copies = Copies()
@@ -151,12 +152,48 @@ def test_the_seam_sees_what_a_router_of_vllm_chooses(compiled: bool) -> None:  #
         hidden_states=torch.zeros(5, 4), router_logits=logits, topk_indices_dtype=torch.int32
     )
     assert ids.dtype == torch.int32
-    assert torch.equal(copies.ids[:, :5].T.int(), ids)
-    assert torch.equal(copies.weights[:, :5].T, weights)
-    assert torch.equal(copies.logits[:5], logits)
-    assert (copies.ids[:, 5:] == -1).all()
+    (seen,) = copies.seen
+    assert all(torch.equal(one, other) for one, other in zip(seen, (ids, weights, logits), strict=True))
     seam.remove()
     assert "_compute_routing" not in vars(runner.router)
+
+
+def test_a_compiler_makes_no_copy_of_what_recording_writes() -> None:
+    """Buffers of all layers that a compiled step was known to write were copied whole once a layer."""
+    import torch
+    from torch._dynamo.backends.common import aot_autograd
+
+    from moetrace.tracer.worker.router_tap import RouterTap
+    from moetrace.tracer.worker.routers import RouterSeam
+
+    model = torch.nn.ModuleList([small_runner(layer, 1.0) for layer in range(3)])
+    seam = RouterSeam(model, compiled=True)
+    tap = seam.tap = RouterTap(seam, 50, 8, torch.device("cpu"), {"scoring": "softmax", "profiles": True})
+    sizes: list[int] = []
+
+    def measure(graph: torch.fx.GraphModule, _: Any) -> Any:
+        values = [node.meta.get("val") for node in graph.graph.nodes]
+        sizes.extend(value.numel() for value in values if isinstance(value, torch.Tensor))
+        return graph
+
+    @torch.compile(backend=aot_autograd(fw_compiler=measure), fullgraph=True)
+    def routed(logits: torch.Tensor) -> torch.Tensor:
+        return sum(
+            runner.router._compute_routing(logits, logits * (1 + runner.layer_id), torch.int32)[0] for runner in model
+        )
+
+    for seed in range(2):
+        tap.buffers.ids.fill_(255)
+        logits = torch.randn(5, 6, generator=torch.Generator().manual_seed(seed))
+        assert routed(logits).shape == (5, 2)
+        for layer in range(3):
+            weights, ids = (logits * (1 + layer)).softmax(-1).topk(2)
+            assert torch.equal(tap.buffers.ids[layer, :, :5].T.long(), ids), layer
+            assert torch.equal(tap.buffers.weights[layer, :, :5].T, weights), layer
+            assert torch.equal(tap.buffers.logits[layer, :5], logits * (1 + layer)), layer
+            assert (tap.buffers.ids[layer, :, 5:] == 255).all()
+    assert max(sizes) == logits.numel(), "something as large as a buffer is in the graph"
+    seam.remove()
 
 
 def test_the_hook_reads_a_batch_of_the_second_model_runner() -> None:
