@@ -10,14 +10,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+def never() -> bool:
+    """Say that it is not enough."""
+    return False
+
+
 class Work(Protocol):
     """Does what it is given, in order, each before the next begins."""
 
     def do(self, work: Callable[..., Any], *arguments: Any) -> None:
         """Do something, now or later; raises what earlier work raised."""
 
-    def wait(self, ahead: int = 0) -> None:
-        """Return once at most `ahead` of what was given is not done; raises what earlier work raised."""
+    def wait(self, enough: Callable[[], bool] = never) -> None:
+        """Return once all that was given is done, or `enough` of it; raises what earlier work raised."""
 
     def close(self) -> None:
         """Finish; nothing can be given afterwards."""
@@ -30,7 +35,7 @@ class AtOnce:
         """Do it."""
         work(*arguments)
 
-    def wait(self, ahead: int = 0) -> None:
+    def wait(self, enough: Callable[[], bool] = never) -> None:
         """Nothing is ever left."""
 
     def close(self) -> None:
@@ -53,9 +58,9 @@ class InBackground:
             self._given.popleft().result()
         self._given.append(self._thread.submit(work, *arguments))
 
-    def wait(self, ahead: int = 0) -> None:
-        """Wait for the thread."""
-        while len(self._given) > ahead:
+    def wait(self, enough: Callable[[], bool] = never) -> None:
+        """Wait for the thread, for one piece of work after the other."""
+        while self._given and not enough():
             self._given.popleft().result()
 
     def close(self) -> None:

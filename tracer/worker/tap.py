@@ -14,7 +14,7 @@ from moetrace.tracer.model.replay import RoutingEvidence, check_routing
 from moetrace.tracer.plan.token_filter import TokenFilter
 from moetrace.tracer.worker.assembly import CapturedShard, PlannedShards
 from moetrace.tracer.worker.background import AtOnce, InBackground
-from moetrace.tracer.worker.memory import SLOTS, tap_memory
+from moetrace.tracer.worker.memory import tap_memory
 from moetrace.tracer.worker.recorder import RequestRecorder
 from moetrace.tracer.worker.router_tap import RouterTap
 from moetrace.tracer.worker.transfer import make_transfer
@@ -127,7 +127,7 @@ class WorkerTap:
         """Take over the rows of the step that was just launched."""
         if self._batch is None:
             raise CaptureError("the engine ran a step past the hook that says whose its rows are; nothing was captured")
-        self._work.wait(SLOTS - 1)  # one step at least has left its slot
+        self._work.wait(self._transfer.has_room)
         self._transfer.send()
         self._work.do(self._receive)
         if self._probing:

@@ -32,6 +32,9 @@ class Transfer(Protocol):
         token_ids: [n or more], on the device; kept: the rows whose probabilities are added up, None: all
         """
 
+    def has_room(self) -> bool:
+        """Tell whether another step can be sent."""
+
     def send(self) -> None:
         """Take over the step whose pass was just launched."""
 
@@ -80,6 +83,10 @@ class DirectTransfer(_Transfer):
     def before_forward(self, rows: StepRows, token_ids: torch.Tensor, kept: KeptRows | None = None) -> None:
         """Mark the rows as not written."""
         self._begin(rows, token_ids, kept)
+
+    def has_room(self) -> bool:
+        """Tell that it can."""
+        return True
 
     def send(self) -> None:
         """Make the step."""
@@ -185,6 +192,10 @@ class StreamTransfer(_Transfer):
         tokens = int(rows.counts.sum())
         self._token_ids[:tokens].copy_(token_ids[:tokens])
         self._begin(rows, self._token_ids, kept)
+
+    def has_room(self) -> bool:
+        """Tell whether a slot is free."""
+        return bool(self._free)
 
     def send(self) -> None:
         """Launch the copies of a step; raise RuntimeError where every slot is taken: receive them first."""

@@ -24,13 +24,13 @@ def test_work_is_done_in_order(make: Any) -> None:
     work.close()
 
 
-def test_the_giver_goes_on_and_waits_only_for_what_is_too_far_behind() -> None:
+def test_the_giver_goes_on_and_waits_until_it_is_enough() -> None:
     work, held, done = InBackground(begin=lambda: None), threading.Semaphore(0), []
     for number in range(3):
         work.do(lambda number=number: (held.acquire(), done.append(number)))
     assert not done
     held.release()
-    work.wait(ahead=2)
+    work.wait(lambda: bool(done))
     assert done == [0]
     held.release(2)
     work.wait()

@@ -147,10 +147,10 @@ def test_the_engine_goes_on_while_a_step_is_put_together(beside_gpu: Tapped, mon
     (first, _), (second, _) = (next(steps(np.random.default_rng(seed))) for seed in (0, 1))
     beside_gpu.run(first)
     beside_gpu.end(first.rows.requests[0])
+    beside_gpu.run(second)
     beside_gpu.tap.take()
     assert not added, "the engine waited for it, or did it itself"
     go.set()
-    beside_gpu.run(second)
     beside_gpu.tap.settle()
     assert len(added) == 2
     assert threading.current_thread() not in added
