@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 LOOK = 0.5  # seconds between two looks at the workers
 DEATHS = 20  # of workers, without a shard committed between them, that end a job
 ANSWER = 10.0  # seconds that a cluster has to answer
+TOKEN = "; where the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
 LAST_WORDS = 10.0  # seconds that the other workers have to end once one has found nothing left to do
 OBJECT_STORE = 256 << 20  # bytes; all that goes through it is the tokens of shards under way
 
@@ -237,7 +238,8 @@ def _ray(workers: Workers) -> Iterator[Any]:
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         where = f"--cluster {workers.cluster}" if workers.cluster else "--workers"
-        raise MoetraceError(f"{where}: Ray has no cluster there, or cannot start one ({first})") from error
+        token = "" if workers.on_this_machine or os.environ.get("RAY_AUTH_MODE") else TOKEN
+        raise MoetraceError(f"{where}: Ray has no cluster there, or cannot start one ({first}){token}") from error
     try:
         yield ray
     finally:
