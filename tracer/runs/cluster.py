@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 LOOK = 0.5  # seconds between two looks at the workers
 DEATHS = 20  # of workers, without a shard committed between them, that end a job
 ANSWER = 10.0  # seconds that a cluster has to answer
-TOKEN = "; where the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+LOCKED = "; where the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
 LAST_WORDS = 10.0  # seconds that the other workers have to end once one has found nothing left to do
 OBJECT_STORE = 256 << 20  # bytes; all that goes through it is the tokens of shards under way
 
@@ -238,7 +238,7 @@ def _ray(workers: Workers) -> Iterator[Any]:
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         where = f"--cluster {workers.cluster}" if workers.cluster else "--workers"
-        token = "" if workers.on_this_machine or os.environ.get("RAY_AUTH_MODE") else TOKEN
+        token = "" if workers.on_this_machine or os.environ.get("RAY_AUTH_MODE") else LOCKED
         raise MoetraceError(f"{where}: Ray has no cluster there, or cannot start one ({first}){token}") from error
     try:
         yield ray
