@@ -13,7 +13,7 @@ from moetrace.analytics.metrics.distributions import activation, divergence, div
 from moetrace.analytics.metrics.experts import activation_gap, exclusive_experts, overlap, specificity
 from moetrace.analytics.metrics.filters import Filters
 from moetrace.analytics.metrics.layers import language_specialization, zones, zones_auto
-from moetrace.analytics.metrics.runs import stage_comparison, task_experts
+from moetrace.analytics.metrics.runs import route_agreement, stage_comparison, task_experts
 from moetrace.analytics.metrics.scores import read_scores, score_correlation, use_scores
 from moetrace.analytics.metrics.sets import (
     expert_sets,
@@ -50,6 +50,7 @@ __all__ = [
     "overlap",
     "pivot_similarity",
     "read_scores",
+    "route_agreement",
     "routing_consistency",
     "routing_entropy",
     "score_correlation",

@@ -42,3 +42,21 @@ def task_experts(
     """
     check_runs(connection, [run for run in (run_a, run_b) if run is not None])
     return metric_frame(connection, "task_experts", run_a=run_a, run_b=run_b, tau=tau, lang=lang, layers=layers)
+
+
+def route_agreement(
+    connection: duckdb.DuckDBPyConnection,
+    run_a: str | None = None,
+    run_b: str | None = None,
+    languages: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+) -> pl.DataFrame:
+    """Return how alike two runs route the same tokens (every pair of runs of as many experts a token where None).
+
+    Raises UnknownNameError for a run or a language that the store lacks, MoetraceError where a run was traced without
+    `routes`.
+    """
+    check_runs(connection, [run for run in (run_a, run_b) if run is not None])
+    return metric_frame(
+        connection, "route_agreement", run_a=run_a, run_b=run_b, languages=languages, layers=layers
+    )

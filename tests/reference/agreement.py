@@ -26,6 +26,7 @@ VALUES = {  # columns that hold what is computed; the others say what a row is a
     *("gap", "specialization", "language_share", "type_jaccard", "token_overlap", "r_type", "r_token", "consistency"),
     *("pearson", "pearson_p", "pearson_p_layers", "spearman", "spearman_p", "spearman_p_layers"),
     *("p_type", "p_token", "r_type_normalized", "r_token_normalized", "jsd_controlled", "token_share"),
+    *("equal_sets", "weight_error", "largest_weight_error"),
     *("count", "expected", "corrected", "balanced", "entropy_corrected", "jsd_corrected", "noise"),
 }
 

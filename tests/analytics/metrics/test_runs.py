@@ -17,9 +17,12 @@ from tests.support.stores import World, make_record, make_world, write_counts, w
 from tests.support.worlds import open_worlds
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import duckdb
+
+    from tests.support.stores import Text
 
 BASE = make_world(1, make_record("base", languages=["a", "b", "c"]))
 TUNED = make_world(2, make_record("tuned", languages=["a", "b", "c", "d"]))
@@ -114,3 +117,66 @@ def test_the_view_has_every_pair_of_runs_once(tmp_path: Path) -> None:
     assert backwards.select("run_a", "run_b").unique().rows() == [("z", "x")]
     with pytest.raises(UnknownNameError, match="has no run 'w'"):
         metrics.stage_comparison(opened, "w", "x")
+
+
+def rerouted(world: World, run: str, seed: int, moe_layers: Sequence[int] | None = None) -> World:
+    """The same texts under another run: here and there other experts, weights a little off, some tokens other ones."""
+    rng = np.random.default_rng(seed)
+    record = make_record(run, moe_layers=moe_layers or world.record.moe_layers)
+    kept = [world.record.moe_layers.index(layer) for layer in record.moe_layers]
+
+    def changed(text: Text) -> Text:
+        experts, token_ids = text.experts[:, kept].copy(), text.token_ids.copy()
+        other = rng.random(experts.shape[:2]) < 0.3
+        experts[other] = (experts[other] + rng.integers(1, 3)) % record.num_experts
+        token_ids[rng.random(len(token_ids)) < 0.1] += 1
+        share = np.clip(text.weights[:, kept, :1] * rng.uniform(0.8, 1.0, experts.shape[:2])[..., None], 0, 1)
+        weights = np.concatenate([share, 1 - share], axis=2).astype(np.float32)
+        return replace(text, experts=experts, token_ids=token_ids, weights=weights, profile=text.profile[kept])
+
+    texts = {lang: [changed(text) for text in reversed(found)][:-1] for lang, found in world.texts.items()}
+    return World(record, texts)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"languages": ["swh_Latn"]}, {"layers": [5]}], ids=str)
+def test_route_agreement_is_that_of_every_token_of_both_runs(arguments: dict[str, Any], tmp_path: Path) -> None:
+    base = make_world(31, make_record("base"), texts=9)
+    tuned = rerouted(base, "tuned", 1, moe_layers=[1, 5])
+    opened = open_worlds(tmp_path, [base, tuned])
+    expected = reference.route_agreement(base, tuned, **arguments)
+    found = metrics.route_agreement(opened, "base", "tuned", **arguments)
+    assert close(keyed(expected), keyed(found.to_dicts()), 1e-6)
+    assert found["other_tokens"].min() > 0
+    assert 0 < found["equal_sets"].min() < found["overlap"].max() < 1
+    assert found.equals(metrics.route_agreement(opened, **arguments)), "of every pair there is but this one"
+
+
+def test_route_agreement_of_a_run_with_itself_under_another_name_is_whole(tmp_path: Path) -> None:
+    world = make_world(32, make_record("a"))
+    again = World(replace(world.record, run="b"), world.texts)
+    opened = open_worlds(tmp_path, [world, again])
+    found = metrics.route_agreement(opened, "b", "a")
+    assert set(found["equal_sets"]) == set(found["overlap"]) == {1.0}
+    assert set(found["largest_weight_error"]) == {0.0}
+    tokens = {lang: sum(len(text.token_ids) for text in texts) for lang, texts in world.texts.items()}
+    assert dict(found.select("lang", "tokens").unique().rows()) == tokens
+
+
+def test_runs_that_choose_other_experts_for_every_token_agree_on_none(tmp_path: Path) -> None:
+    world = make_world(33, make_record("a"))
+    def others(experts: np.ndarray) -> np.ndarray:
+        rows = [np.setdiff1d(np.arange(8), chosen)[:2] for chosen in experts.reshape(-1, 2)]
+        return np.array(rows, experts.dtype).reshape(experts.shape)
+
+    texts = {lang: [replace(text, experts=others(text.experts)) for text in found] for lang, found in world.texts.items()}
+    disjoint = World(replace(world.record, run="b"), texts)
+    found = metrics.route_agreement(open_worlds(tmp_path, [world, disjoint]), "a", "b")
+    assert set(found["equal_sets"]) == set(found["overlap"]) == {0.0}
+    assert found["weight_error"].null_count() == len(found)
+
+
+def test_route_agreement_needs_routes_and_as_many_experts_a_token(tmp_path: Path) -> None:
+    worlds = [make_world(34, make_record("a")), make_world(35, make_record("b", top_k=3))]
+    assert metrics.route_agreement(open_worlds(tmp_path / "k", worlds)).is_empty()
+    with pytest.raises(UnknownNameError, match="c"):
+        metrics.route_agreement(open_worlds(tmp_path / "k2", worlds), "a", "c")

@@ -11,7 +11,7 @@ from tests.reference.metrics.distributions import activation, divergence, diverg
 from tests.reference.metrics.experts import activation_gap, exclusive_experts, overlap, specificity
 from tests.reference.metrics.filters import kept
 from tests.reference.metrics.layers import language_specialization, zones, zones_auto
-from tests.reference.metrics.runs import task_experts
+from tests.reference.metrics.runs import route_agreement, task_experts
 from tests.reference.metrics.scores import score_correlation
 from tests.reference.metrics.sets import (
     expert_sets,
@@ -39,6 +39,7 @@ __all__ = [
     "kept",
     "language_specialization",
     "overlap",
+    "route_agreement",
     "routing",
     "routing_entropy",
     "score_correlation",
