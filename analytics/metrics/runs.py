@@ -57,6 +57,4 @@ def route_agreement(
     `routes`.
     """
     check_runs(connection, [run for run in (run_a, run_b) if run is not None])
-    return metric_frame(
-        connection, "route_agreement", run_a=run_a, run_b=run_b, languages=languages, layers=layers
-    )
+    return metric_frame(connection, "route_agreement", run_a=run_a, run_b=run_b, languages=languages, layers=layers)

@@ -164,11 +164,14 @@ def test_route_agreement_of_a_run_with_itself_under_another_name_is_whole(tmp_pa
 
 def test_runs_that_choose_other_experts_for_every_token_agree_on_none(tmp_path: Path) -> None:
     world = make_world(33, make_record("a"))
+
     def others(experts: np.ndarray) -> np.ndarray:
         rows = [np.setdiff1d(np.arange(8), chosen)[:2] for chosen in experts.reshape(-1, 2)]
         return np.array(rows, experts.dtype).reshape(experts.shape)
 
-    texts = {lang: [replace(text, experts=others(text.experts)) for text in found] for lang, found in world.texts.items()}
+    texts = {
+        lang: [replace(text, experts=others(text.experts)) for text in found] for lang, found in world.texts.items()
+    }
     disjoint = World(replace(world.record, run="b"), texts)
     found = metrics.route_agreement(open_worlds(tmp_path, [world, disjoint]), "a", "b")
     assert set(found["equal_sets"]) == set(found["overlap"]) == {0.0}

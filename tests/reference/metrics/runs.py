@@ -23,9 +23,7 @@ def route_agreement(
     for lang in languages or sorted({*one.texts} & {*other.texts}):
         there = {text.text_id: text for text in other.texts[lang]}
         pairs = [(text, there[text.text_id]) for text in one.texts[lang] if text.text_id in there]
-        places = [
-            (a, b, at) for a, b in pairs for at in range(min(len(a.token_ids), len(b.token_ids)))
-        ]
+        places = [(a, b, at) for a, b in pairs for at in range(min(len(a.token_ids), len(b.token_ids)))]
         same = [(a, b, at) for a, b, at in places if a.token_ids[at] == b.token_ids[at]]
         if not places:
             continue
