@@ -1,4 +1,4 @@
-"""README.md and docs/: links, paths, imports, commands and options are what is really there."""
+"""README.md, CONTRIBUTING.md and docs/: links, paths, imports, commands and options are what is really there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PAGES = [ROOT / "README.md", ROOT / "sql" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "sql/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 LINKED = [*PAGES, ROOT / "CHANGELOG.md"]
 DEVELOPMENT = ROOT / "docs" / "development.md"
 LINK = re.compile(r"\[[^]]+\]\(([^)\s]+)\)")
