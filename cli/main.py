@@ -13,25 +13,34 @@ from moetrace.cli.failures import show_failure, show_usage
 from moetrace.cli.groups import SuggestingGroup
 from moetrace.cli.terminal import PrintableFormatter
 
-COMMANDS = {
-    "demo": "moetrace.cli.demo:demo",
-    "inspect": "moetrace.cli.inspection:inspect",
-    "trace": "moetrace.cli.trace:trace",
-    "import": "moetrace.cli.importing:import_traces",
-    "ls": "moetrace.cli.ls:ls",
-    "verify": "moetrace.cli.verify:verify",
-    "rm": "moetrace.cli.rm:rm",
-    "compact": "moetrace.cli.compact:compact",
-    "upgrade": "moetrace.cli.upgrade:upgrade",
-    "sql": "moetrace.cli.sql:sql",
-    "views": "moetrace.cli.views:views",
-    "report": "moetrace.cli.report:report",
-    "export": "moetrace.cli.export:export",
-    "train": "moetrace.cli.train:train",
-    "merge": "moetrace.cli.merge:merge",
-    "steer": "moetrace.cli.steer:steer",
-    "evaluate": "moetrace.cli.evaluate:evaluate",
+GROUPS = {  # in the order in which a newcomer meets them
+    "Trace": {
+        "demo": "moetrace.cli.demo:demo",
+        "inspect": "moetrace.cli.inspection:inspect",
+        "trace": "moetrace.cli.trace:trace",
+        "import": "moetrace.cli.importing:import_traces",
+    },
+    "Look": {
+        "ls": "moetrace.cli.ls:ls",
+        "views": "moetrace.cli.views:views",
+        "sql": "moetrace.cli.sql:sql",
+        "report": "moetrace.cli.report:report",
+    },
+    "Choose": {"export": "moetrace.cli.export:export"},
+    "Use": {
+        "train": "moetrace.cli.train:train",
+        "merge": "moetrace.cli.merge:merge",
+        "steer": "moetrace.cli.steer:steer",
+        "evaluate": "moetrace.cli.evaluate:evaluate",
+    },
+    "Keep": {
+        "verify": "moetrace.cli.verify:verify",
+        "compact": "moetrace.cli.compact:compact",
+        "upgrade": "moetrace.cli.upgrade:upgrade",
+        "rm": "moetrace.cli.rm:rm",
+    },
 }
+COMMANDS = {name: where for group in GROUPS.values() for name, where in group.items()}
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -42,6 +51,14 @@ class LazyGroup(SuggestingGroup):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's interface
         """Return the commands in the order in which a newcomer meets them."""
         return list(COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what each command is for, by what a person is about to do."""
+        widest = max(map(len, COMMANDS))
+        for title, names in GROUPS.items():
+            commands = ((name.ljust(widest), self.get_command(ctx, name)) for name in names)
+            with formatter.section(title):
+                formatter.write_dl([(name, command.short_help or "") for name, command in commands if command])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  click's interface
         """Import and return a command."""
@@ -54,8 +71,23 @@ class LazyGroup(SuggestingGroup):
         return command
 
 
+def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from moetrace.cli.version import version_lines
+
+        click.echo("\n".join(version_lines()))
+        ctx.exit()
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="moetrace")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_show_version,
+    help="Show what a report of a fault should name: versions, processor, GPU.",
+)
 @click.option(
     "-v",
     "--verbose",
@@ -63,10 +95,7 @@ class LazyGroup(SuggestingGroup):
     help="Log what is being done; an error with its traceback, as MOETRACE_DEBUG=1 does.",
 )
 def moetrace(verbose: bool) -> None:
-    """Trace, query and export the experts that a Mixture-of-Experts language model uses for each language.
-
-    moetrace records how a Mixture-of-Experts language model routes the tokens of parallel multilingual texts, keeps
-    the record as Parquet files that anybody can query with SQL, and exports the experts to train as a mask.
+    """Which experts does a Mixture-of-Experts language model use for each language, and what follows from it.
 
     Start with `moetrace demo`: the whole pipeline on a bundled model and corpus, without a network.
     """
