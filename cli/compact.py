@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moetrace.cli.options import RUN, STORE
-from moetrace.cli.terminal import printable
+from moetrace.cli.terminal import is_quiet, printable
 
 if TYPE_CHECKING:
     from moetrace.store.write.compact import Compacted
@@ -44,7 +44,7 @@ def compact(store: str, run: str | None, moments: bool, anew: bool) -> None:
     from moetrace.store.write.compact import compact as add_up
 
     opened = Store(store)
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=is_quiet())
     columns = (TextColumn("counting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     for name in [opened.run(run).run] if run else list(opened.runs):
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal or not moments) as bar:

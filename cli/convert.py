@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moetrace.cli.options import output
-from moetrace.cli.terminal import printable
+from moetrace.cli.terminal import printable, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,4 +63,4 @@ def _write_text(text: str, about: str, output: Path | None) -> None:
         click.echo(text, nl=False)
         return
     write_text(output, text)
-    click.echo(printable(f"{output}: {about}"), err=True)
+    say(printable(f"{output}: {about}"))

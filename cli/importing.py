@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
+from moetrace.cli.next_steps import say_next
 from moetrace.cli.options import SHARD_TOKENS
+from moetrace.cli.terminal import say
 
 FORMATS = ("esft", "usage-json", "rise-stats")
 LISTED = 5  # shards that a message names
@@ -80,13 +82,11 @@ def import_traces(
         result = READERS[file_format](store, request, progress)
     tokens = f", {result.written_tokens:,} tokens" if result.written_tokens else ""
     skipped = f", {result.skipped_shards} there before" if result.skipped_shards else ""
-    click.echo(
-        f"run {run} in {store}: {result.languages} languages, {result.written_shards} shards{tokens} written{skipped}",
-        err=True,
-    )
+    say(f"run {run} in {store}: {result.languages} languages, {result.written_shards} shards{tokens} written{skipped}")
     if result.missing:
         listed = ", ".join(result.missing[:LISTED]) + (", ..." if len(result.missing) > LISTED else "")
         raise StoreError(
             f"run {run} in {store}: {len(result.missing)} shards are missing, which another process has in hand "
             f"({listed}); import again once it has ended"
         )
+    say_next(store, run)

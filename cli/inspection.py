@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moetrace.cli.options import SHARD_TOKENS, corpus_selection
-from moetrace.cli.terminal import json_document, printable
+from moetrace.cli.terminal import json_document, printable, say
 
 if TYPE_CHECKING:
     from moetrace.tracer.corpus.corpus import Corpus
@@ -84,7 +84,7 @@ def _plan(found: Inspection, corpus: Corpus, shard_tokens: int, limit: int | Non
         shard_tokens=shard_tokens,
         window=found.facts.window - 1,
         limit=limit,
-        progress=SaidNowAndThen(lambda words: click.echo(words, err=True)),
+        progress=SaidNowAndThen(say),
         effort=Effort.of_machine(encode),
     )
 

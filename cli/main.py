@@ -94,7 +94,8 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     is_flag=True,
     help="Log what is being done; an error with its traceback, as MOETRACE_DEBUG=1 does.",
 )
-def moetrace(verbose: bool) -> None:
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but results, warnings and errors.")
+def moetrace(verbose: bool, quiet: bool) -> None:  # noqa: ARG001  whoever says something asks for it
     """Which experts does a Mixture-of-Experts language model use for each language, and what follows from it.
 
     Start with `moetrace demo`: the whole pipeline on a bundled model and corpus, without a network.

@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from moetrace.cli.terminal import printable
+from moetrace.cli.terminal import is_quiet, printable
 from moetrace.store.progress import Progress
 from moetrace.tracer.runs.progress import TraceProgress
 from moetrace.tracer.training.progress import TrainingProgress
@@ -47,7 +47,7 @@ class OneBar(Progress):
     """A bar on stderr between what is being done and the time left; `columns` stand in between."""
 
     def __init__(self, description: str, *columns: ProgressColumn, **fields: Any) -> None:
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=is_quiet())
         self._bar = Bars(
             TextColumn("{task.description}", style="progress.description", markup=False),
             BarColumn(),

@@ -7,7 +7,7 @@ import sys
 import click
 
 from moetrace.cli.options import STORE
-from moetrace.cli.terminal import printable
+from moetrace.cli.terminal import printable, say
 
 
 @click.command(short_help="Take a run out of a store.")
@@ -45,7 +45,7 @@ def rm(store: str, run: str | None, lang: str | None, staging: bool, yes: bool, 
             kept = len(storage.unfinished()) + len(living_claims(storage))
         for path in gone:
             click.echo(printable(f"{path}: removed"))
-        click.echo(f"{len(gone)} unfinished folders and claims removed, {kept} may still be somebody's", err=True)
+        say(f"{len(gone)} unfinished folders and claims removed, {kept} may still be somebody's")
     if run is None:
         return
     removal = plan_removal(storage, run, lang)
@@ -55,7 +55,7 @@ def rm(store: str, run: str | None, lang: str | None, staging: bool, yes: bool, 
     if not yes and not sys.stdin.isatty():
         raise click.UsageError(f"{question}: pass --yes")
     if not yes and not click.confirm(f"{question}. Go on?", err=True):
-        click.echo("nothing was moved", err=True)
+        say("nothing was moved")
         return
     folder = remove(storage, removal, force=force)
     click.echo(printable(f"{store}: {removal.what}: {size} {'deleted' if force else f'moved to {folder}'}"))

@@ -9,6 +9,8 @@ import json
 import logging
 import re
 
+import click
+
 # C0 and DEL, C1, line separators, marks and overrides of direction.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 MOST = 1500  # characters of a message, whatever it quotes
@@ -24,6 +26,18 @@ def one_line(text: object) -> str:
     words = str(text).strip().partition("\n\nLINE ")[0]
     shown = printable(" ".join(line.strip() for line in words.split("\n") if line.strip()))
     return shown if len(shown) <= MOST else f"{shown[: MOST // 2]} ... {shown[-MOST // 2 :]}"
+
+
+def is_quiet() -> bool:
+    """Tell whether nothing is to be said but results, warnings and errors: `moetrace --quiet`."""
+    context = click.get_current_context(silent=True)
+    return bool(context is not None and context.find_root().params.get("quiet"))
+
+
+def say(message: str) -> None:
+    """Print what was done on stderr, unless a person wants it quiet."""
+    if not is_quiet():
+        click.echo(message, err=True)
 
 
 def json_document(value: object) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moetrace.cli.next_steps import say_next
 from moetrace.cli.options import (
     SHARD_TOKENS,
     FiniteRange,
@@ -16,7 +17,7 @@ from moetrace.cli.options import (
     sampling,
 )
 from moetrace.cli.set_aside import exit_code
-from moetrace.cli.terminal import printable
+from moetrace.cli.terminal import printable, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -254,9 +255,10 @@ def trace(
         )
     skipped = f", {result.skipped_shards} were there before" if result.skipped_shards else ""
     aside = f"; {result.set_aside:,} texts of which nothing is left were set aside" if result.set_aside else ""
-    click.echo(
+    say(
         f"run {result.run} in {printable(store)}: {result.written_shards} shards, {result.written_tokens:,} tokens "
-        f"in {result.seconds:.0f} s{skipped}{aside}",
-        err=True,
+        f"in {result.seconds:.0f} s{skipped}{aside}"
     )
-    return exit_code(result, store)
+    code = exit_code(result, store)
+    say_next(store, result.run)
+    return code

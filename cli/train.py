@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moetrace.cli.options import FiniteRange
-from moetrace.cli.terminal import printable
+from moetrace.cli.terminal import printable, say
 
 if TYPE_CHECKING:
     from moetrace.tracer.training.training import TrainingResult
@@ -162,10 +162,9 @@ def train(
             progress.stage("writing the merged model")
             merge(path, output / EXPERTS_FILE, output / "merged", revision=revision)
     click.echo(loss_table(result))
-    click.echo(
+    say(
         f"{printable(output)}: {result.trained_parameters:,} of {result.parameters:,} parameters trained, "
-        f"{result.steps} steps, {result.tokens:,} tokens in {result.seconds:.0f} s",
-        err=True,
+        f"{result.steps} steps, {result.tokens:,} tokens in {result.seconds:.0f} s"
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from moetrace.cli.options import STORE
-from moetrace.cli.terminal import json_document, printable
+from moetrace.cli.terminal import is_quiet, json_document, printable, say
 
 if TYPE_CHECKING:
     from moetrace.store.verify.verdict import Verdict
@@ -45,7 +45,7 @@ def verify(store: str, quick: bool, repair: bool, dry_run: bool, as_json: bool) 
 
     if dry_run and not repair:
         raise click.UsageError("--dry-run goes with --repair")
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=is_quiet())
     columns = (TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     storage = open_storage(store)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -86,11 +86,10 @@ def _print_found(store: str, verdict: Verdict) -> None:
         lacking = f"; missing: {missing}" if run.missing else ""
         notes.append(f"run {run.run}: {run.there:,} of {run.planned:,} planned shards are there{lacking}")
     for note in notes:
-        click.echo(printable(note), err=True)
-    click.echo(
+        say(printable(note))
+    say(
         f"{printable(store)}: {verdict.shards:,} shards, {verdict.files:,} files, {verdict.bytes / 1e6:,.1f} MB; "
-        f"{len(verdict.problems) or 'no'} problem{'s' * (len(verdict.problems) != 1)}",
-        err=True,
+        f"{len(verdict.problems) or 'no'} problem{'s' * (len(verdict.problems) != 1)}"
     )
 
 
