@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moetrace.cli import completion
 from moetrace.cli.convert import FORMAT, MASK, convert, write_mask
 from moetrace.cli.explanation import explanation
 from moetrace.cli.groups import InOrder
@@ -44,7 +45,13 @@ OUTPUT = output("Write the mask here.  [default: standard output]")
 
 def _target(help_text: str, *, required: bool = False) -> Callable[..., Any]:
     return click.option(
-        "--target", "targets", multiple=True, required=required, metavar="LANG", help=f"{help_text}; may be repeated."
+        "--target",
+        "targets",
+        multiple=True,
+        required=required,
+        metavar="LANG",
+        help=f"{help_text}; may be repeated.",
+        shell_complete=completion.languages,
     )
 
 
@@ -210,8 +217,21 @@ def top_k(connection: duckdb.DuckDBPyConnection, run: str, **options: Any) -> Se
 @strategy(
     "task",
     "Middle-layer experts that a task uses more than general text.",
-    click.option("--target", "targets", multiple=True, metavar="LANG", help="Only this language.  [default: all]"),
-    click.option("--against", required=True, metavar="RUN", help="Run of general texts, in the same store."),
+    click.option(
+        "--target",
+        "targets",
+        multiple=True,
+        metavar="LANG",
+        help="Only this language.  [default: all]",
+        shell_complete=completion.languages,
+    ),
+    click.option(
+        "--against",
+        required=True,
+        metavar="RUN",
+        help="Run of general texts, in the same store.",
+        shell_complete=completion.runs,
+    ),
     click.option("--tau", type=FINITE, default=0.0, show_default=True, help="What a score must be above."),
     click.option("--per-layer", type=int, metavar="K", help="At most K of each layer, as many as can be promoted."),
     click.option(

@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moetrace.cli import completion
 from moetrace.store.format import layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 STORE = click.argument("store")  # a folder or a URL
-RUN = click.option("--run", metavar="NAME", help="Which run of the store; needed only where it has several.")
+RUN = click.option(
+    "--run",
+    metavar="NAME",
+    help="Which run of the store; needed only where it has several.",
+    shell_complete=completion.runs,
+)
 
 
 class _Finite(click.types.FloatParamType):

@@ -6,14 +6,15 @@ import sys
 
 import click
 
+from moetrace.cli import completion
 from moetrace.cli.options import STORE
 from moetrace.cli.terminal import printable, say
 
 
 @click.command(short_help="Take a run out of a store.")
 @STORE
-@click.option("--run", metavar="NAME", help="The run to take out.")
-@click.option("--lang", metavar="L", help="Only this language of it.")
+@click.option("--run", metavar="NAME", help="The run to take out.", shell_complete=completion.runs)
+@click.option("--lang", metavar="L", help="Only this language of it.", shell_complete=completion.languages)
 @click.option("--staging", is_flag=True, help="Remove unfinished files and claims of processes that are gone.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Delete the files instead of moving them.")

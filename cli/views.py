@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moetrace.cli import completion
+
 if TYPE_CHECKING:
     from moetrace.analytics.database.documentation import SqlFile
 
 
 @click.command(short_help="What each view is: columns, formula, range, source.")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.views)
 def views(name: str | None) -> None:
     """List the SQL views and macros, or describe the one called NAME; the text comes from the SQL files themselves.
 
