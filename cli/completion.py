@@ -38,6 +38,13 @@ def views(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[s
     return _beginning(incomplete, documented())
 
 
+def plots(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+    """Return the names of the plots."""
+    from moetrace.analytics.plots import SECTIONS
+
+    return _beginning(incomplete, SECTIONS)
+
+
 def _beginning(with_: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith(with_)]
 

@@ -25,6 +25,7 @@ GROUPS = {  # in the order in which a newcomer meets them
         "views": "moetrace.cli.views:views",
         "sql": "moetrace.cli.sql:sql",
         "report": "moetrace.cli.report:report",
+        "plot": "moetrace.cli.plot:plot",
     },
     "Choose": {"export": "moetrace.cli.export:export"},
     "Use": {

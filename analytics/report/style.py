@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', Arial, sans-serif"
+PRINTED_FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
 INK = "#1c2733"
 MUTED = "#5d6b7a"
 FAINT = "#c3ccd5"
@@ -62,3 +63,15 @@ def configuration() -> dict[str, Any]:
         "text": {"color": MUTED, "font": FONT, "fontSize": 11},
         "scale": {"bandPaddingInner": 0, "bandPaddingOuter": 0, "rectBandPaddingInner": 0},
     }
+
+
+def printed_configuration() -> dict[str, Any]:
+    """Return the configuration of a chart on paper: white, in fonts that every printer has."""
+    printed = configuration() | {"background": "white", "font": PRINTED_FONT}
+    for part in ("axis", "legend"):
+        printed[part] = {**printed[part], "labelFont": PRINTED_FONT, "titleFont": PRINTED_FONT}
+    printed["legend"] |= {"titleOrient": "top", "gradientLength": 160}
+    del printed["legend"]["layout"]  # Vega takes it, Altair's schema does not
+    for part in ("title", "text"):
+        printed[part] = {**printed[part], "font": PRINTED_FONT}
+    return printed

@@ -8,6 +8,7 @@ on.
 
 - `Store(place)`: a store's runs, commits and tables, as polars frames and Arrow datasets
 - `connect(place)`: a store as a DuckDB connection with every view
+- `plots`: the report's charts one by one, as Altair charts
 - `read_mask(path)`: a mask file, checked
 - `traced(llm, store)`: records what an engine of vLLM routes inside a `with` block
 - `steered(llm, file)`: steers what an engine of vLLM runs inside a `with` block by an intervention
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 from moetrace._doors import doors
 
 if TYPE_CHECKING:
+    from moetrace.analytics import plots
     from moetrace.analytics.database.connection import connect
     from moetrace.store.errors import MoetraceError
     from moetrace.store.mask import read_mask
@@ -31,7 +33,17 @@ if TYPE_CHECKING:
     from moetrace.tracer.steering.attach import steered
     from moetrace.tracer.training.masking import apply_mask
 
-__all__ = ["MoetraceError", "Store", "apply_mask", "connect", "read_mask", "steered", "tap_arguments", "traced"]
+__all__ = [
+    "MoetraceError",
+    "Store",
+    "apply_mask",
+    "connect",
+    "plots",
+    "read_mask",
+    "steered",
+    "tap_arguments",
+    "traced",
+]
 
 __getattr__, __dir__ = doors(
     __name__,
@@ -40,6 +52,7 @@ __getattr__, __dir__ = doors(
         "Store": "store.read.reader",
         "apply_mask": "tracer.training.masking",
         "connect": "analytics.database.connection",
+        "plots": "analytics",
         "read_mask": "store.mask",
         "steered": "tracer.steering.attach",
         "tap_arguments": "tracer.recording.attach",

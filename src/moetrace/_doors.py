@@ -12,13 +12,17 @@ if TYPE_CHECKING:
 def doors(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` of a package: `modules` says for each name which module of it has that name.
 
-    Both are what PEP 562 calls for an attribute that a module does not have, and for `dir` of it.
+    What is offered may be a module of a package. Both are what PEP 562 calls, for an attribute that a module does not
+    have and for `dir` of it.
     """
 
     def find(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package} has no attribute {name}")
-        return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+        module = importlib.import_module(f"{package}.{modules[name]}")
+        if hasattr(module, "__path__") and not hasattr(module, name):
+            return importlib.import_module(f"{module.__name__}.{name}")
+        return getattr(module, name)
 
     def listed() -> list[str]:
         return sorted(modules)
