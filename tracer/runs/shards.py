@@ -142,5 +142,5 @@ def _trace_all(
                 progress.stage(f"waiting for {len(left)} shards that another process is tracing")
             said = True
             sleep(WAIT)
-    writer.attempts.sweep({shard.key for shard in shards})
+    writer.attempts.sweep(writer.committed())
     return written

@@ -399,3 +399,15 @@ def test_what_vllm_raises_is_told_in_its_first_line(tmp_path: Path) -> None:
     traced(tmp_path / "store", Engines(raising([f"{LANG}/{IDS[0]}"])).start)
     (record,) = Store(tmp_path / "store").set_aside()
     assert re.fullmatch(f"could not be traced: {WHY}", record.texts[0].reason)
+
+
+def test_what_is_noted_of_shards_that_others_committed_goes_with_the_end_of_the_run(tmp_path: Path) -> None:
+    """A worker that is started again asks only for what is left, and another's death may be noted of more than that."""
+    store, engines = tmp_path / "store", Engines(raising([]))
+    first, *rest = planned_shards()
+    traced(store, engines.start, [first])
+    with StoreWriter(store, WORLD.record, sizes()) as writer:
+        writer.attempts.take_up(first.lang, first.number, first.texts, died=True)
+    assert list((store / layout.ATTEMPTS).rglob("*.json"))
+    traced(store, engines.start, rest)
+    check(store, [], "")
