@@ -102,7 +102,6 @@ COMMANDS = (
     Command("database", ("sql", "STORE", "--database", "store.duckdb")),
     Command("views", ("views",), reads=""),
     Command("report", ("report", "STORE", "--run", "run", "-o", "report.html")),
-    Command("plot", ("plot", "isolation", "STORE", "--run", "run", "-o", "plot.svg")),
     _export("rise", "--target", "deu_Latn", "--budget", "4", "--min-count", "0", "--explain"),
     _export("gap", "--target", "deu_Latn", "--min-count", "0"),
     _export("top-p", "--target", "deu_Latn"),
