@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import altair as alt
-import polars as pl
 
+from moetrace.analytics.report.bands import band_frame, chance_line, floor_band, interval_band
+from moetrace.analytics.report.findings import Series, by_layer, by_zone, listed, zones_said
 from moetrace.analytics.report.layer_charts import layer_axis, nearest_tooltip, on_zones
 from moetrace.analytics.report.section import Section, figure
 from moetrace.analytics.report.style import FAINT, SERIES
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from moetrace.analytics.report.source import Source
+    from moetrace.analytics.uncertainty.curves import Curve
 
 
 def isolation(source: Source) -> Section:
@@ -28,7 +30,8 @@ def isolation(source: Source) -> Section:
     max(isolation) as highest,
     -- Of pairs that are equally far apart the first by name: the same page every time.
     arg_min(lang_a || ' and ' || lang_b, (isolation, lang_a, lang_b)) as closest,
-    arg_min(lang_a || ' and ' || lang_b, (-isolation, lang_a, lang_b)) as furthest
+    arg_min(lang_a || ' and ' || lang_b, (-isolation, lang_a, lang_b)) as furthest,
+    avg(1 - expected) as chance
 from jaccard
 where {source.this_run}
 group by layer
@@ -40,8 +43,9 @@ order by layer"""
         reading=(
             f"For each language, take the {top_k} experts of a layer that its tokens use most. Isolation is the part "
             "of two languages' experts that they do not share: 0 means the same experts, 1 means none in common. The "
-            "line is the mean over all pairs of languages, the dark band holds the middle half of the pairs, the light "
-            "band all of them."
+            "line is the mean over all pairs of languages with its 95% interval, the dark band holds the middle half of the "
+            "pairs, the light band all of them. The grey band at the foot is what two samples of one and the same "
+            "language would show, the dashed line what sets drawn at random would."
         ),
         formula=f"isolation = 1 - |A and B| / |A or B|, A and B the {top_k} experts of highest activation frequency",
         queries={"isolation": query},
@@ -49,24 +53,35 @@ order by layer"""
     if source.reason_without_comparison:
         return section.without_data(source.reason_without_comparison)
     frame = source.frame(query)
+    drawn = source.counts
+    mean = drawn.isolation.around(frame["mean"].to_numpy()) if drawn else None
+    floor = drawn.isolation_floor if drawn else None
+    layers = source.record.moe_layers
+    datasets = {"isolation": frame}
+    if mean and floor:
+        datasets |= {"isolation_interval": band_frame(layers, mean), "isolation_floor": band_frame(layers, floor)}
     return section.with_data(
-        {"isolation": frame},
-        findings=_findings(source, frame),
+        datasets,
+        findings=_findings(source, by_layer(layers, frame["mean"].to_numpy(), mean), floor),
+        notes=source.note_of(drawn.drawn if drawn else None),
         figures=(
             figure(
                 "isolation",
                 "Isolation of language pairs by layer: mean, middle half and range",
-                spread("isolation", source.record.moe_layers, "isolation (1 - Jaccard), 0 to 1"),
-                ("isolation", "zones"),
+                spread("isolation", layers, "isolation (1 - Jaccard), 0 to 1", known=drawn is not None),
+                (*datasets, "zones"),
             ),
         ),
     )
 
 
-def spread(name: str, layers: Sequence[int], title: str) -> alt.LayerChart:
-    """Return the mean of dataset `name` per layer over its quartiles and its range."""
+def spread(name: str, layers: Sequence[int], title: str, *, known: bool) -> alt.LayerChart:
+    """Return the mean of dataset `name` per layer over its quartiles and its range, with the line of chance.
+
+    known: whether there are datasets `<name>_interval` and `<name>_floor` to draw, too
+    """
     base = alt.Chart(alt.NamedData(name)).encode(x=layer_axis(layers))
-    y = alt.Y("lowest:Q", title=title, scale=alt.Scale(zero=False, nice=True))
+    y = alt.Y("lowest:Q", title=title, scale=alt.Scale(zero=known, nice=True))
     whole = base.mark_area(color=SERIES[0], opacity=0.10).encode(y=y, y2="highest:Q")
     middle = base.mark_area(color=SERIES[0], opacity=0.20).encode(y="lower_quartile:Q", y2="upper_quartile:Q")
     line = base.mark_line(color=SERIES[0], strokeWidth=2.4, strokeJoin="round").encode(y="mean:Q")
@@ -91,18 +106,28 @@ def spread(name: str, layers: Sequence[int], title: str) -> alt.LayerChart:
         .add_params(hover)
     )
     rule = base.mark_rule(color=FAINT).encode(opacity=alt.condition(hover, alt.value(1.0), alt.value(0.0)))
-    return on_zones(layers, rule, whole, middle, line, points)
+    bands = (*floor_band(f"{name}_floor", layers), interval_band(f"{name}_interval", layers)) if known else ()
+    return on_zones(layers, rule, whole, middle, *bands, *chance_line(name, layers), line, points)
 
 
-def _findings(source: Source, frame: pl.DataFrame) -> tuple[str, ...]:
-    layers = frame.sort("mean")
-    least, most = layers.row(0, named=True), layers.row(-1, named=True)
-    means = [
-        (zone.name, float(frame.filter(pl.col("layer").is_between(zone.first, zone.last))["mean"].to_numpy().mean()))
-        for zone in source.zones
+def _findings(source: Source, means: Series, floor: Curve | None) -> tuple[str, ...]:
+    found = [
+        means.ends(
+            "Languages are routed most apart in",
+            "most alike in",
+            "No layer routes languages more apart than another, as far as these texts can tell",
+        )
     ]
-    extremes = (
-        f"Languages are routed most apart in layer {most['layer']} (mean isolation {most['mean']:.2f}) and most "
-        f"alike in layer {least['layer']} ({least['mean']:.2f})."
-    )
-    return extremes, f"Mean isolation by zone: {', '.join(f'{name} {mean:.2f}' for name, mean in means)}."
+    found.append(f"Mean isolation by zone: {zones_said(by_zone(source, means))}.")
+    if means.curve and floor:
+        above, noise = means.curve.interval()[0], floor.interval()[1]
+        within_noise = [name for name, low, most in zip(means.names, above, noise, strict=True) if low <= most]
+        found.append(
+            f"Two samples of one language would be up to {noise.max():.2f} apart; "
+            + (
+                f"in {listed(within_noise)} languages are not further apart than that."
+                if within_noise
+                else "in every layer languages are further apart than that."
+            )
+        )
+    return tuple(found)

@@ -10,6 +10,15 @@ import polars as pl
 
 from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.analytics.database.quoting import literal
+from moetrace.analytics.uncertainty.curves import (
+    MOST_LANGUAGES,
+    REPLICATES,
+    CountCurves,
+    Drawn,
+    TranslationCurves,
+    count_curves,
+    translation_curves,
+)
 
 if TYPE_CHECKING:
     import duckdb
@@ -28,11 +37,17 @@ class Zone:
 
 @dataclass(frozen=True)
 class Source:
-    """One run: its record, the languages of which there are shards, and a connection that has the SQL views."""
+    """One run: its record, the languages of which there are shards, and a connection that has the SQL views.
+
+    - replicates: how often texts are drawn for intervals; 0: there are none
+    - first: languages that have intervals in any case, before others
+    """
 
     connection: duckdb.DuckDBPyConnection
     record: RunRecord
     languages: tuple[str, ...]
+    replicates: int = REPLICATES
+    first: tuple[str, ...] = ()
 
     @property
     def pivot(self) -> str | None:
@@ -53,6 +68,66 @@ class Source:
         if len(self.languages) > 1:
             return self.reason_without_counts
         return f"This compares languages, and the store has one language of the run: {self.languages[0]}."
+
+    @property
+    def drawn(self) -> list[str]:
+        """Return the languages whose texts are drawn: all, or where there are many some of them, evenly by name."""
+        if len(self.languages) <= MOST_LANGUAGES:
+            return list(self.languages)
+        known = [lang for lang in dict.fromkeys((*self.first, self.pivot)) if lang in self.languages]
+        others = [lang for lang in self.languages if lang not in known]
+        room = max(MOST_LANGUAGES - len(known), 0)
+        evenly = [others[at * len(others) // room] for at in range(room)]
+        return sorted([*known, *evenly][:MOST_LANGUAGES])
+
+    @property
+    def reason_without_intervals(self) -> str | None:
+        """Return why it is not known how far numbers vary, or None where texts can be drawn."""
+        if not self.replicates:
+            return "No intervals were asked for: differences between near values may be chance."
+        if lacks := [table for table in ("sequences", "tokens", "routes") if table not in self.record.tables]:
+            return (
+                f"The run has no {' and '.join(lacks)}: how far these numbers would move with other texts is not known, and "
+                "differences between near values may be chance."
+            )
+        return None
+
+    @cached_property
+    def counts(self) -> CountCurves | None:
+        """Return the curves made of counts with their replicates, or None where texts cannot be drawn."""
+        if self.reason_without_intervals:
+            return None
+        return count_curves(
+            self.connection, run=self.record.run, languages=self.drawn, replicates=self.replicates
+        )
+
+    @cached_property
+    def translations(self) -> TranslationCurves | None:
+        """Return similarity to the pivot and excess with their replicates, or None where they are not asked for."""
+        if not self.replicates:
+            return None
+        return translation_curves(
+            self.connection, run=self.record.run, languages=self.drawn, replicates=self.replicates
+        )
+
+    def note_of(self, drawn: Drawn | None) -> tuple[str, ...]:
+        """Return in words how intervals were made, or why there are none."""
+        if drawn is None:
+            return (self.reason_without_intervals,) if self.reason_without_intervals else ()
+        texts = (
+            f"all {drawn.of_text_ids:,} text ids"
+            if drawn.text_ids == drawn.of_text_ids
+            else f"{drawn.text_ids:,} of {drawn.of_text_ids:,} text ids, taken at random"
+        )
+        languages = (
+            f"{len(drawn.languages)} of {len(self.languages)} languages; the others have none"
+            if len(drawn.languages) < len(self.languages)
+            else "all languages"
+        )
+        return (
+            f"Intervals of 95%: {drawn.replicates:,} draws of {texts}, of {languages}, in {drawn.seconds:.1f} s. They say "
+            "how far other texts of this kind would move a number, not other kinds of text.",
+        )
 
     @property
     def this_run(self) -> str:

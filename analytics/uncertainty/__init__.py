@@ -6,6 +6,7 @@ together in all languages, so that comparisons of languages stay comparisons of 
 """
 
 from moetrace.analytics.uncertainty.bootstrap import bootstrap
+from moetrace.analytics.uncertainty.curves import count_curves, translation_curves
 from moetrace.analytics.uncertainty.null_model import null_model
 
-__all__ = ["bootstrap", "null_model"]
+__all__ = ["bootstrap", "count_curves", "null_model", "translation_curves"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from moetrace.analytics.uncertainty.mispairing import Mispairing
     from moetrace.analytics.uncertainty.statistics import Metric
 
-Weights = npt.NDArray[np.uint16]
+Weights = npt.NDArray[np.unsignedinteger[Any]]
 TextCounts = dict[str, npt.NDArray[np.float32]]  # language -> [S, E], how often each text chose each expert
 
 REPLICATES_AT_ONCE = 64  # in one product: bounds memory to that many times the texts
@@ -105,14 +105,22 @@ def known_metric(name: str) -> Metric:
 
 def read_counts(texts: Texts, layer: int) -> TextCounts:
     """Return how often each text chose each expert of a layer; raise MoetraceError where routes were not traced."""
+    only, drawn = "", {}
+    if texts.drawn:
+        only = "and (routes.lang, tokens.seq) in (select unnest($drawn_langs), unnest($drawn_seqs))"
+        drawn = {
+            "drawn_langs": [lang for lang in texts.languages for _ in texts.seqs[lang]],
+            "drawn_seqs": [seq for lang in texts.languages for seq in texts.seqs[lang].tolist()],
+        }
     rows = texts.fetch(
         "select list_position($languages, routes.lang) - 1 as lang, tokens.seq, routes.expert, count(*) as count "
         "from routes inner join tokens on routes.run = tokens.run and routes.lang = tokens.lang "
         "and routes.shard = tokens.shard and routes.token = tokens.token "
-        "where routes.run = $run and list_contains($languages, routes.lang) and routes.layer = $layer group by all",
+        f"where routes.run = $run and list_contains($languages, routes.lang) and routes.layer = $layer {only} group by all",
         languages=texts.languages,
         run=texts.run,
         layer=layer,
+        **drawn,
     )
     if not len(rows["seq"]):
         raise MoetraceError(f"run '{texts.run}' was traced without routes: nothing can be resampled")
@@ -127,11 +135,13 @@ def read_counts(texts: Texts, layer: int) -> TextCounts:
 
 def read_profiles(texts: Texts, lang: str, layer: int) -> npt.NDArray[np.float32]:
     """Return q_i of each text of a language, float32 [S, E]; raise MoetraceError where profiles were not traced."""
+    only, drawn = ("and seq in (select unnest($seqs))", {"seqs": texts.seqs[lang].tolist()}) if texts.drawn else ("", {})
     rows = texts.fetch(
-        "select seq, expert, probability from profiles where run = $run and lang = $lang and layer = $layer",
+        f"select seq, expert, probability from profiles where run = $run and lang = $lang and layer = $layer {only}",
         run=texts.run,
         lang=lang,
         layer=layer,
+        **drawn,
     )
     if not len(rows["seq"]):
         raise MoetraceError(f"run '{texts.run}' was traced without profiles, which pivot_similarity is made of")

@@ -30,7 +30,7 @@ def jaccard(counts: Counts, top_k: int, n: int | None = None) -> Values:
     """Return the Jaccard overlap of expert sets; keys (lang_a, lang_b)."""
     experts = next(iter(counts.values())).shape[1]
     size = min(n or top_k, experts)
-    sets = {lang: _expert_set(count, size) for lang, count in counts.items()}
+    sets = {lang: expert_set(count, size) for lang, count in counts.items()}
     empty = {lang: count.sum(axis=1) == 0 for lang, count in counts.items()}
     found = {}
     for lang_a, lang_b in combinations(sorted(counts), 2):
@@ -91,7 +91,7 @@ def entropy(shares: Floats) -> Floats:
     return -np.einsum("...e,...e->...", shares, np.log(np.maximum(shares, LEAST)))  # type: ignore[no-any-return]
 
 
-def _expert_set(counts: Floats, size: int) -> npt.NDArray[np.bool_]:
+def expert_set(counts: Floats, size: int) -> npt.NDArray[np.bool_]:
     """Return which experts are the `size` most used ones of each row, ties to the lower expert."""
     experts = counts.shape[1]
     if size == experts:

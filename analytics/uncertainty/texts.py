@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +45,29 @@ class Texts:
     ids: Mapping[str, npt.NDArray[np.intp]]
     names: npt.NDArray[np.object_]
     tokens: Mapping[str, npt.NDArray[np.int64]]
+    drawn: bool = False  # whether these are some of the texts
+
+    def some(self, most: int, rng: np.random.Generator) -> Texts:
+        """Return these texts, or `most` of their ids drawn at random where there are more, of each language its own.
+
+        Where texts are parallel the ids are the same in all languages, so that translations stay together.
+        """
+        groups = [np.unique(np.concatenate(list(self.ids.values())))] if self.parallel else list(self.ids.values())
+        if all(len(group) <= most for group in groups):
+            return self
+        kept = np.concatenate([rng.permutation(group)[:most] for group in groups])
+        mine = {lang: np.isin(ids, kept) for lang, ids in self.ids.items()}
+        number = np.full(len(self.names), -1)
+        order = np.sort(kept)
+        number[order] = np.arange(len(order))
+        return replace(
+            self,
+            seqs={lang: seqs[mine[lang]] for lang, seqs in self.seqs.items()},
+            ids={lang: number[ids[mine[lang]]].astype(np.intp) for lang, ids in self.ids.items()},
+            names=self.names[order],
+            tokens={lang: tokens[mine[lang]] for lang, tokens in self.tokens.items()},
+            drawn=True,
+        )
 
     def fetch(self, query: str, **values: object) -> dict[str, npt.NDArray[Any]]:
         """Return the columns of a query's result; `values` stand in it as $name."""
