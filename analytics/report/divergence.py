@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from moetrace.analytics.report.bands import band_frame, floor_band, interval_band
-from moetrace.analytics.report.findings import by_layer, by_zone, listed, zones_said
+from moetrace.analytics.report.findings import by_layer, by_zone, listed, within_floor, zones_said
 from moetrace.analytics.report.layer_charts import layer_axis, nearest_tooltip, on_zones
 from moetrace.analytics.report.section import Section, figure
 from moetrace.analytics.report.style import MUTED, SERIES
@@ -92,8 +92,9 @@ def _curve(layers: Sequence[int], *, known: bool) -> alt.LayerChart:
         .transform_filter("datum.first > " + str(layers[0]))
         .transform_calculate(edge="datum.first - 0.5")
         .mark_rule(color=MUTED, strokeDash=[5, 4], strokeWidth=1.2)
-        .encode(x=alt.X("edge:Q", scale=layer_axis(layers).scale, axis=layer_axis(layers).axis))
+        .encode(x=layer_axis(layers).copy(deep=True))
     )
+    changes.encoding.x.shorthand = "edge:Q"
     bands = (*floor_band("divergence_floor", layers), interval_band("divergence_interval", layers)) if known else ()
     return on_zones(layers, *bands, changes, line, points)
 
@@ -114,14 +115,8 @@ def _findings(source: Source, curve: Series, floor: Curve | None, auto: pl.DataF
             f"{zone} {first} to {last}" if first < last else f"{zone} {first}" for zone, first, last in auto.iter_rows()
         ]
         found.append(f"The curve itself changes most between {listed([f'layers {each}' for each in stretches])}.")
-    if curve.curve and floor:
-        within = [
-            name
-            for name, low, most in zip(curve.names, curve.curve.interval()[0], floor.interval()[1], strict=True)
-            if low <= most
-        ]
-        if within:
-            found.append(f"In {listed(within)} it does not exceed what two samples of one language show.")
+    if within := within_floor(curve, floor):
+        found.append(f"In {listed(within)} it does not exceed what two samples of one language show.")
     return tuple(found)
 
 

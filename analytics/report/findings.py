@@ -97,3 +97,11 @@ def by_zone(source: Source, series: Series) -> dict[str, Series]:
 def zones_said(zones: Mapping[str, Series]) -> str:
     """Return the means of zones with their intervals as a list."""
     return ", ".join(f"{name} {zone.said(0, '{} ({} to {})')}" for name, zone in zones.items())
+
+
+def within_floor(series: Series, floor: Curve | None) -> list[str]:
+    """Return the names of the values that may lie within what one language alone shows; none where that is unknown."""
+    if series.curve is None or floor is None:
+        return []
+    low, most = series.curve.interval()[0], floor.interval()[1]
+    return [name for name, least, noise in zip(series.names, low, most, strict=True) if least <= noise]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import altair as alt
 
 from moetrace.analytics.report.bands import band_frame, chance_line, floor_band, interval_band
-from moetrace.analytics.report.findings import Series, by_layer, by_zone, listed, zones_said
+from moetrace.analytics.report.findings import Series, by_layer, by_zone, listed, within_floor, zones_said
 from moetrace.analytics.report.layer_charts import layer_axis, nearest_tooltip, on_zones
 from moetrace.analytics.report.section import Section, figure
 from moetrace.analytics.report.style import FAINT, SERIES
@@ -119,14 +119,13 @@ def _findings(source: Source, means: Series, floor: Curve | None) -> tuple[str, 
         )
     ]
     found.append(f"Mean isolation by zone: {zones_said(by_zone(source, means))}.")
-    if means.curve and floor:
-        above, noise = means.curve.interval()[0], floor.interval()[1]
-        within_noise = [name for name, low, most in zip(means.names, above, noise, strict=True) if low <= most]
+    if floor:
+        within = within_floor(means, floor)
         found.append(
-            f"Two samples of one language would be up to {noise.max():.2f} apart; "
+            f"Two samples of one language would be up to {floor.interval()[1].max():.2f} apart; "
             + (
-                f"in {listed(within_noise)} languages are not further apart than that."
-                if within_noise
+                f"in {listed(within)} languages are not further apart than that."
+                if within
                 else "in every layer languages are further apart than that."
             )
         )
