@@ -17,7 +17,19 @@ from moetrace.cli.terminal import printable
 )
 @RUN
 @click.option("--mask", type=click.Path(dir_okay=False, path_type=Path), help="Show this mask in the page too.")
-def report(store: str, output: Path, run: str | None, mask: Path | None) -> None:
+@click.option(
+    "--scores",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A .csv or .parquet of lang and score: do languages that are routed like the pivot score higher?",
+)
+@click.option(
+    "--replicates",
+    type=int,
+    default=400,
+    show_default=True,
+    help="Draws of the texts that intervals are made of; 0: no intervals.",
+)
+def report(store: str, output: Path, run: str | None, mask: Path | None, scores: Path | None, replicates: int) -> None:
     """Write one self-contained HTML page about a run: isolation, similarity to the pivot, specificity, the mask.
 
     \b
@@ -26,4 +38,4 @@ def report(store: str, output: Path, run: str | None, mask: Path | None) -> None
     """  # noqa: D301  click wants the escape itself
     from moetrace.analytics.report import write_report
 
-    click.echo(printable(write_report(store, output, run=run, mask=mask)))
+    click.echo(printable(write_report(store, output, run=run, mask=mask, scores=scores, replicates=replicates)))

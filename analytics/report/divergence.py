@@ -114,7 +114,7 @@ def _findings(source: Source, curve: Series, floor: Curve | None, auto: pl.DataF
         stretches = [
             f"{zone} {first} to {last}" if first < last else f"{zone} {first}" for zone, first, last in auto.iter_rows()
         ]
-        found.append(f"The curve itself changes most between {listed([f'layers {each}' for each in stretches])}.")
+        found.append(f"Cut where the curve itself changes most: {', '.join(stretches)}.")
     if within := within_floor(curve, floor):
         found.append(f"In {listed(within)} it does not exceed what two samples of one language show.")
     return tuple(found)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 
+from moetrace.analytics.report.findings import by_language, mean_over_languages, with_intervals
 from moetrace.analytics.report.layer_charts import (
     Value,
     coloured_last,
@@ -19,9 +21,10 @@ from moetrace.analytics.report.section import Section, figure
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from moetrace.analytics.report.findings import Series
     from moetrace.analytics.report.source import Source
 
-ENTROPY = Value("entropy_normalized", "normalised routing entropy, 0 to 1")
+ENTROPY = Value("entropy_normalized", "normalised routing entropy, 0 to 1", low="low", high="high")
 
 
 def entropy(source: Source, targets: Sequence[str]) -> Section:
@@ -42,21 +45,31 @@ order by lang, layer"""
     )
     if source.reason_without_counts:
         return section.without_data(source.reason_without_counts)
-    frame = source.frame(query)
+    frame, layers, drawn = source.frame(query), source.record.moe_layers, source.counts
+    curves = (
+        {lang: curve.scaled(1 / np.log(source.record.num_experts)) for lang, curve in drawn.entropy.items()}
+        if drawn
+        else None
+    )
     means = (
         frame.group_by("lang").agg(pl.col(ENTROPY.column).mean()).sort(ENTROPY.column, "lang", descending=[True, False])
     )
     ranked = means["lang"].to_list()
     always = [*targets, *([source.pivot] if source.pivot else [])]
     coloured = highlighted(ranked, always)
+    shown = with_intervals(frame, ENTROPY.column, curves or {}, layers)
     return section.with_data(
-        {"entropy": coloured_last(frame, coloured), "entropy_labels": line_labels(frame, ENTROPY, coloured)},
-        findings=_findings(means, frame),
+        {"entropy": coloured_last(shown, coloured), "entropy_labels": line_labels(frame, ENTROPY, coloured)},
+        findings=_findings(
+            mean_over_languages(frame, ENTROPY.column, curves, layers, ".3f"),
+            by_language(frame, ENTROPY.column, curves, layers, ".3f"),
+        ),
+        notes=source.note_of(drawn.drawn if drawn else None),
         figures=(
             figure(
                 "entropy_lines",
                 "Normalised routing entropy by layer, a line a language",
-                language_lines("entropy", ENTROPY, frame, source.record.moe_layers, coloured),
+                language_lines("entropy", ENTROPY, shown, layers, coloured),
                 ("entropy", "entropy_labels", "zones"),
             ),
             figure(
@@ -70,18 +83,16 @@ order by lang, layer"""
     )
 
 
-def _findings(means: pl.DataFrame, frame: pl.DataFrame) -> tuple[str, ...]:
-    depth = frame.group_by("layer").agg(pl.col(ENTROPY.column).mean()).sort(ENTROPY.column)
-    low, high = depth.row(0, named=True), depth.row(-1, named=True)
-    depths = (
-        f"Tokens spread most evenly over the experts in layer {high['layer']} ({high[ENTROPY.column]:.2f}) and "
-        f"concentrate most in layer {low['layer']} ({low[ENTROPY.column]:.2f})."
+def _findings(depth: Series, languages: Series) -> tuple[str, ...]:
+    depths = depth.ends(
+        "Tokens spread most evenly over the experts in",
+        "concentrate most in",
+        "Tokens spread over the experts alike in every layer, as far as these texts can tell",
     )
-    if means.height == 1:
+    if len(languages.names) == 1:
         return (depths,)
-    most, least = means.row(0, named=True), means.row(-1, named=True)
-    ends = (
-        f"{most['lang']} spreads over its experts most evenly (mean {most[ENTROPY.column]:.2f}), {least['lang']} least "
-        f"({least[ENTROPY.column]:.2f})."
+    return depths, languages.ends(
+        "Over all layers, the most even is",
+        "the least even",
+        "Over all layers, no language spreads over its experts more evenly than another, as far as these texts can tell",
     )
-    return depths, ends

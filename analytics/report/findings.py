@@ -6,6 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
+
+from moetrace.analytics.uncertainty.curves import Curve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -13,7 +16,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from moetrace.analytics.report.source import Source
-    from moetrace.analytics.uncertainty.curves import Curve
 
 MOST_NAMED = 5
 
@@ -30,6 +32,7 @@ class Series:
     values: npt.NDArray[np.float64]
     curve: Curve | None
     form: str = ".2f"
+    among: str = ""  # which of all things these are, at the end of a sentence
 
     def said(self, place: int, form: str = "{}, {} to {}") -> str:
         """Return a value with its interval: 0.56, 0.55 to 0.58."""
@@ -58,6 +61,13 @@ class Series:
         low, high = self.curve.minus(self.curve.at([place])).interval()
         return [other for other in np.flatnonzero((low <= 0) & (high >= 0)).tolist() if other != place]
 
+    def around_zero(self) -> list[str]:
+        """Return the names of the values whose interval holds 0; none where intervals are unknown."""
+        if self.curve is None:
+            return []
+        low, high = self.curve.interval()
+        return [name for name, least, most in zip(self.names, low, high, strict=True) if least <= 0 <= most]
+
     def named(self, place: int, more: Sequence[int] = ()) -> str:
         """Return the value at a place by its name, and which others it cannot be told from."""
         near = [self.names[other] for other in more]
@@ -69,8 +79,8 @@ class Series:
         near_top, near_bottom = self.like(top), self.like(bottom)
         if top == bottom or bottom in near_top:
             lowest, highest = (self.said(at, "{} ({} to {})") for at in (bottom, top))
-            return f"{same}: {lowest} at the lowest, {highest} at the highest."
-        return f"{high} {self.named(top, near_top)} and {low} {self.named(bottom, near_bottom)}."
+            return f"{same}: {lowest} at the lowest, {highest} at the highest{self.among}."
+        return f"{high} {self.named(top, near_top)} and {low} {self.named(bottom, near_bottom)}{self.among}."
 
 
 def listed(names: Sequence[str]) -> str:
@@ -105,3 +115,54 @@ def within_floor(series: Series, floor: Curve | None) -> list[str]:
         return []
     low, most = series.curve.interval()[0], floor.interval()[1]
     return [name for name, least, noise in zip(series.names, low, most, strict=True) if least <= noise]
+
+
+def with_intervals(frame: pl.DataFrame, value: str, curves: Mapping[str, Curve], layers: Sequence[int]) -> pl.DataFrame:
+    """Return a frame of lang and layer with `low` and `high`, the interval of `value`; null where a language has none."""
+    found = []
+    for lang, curve in around_values(frame, value, curves, layers).items():
+        low, high = curve.interval()
+        found.append(pl.DataFrame({"lang": lang, "layer": list(layers), "low": low, "high": high}))
+    known = (
+        pl.concat(found)
+        if found
+        else pl.DataFrame(schema={"lang": pl.String, "layer": pl.Int64, "low": pl.Float64, "high": pl.Float64})
+    )
+    return frame.join(
+        known.cast({"layer": frame["layer"].dtype}), on=["lang", "layer"], how="left", maintain_order="left"
+    )
+
+
+def around_values(
+    frame: pl.DataFrame, value: str, curves: Mapping[str, Curve], layers: Sequence[int]
+) -> dict[str, Curve]:
+    """Return curves around the values of a frame of lang and layer; of languages that have a value in each layer."""
+    found = {}
+    for (lang,), rows in frame.drop_nulls(value).group_by("lang", maintain_order=True):
+        if lang in curves and rows["layer"].n_unique() == len(layers):
+            found[str(lang)] = curves[str(lang)].around(rows.sort("layer")[value].to_numpy())
+    return found
+
+
+def by_language(
+    frame: pl.DataFrame, value: str, curves: Mapping[str, Curve] | None, layers: Sequence[int], form: str
+) -> Series:
+    """Return the mean over layers of each language; of those that have intervals alone where any has."""
+    known = around_values(frame, value, curves, layers) if curves else {}
+    if known:
+        curve = Curve.side_by_side([each.mean() for each in known.values()])
+        some = f", of the {len(known)} languages with intervals" if len(known) < frame["lang"].n_unique() else ""
+        return Series(list(known), curve.values, curve, form, some)
+    means = frame.drop_nulls(value).group_by("lang").agg(pl.col(value).mean()).sort("lang")
+    return Series(means["lang"].to_list(), means[value].to_numpy(), None, form)
+
+
+def mean_over_languages(
+    frame: pl.DataFrame, value: str, curves: Mapping[str, Curve] | None, layers: Sequence[int], form: str
+) -> Series:
+    """Return the mean over languages of each layer, with the deviations of the languages that have intervals."""
+    means = frame.drop_nulls(value).group_by("layer").agg(pl.col(value).mean()).sort("layer")
+    known = around_values(frame, value, curves, layers) if curves else {}
+    values = means[value].to_numpy()
+    curve = Curve.mean_of(list(known.values())).around(values) if known and len(values) == len(layers) else None
+    return by_layer(means["layer"].to_list(), values, curve, form)

@@ -22,11 +22,16 @@ MOST_LABEL_SPACE = 170
 
 @dataclass(frozen=True)
 class Value:
-    """What a chart shows: the column, its name with its unit for the axis, and a d3 number format."""
+    """What a chart shows: the column, its name with its unit for the axis, and a d3 number format.
+
+    low, high: the columns with the ends of its interval, where it has one
+    """
 
     column: str
     title: str
     number: str = ".3f"
+    low: str | None = None
+    high: str | None = None
 
     @property
     def label(self) -> str:

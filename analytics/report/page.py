@@ -11,22 +11,30 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import jinja2
+import polars as pl
 import vl_convert
 
 from moetrace.analytics.database.connection import connect
 from moetrace.analytics.database.documentation import views
+from moetrace.analytics.metrics.scores import read_scores
+from moetrace.analytics.report.corpus import corpus
+from moetrace.analytics.report.divergence import divergence
 from moetrace.analytics.report.entropy import entropy
 from moetrace.analytics.report.header import Header, header
 from moetrace.analytics.report.isolation import isolation
+from moetrace.analytics.report.made import made
 from moetrace.analytics.report.mask_input import fitting_mask
 from moetrace.analytics.report.mask_map import mask_section
 from moetrace.analytics.report.pairs import pairs
 from moetrace.analytics.report.pivot import pivot
+from moetrace.analytics.report.scores import scores as scores_section
 from moetrace.analytics.report.section import Section, pack
 from moetrace.analytics.report.source import Source
 from moetrace.analytics.report.specificity import specificity
 from moetrace.analytics.report.style import configuration
-from moetrace.store.errors import StoreError
+from moetrace.analytics.report.vocabulary import vocabulary
+from moetrace.analytics.uncertainty.curves import REPLICATES
+from moetrace.store.errors import MoetraceError, StoreError
 from moetrace.store.format.schema import FORMAT_VERSION
 from moetrace.store.mask import mask_targets
 from moetrace.store.output import write_text
@@ -45,13 +53,19 @@ def write_report(
     *,
     run: str | None = None,
     mask: Mapping[str, Any] | str | Path | None = None,
+    scores: pl.DataFrame | str | Path | None = None,
+    replicates: int = REPLICATES,
 ) -> Path:
     """Write the report of a run as one self-contained HTML file and return its path.
 
-    `run` may be left out where the store has one; `mask` is a mask in the moetrace format, or the file of one. Raises
-    UnknownNameError for an unknown run, StoreError for a store or a run without data, OutputError where the file cannot
-    be written, and what reading a mask raises.
+    `run` may be left out where the store has one; `mask` is a mask in the moetrace format, or the file of one; `scores`
+    a table of lang and score, or the file of one (.csv or .parquet); `replicates` how often texts are drawn for
+    intervals, 0 for a page without them. Raises UnknownNameError for an unknown run, StoreError for a store or a run
+    without data, OutputError where the file cannot be written, MoetraceError for fewer than 0 replicates or 1, and what
+    reading a mask or scores raises.
     """
+    if replicates < 0 or replicates == 1:
+        raise MoetraceError(f"replicates {replicates}: pass 0 for a page without intervals, or 200 and more")
     store = Store(store_path)
     record = store.run(run)
     languages = tuple(store.languages(record.run))
@@ -61,24 +75,40 @@ def write_report(
     if output.is_dir():
         raise StoreError(f"{output}: is a folder; name the HTML file to write")
     chosen = None if mask is None else fitting_mask(mask, record)
+    given = scores if scores is None or isinstance(scores, pl.DataFrame) else read_scores(scores)
     with connect(store) as connection:
-        source = Source(connection, record, languages)
-        html = _render(header(store, source), sections(source, chosen), source)
+        first = tuple(mask_targets(chosen)) if chosen else ()
+        source = Source(connection, record, languages, replicates, first)
+        html = _render(header(store, source), sections(source, chosen, given), source)
     write_text(output, html)
     return output
 
 
-def sections(source: Source, mask: Mapping[str, Any] | None) -> tuple[Section, ...]:
+def sections(
+    source: Source, mask: Mapping[str, Any] | None = None, given_scores: pl.DataFrame | None = None
+) -> tuple[Section, ...]:
     """Return the sections in reading order."""
     targets = mask_targets(mask) if mask else []
     found = [
         isolation(source),
+        divergence(source),
         pivot(source, targets),
         pairs(source),
         specificity(source, targets),
         entropy(source, targets),
+        vocabulary(source),
+        corpus(source),
     ]
-    return (*found, mask_section(source, mask)) if mask else tuple(found)
+    if given_scores is not None:
+        found.insert(3, scores_section(source, given_scores))
+    if mask:
+        found.append(mask_section(source, mask))
+    page = {
+        "Run digest": source.record.sha256(),
+        "Store format": str(FORMAT_VERSION),
+        "This page by moetrace": _version(),
+    }
+    return (*found, made(source, found, page))
 
 
 def _render(head: Header, found: tuple[Section, ...], source: Source) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from moetrace.analytics.metrics.translations import compare_translations
+from moetrace.analytics.report.findings import by_language, listed, mean_over_languages, with_intervals
 from moetrace.analytics.report.layer_charts import (
     Value,
     coloured_last,
@@ -20,10 +21,11 @@ from moetrace.analytics.report.section import Section, figure
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from moetrace.analytics.report.findings import Series
     from moetrace.analytics.report.source import Source
 
-EXCESS = Value("excess", "similarity beyond that of other texts", ".4f")
-SIMILARITY = Value("similarity", "routing similarity to the pivot, 0 to 1")
+EXCESS = Value("excess", "similarity beyond that of other texts", ".4f", low="excess_low", high="excess_high")
+SIMILARITY = Value("similarity", "routing similarity to the pivot, 0 to 1", low="low", high="high")
 HAIR = 0.005  # of excess, in the mean over languages: below it in every layer, the sentence is said to play no part
 
 
@@ -71,12 +73,16 @@ order by lang, layer"""
     known = frame.drop_nulls(EXCESS.column)
     by_excess = means.drop_nulls(EXCESS.column).sort(EXCESS.column, "lang", descending=[True, False])
     coloured = highlighted(by_excess["lang"].to_list() or ranked, targets)
-    datasets = {"pivot": coloured_last(frame, coloured), "pivot_labels": line_labels(frame, SIMILARITY, coloured)}
+    drawn = source.translations
+    similar, beyond = (drawn.similarity, drawn.excess) if drawn else ({}, {})
+    shown = with_intervals(frame, EXCESS.column, beyond, layers).rename({"low": "excess_low", "high": "excess_high"})
+    shown = with_intervals(shown, SIMILARITY.column, similar, layers)
+    datasets = {"pivot": coloured_last(shown, coloured), "pivot_labels": line_labels(frame, SIMILARITY, coloured)}
     figures = [
         figure(
             "pivot_lines",
             f"Similarity to {name} by layer, a line a language",
-            language_lines("pivot", SIMILARITY, frame, layers, coloured),
+            language_lines("pivot", SIMILARITY, shown, layers, coloured),
             ("pivot", "pivot_labels", "zones"),
         ),
         figure(
@@ -87,17 +93,31 @@ order by lang, layer"""
             renderer="canvas",
         ),
     ]
-    findings = _findings(means, frame, name)
+    findings = _findings(
+        mean_over_languages(frame, SIMILARITY.column, similar, layers, ".3f"),
+        by_language(frame, SIMILARITY.column, similar, layers, ".3f"),
+        means,
+        name,
+    )
     if not known.is_empty():
         datasets["excess_labels"] = line_labels(known, EXCESS, coloured)
         excess = figure(
             "pivot_excess",
             f"Excess by layer: how much more alike a text and its own translation in {name} are routed",
-            language_lines("pivot", EXCESS, known, layers, coloured, labels="excess_labels"),
+            language_lines("pivot", EXCESS, shown.drop_nulls(EXCESS.column), layers, coloured, labels="excess_labels"),
             ("pivot", "excess_labels", "zones"),
         )
-        figures, findings = [excess, *figures], (*_excess_findings(by_excess, known), *findings)
-    return section.with_data(datasets, findings=findings, figures=tuple(figures))
+        said = _excess_findings(
+            mean_over_languages(known, EXCESS.column, beyond, layers, ".4f"),
+            by_language(known, EXCESS.column, beyond, layers, ".4f"),
+        )
+        figures, findings = [excess, *figures], (*said, *findings)
+    return section.with_data(
+        datasets,
+        findings=findings,
+        figures=tuple(figures),
+        notes=source.note_of(drawn.drawn if drawn else None),
+    )
 
 
 def _missing(source: Source) -> str | None:
@@ -120,46 +140,51 @@ def _missing(source: Source) -> str | None:
     return None
 
 
-def _findings(means: pl.DataFrame, frame: pl.DataFrame, pivot_name: str) -> tuple[str, ...]:
-    first, last = means.row(0, named=True), means.row(-1, named=True)
-    depth = frame.group_by("layer").agg(pl.col("similarity").mean()).sort("similarity")
-    low, high = depth.row(0, named=True), depth.row(-1, named=True)
+def _findings(depth: Series, languages: Series, means: pl.DataFrame, pivot_name: str) -> tuple[str, ...]:
     counts = sorted(set(means["pairs"].to_list()))
     texts = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    ends = (
-        f"{first['lang']} is routed most like {pivot_name} (mean {first['similarity']:.2f}), {last['lang']} least "
-        f"({last['similarity']:.2f})"
-        if means.height > 1
-        else f"{first['lang']} has a mean similarity to {pivot_name} of {first['similarity']:.2f}"
+    depths = depth.ends(
+        "Over all languages, similarity is highest in",
+        "lowest in",
+        "Over all languages, similarity does not change with depth, as far as these texts can tell",
     )
-    depths = (
-        f"Over all languages, similarity is highest in layer {high['layer']} ({high['similarity']:.2f}) and lowest in "
-        f"layer {low['layer']} ({low['similarity']:.2f})."
+    if len(languages.names) == 1:
+        only = f"{languages.names[0]} has a mean similarity to {pivot_name} of {languages.said(0)}"
+        return f"{only}, over {texts} parallel texts.", depths
+    ends = languages.ends(
+        f"Over all layers and {texts} parallel texts a language, most like {pivot_name} is",
+        "least",
+        f"No language is routed more like {pivot_name} than another, as far as these texts can tell",
     )
-    return f"{ends}, over {texts} parallel texts a language.", depths
+    return ends, depths
 
 
-def _excess_findings(means: pl.DataFrame, frame: pl.DataFrame) -> tuple[str, ...]:
-    """Say how large excess is, of languages from most to least; `frame` has it by language and layer."""
-    depth = frame.group_by("layer").agg(pl.col("excess").mean()).sort("excess", "layer", descending=[True, False])
-    high, low = depth.row(0, named=True), depth.row(-1, named=True)
-    if max(abs(high["excess"]), abs(low["excess"])) < HAIR:
+def _excess_findings(depth: Series, languages: Series) -> tuple[str, ...]:
+    """Say how large excess is, by layer and of languages, and where it cannot be told from none."""
+    if max(abs(depth.values)) < HAIR:
         said = (
             "A text is routed hardly more like its own translation than like those of other texts: excess, the mean "
-            f"over languages, is {high['excess']:.4f} where it is highest (layer {high['layer']}). Similarity measures "
-            "script and language here, not the sentence."
+            f"over languages, is highest in {depth.named(depth.highest())}. Similarity measures script and language "
+            "here, not the sentence."
         )
         return (said,)
-    first, last = means.row(0, named=True), means.row(-1, named=True)
-    depths = (
-        f"Over all languages, a text is more like its own translation than like those of other texts by "
-        f"{high['excess']:.3f} in layer {high['layer']}, where this excess is highest, and by {low['excess']:.3f} in "
-        f"layer {low['layer']}, where it is lowest."
+    depths = depth.ends(
+        "Over all languages, excess (how much more a text is like its own translation than like those of other texts) is "
+        "highest in",
+        "lowest in",
+        "Excess does not change with depth, as far as these texts can tell",
     )
-    if means.height == 1:
-        return (depths,)
-    ends = (
-        f"Excess is largest for {first['lang']} (mean {first['excess']:.3f}) and smallest for {last['lang']} "
-        f"({last['excess']:.3f})."
-    )
-    return depths, ends
+    found = [depths]
+    if len(languages.names) > 1:
+        found.append(
+            languages.ends(
+                "Over all layers, excess is largest for",
+                "smallest for",
+                "Over all layers, excess is no larger for one language than for another, as far as these texts can tell",
+            )
+        )
+    if nothing := languages.around_zero():
+        found.append(
+            f"Excess cannot be told from 0 for {listed(nothing)}: there the sentence plays no part that shows."
+        )
+    return tuple(found)

@@ -97,9 +97,7 @@ class Source:
         """Return the curves made of counts with their replicates, or None where texts cannot be drawn."""
         if self.reason_without_intervals:
             return None
-        return count_curves(
-            self.connection, run=self.record.run, languages=self.drawn, replicates=self.replicates
-        )
+        return count_curves(self.connection, run=self.record.run, languages=self.drawn, replicates=self.replicates)
 
     @cached_property
     def translations(self) -> TranslationCurves | None:

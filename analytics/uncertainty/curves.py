@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.95
 REPLICATES = 400
-MOST_LANGUAGES = 24  # whose texts are drawn: 276 pairs
+MOST_LANGUAGES = 32  # whose texts are drawn: 496 pairs
 MOST_TEXTS = 256  # of a language that are drawn from
 FEWEST_TEXTS = 40  # that are drawn from, however long they are
 MOST_DECISIONS = 40_000_000  # of the texts that are drawn from
@@ -70,6 +70,10 @@ class Curve:
     def minus(self, other: Curve) -> Curve:
         """Return the difference of two curves, layer by layer, or of a curve and one of a single place."""
         return replace(self, values=self.values - other.values, replicates=self.replicates - other.replicates)
+
+    def scaled(self, factor: float) -> Curve:
+        """Return every value times a factor."""
+        return replace(self, values=self.values * factor, replicates=self.replicates * factor)
 
     @classmethod
     def mean_of(cls, curves: Sequence[Curve]) -> Curve:
@@ -204,7 +208,9 @@ def translation_curves(
                 with on_one_thread():
                     by_language.setdefault(lang, []).append(parts.weighted(weights)[lang,])
     curves = {
-        metric: {lang: Curve(np.stack(each, axis=1)[0], np.stack(each, axis=1)[1:]) for lang, each in by_language.items()}
+        metric: {
+            lang: Curve(np.stack(each, axis=1)[0], np.stack(each, axis=1)[1:]) for lang, each in by_language.items()
+        }
         for metric, by_language in found.items()
     }
     return TranslationCurves(
@@ -212,7 +218,9 @@ def translation_curves(
     )
 
 
-def _of_layer(texts: Texts, counts: Mapping[str, npt.NDArray[np.float32]], weights: npt.NDArray[np.uint32]) -> dict[str, Floats]:
+def _of_layer(
+    texts: Texts, counts: Mapping[str, npt.NDArray[np.float32]], weights: npt.NDArray[np.uint32]
+) -> dict[str, Floats]:
     """Return what each layer has: [1 + R] of the texts as they are and of the draws, [R / 2] of the floors."""
     size = min(texts.top_k, texts.num_experts)
     shares, spread, sets = {}, {}, {}
@@ -237,7 +245,9 @@ def _of_layer(texts: Texts, counts: Mapping[str, npt.NDArray[np.float32]], weigh
         selves = [compare(lang, lang, first, second) for lang in sorted(shares)]
     names = ("isolation", "jsd", "jsd_normalized")
     unknown = np.full(len(weights), np.nan)
-    made = {name: np.nanmean([pair[at] for pair in pairs], axis=0) if pairs else unknown for at, name in enumerate(names)}
+    made = {
+        name: np.nanmean([pair[at] for pair in pairs], axis=0) if pairs else unknown for at, name in enumerate(names)
+    }
     made |= {f"{name}_floor": np.nanmean([each[at] for each in selves], axis=0) for at, name in enumerate(names)}
     return made | {f"entropy of {lang}": found for lang, found in spread.items()}
 

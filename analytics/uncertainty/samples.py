@@ -135,7 +135,9 @@ def read_counts(texts: Texts, layer: int) -> TextCounts:
 
 def read_profiles(texts: Texts, lang: str, layer: int) -> npt.NDArray[np.float32]:
     """Return q_i of each text of a language, float32 [S, E]; raise MoetraceError where profiles were not traced."""
-    only, drawn = ("and seq in (select unnest($seqs))", {"seqs": texts.seqs[lang].tolist()}) if texts.drawn else ("", {})
+    only, drawn = (
+        ("and seq in (select unnest($seqs))", {"seqs": texts.seqs[lang].tolist()}) if texts.drawn else ("", {})
+    )
     rows = texts.fetch(
         f"select seq, expert, probability from profiles where run = $run and lang = $lang and layer = $layer {only}",
         run=texts.run,
