@@ -27,9 +27,13 @@ PROFILED = {  # columns of the table of languages -> those of corpus_profile
 
 @dataclass(frozen=True)
 class Header:
-    """The model and run by name, facts as (name, value), the languages, and what a reader must know first."""
+    """The model and run by name, what the page is about, facts as (name, value), the languages, and warnings.
+
+    - about: a sentence that ends before the name of the run or runs
+    """
 
     model: str
+    about: str
     run: str
     run_sha256: str
     facts: tuple[tuple[str, str], ...]
@@ -84,6 +88,7 @@ def header(store: Store, source: Source) -> Header:
     table = Table("Languages", ("language", "texts", "tokens", "tokens a text", "shards", *PROFILED), rows)
     return Header(
         str(model.get("id", "unknown model")),
+        "Which experts this model uses for each language: run",
         record.run,
         record.sha256(),
         tuple(facts),

@@ -64,22 +64,19 @@ def write_report(
     without data, OutputError where the file cannot be written, MoetraceError for fewer than 0 replicates or 1, and what
     reading a mask or scores raises.
     """
-    if replicates < 0 or replicates == 1:
-        raise MoetraceError(f"replicates {replicates}: pass 0 for a page without intervals, or 200 and more")
+    check_replicates(replicates)
     store = Store(store_path)
     record = store.run(run)
     languages = tuple(store.languages(record.run))
     if not languages:
         raise StoreError(f"{store.url}: run '{record.run}' has no finished shard yet, so there is nothing to report")
-    output = Path(output_html)
-    if output.is_dir():
-        raise StoreError(f"{output}: is a folder; name the HTML file to write")
+    output = check_writable(output_html)
     chosen = None if mask is None else fitting_mask(mask, record)
     given = scores if scores is None or isinstance(scores, pl.DataFrame) else read_scores(scores)
     with connect(store) as connection:
         first = tuple(mask_targets(chosen)) if chosen else ()
         source = Source(connection, record, languages, replicates, first)
-        html = _render(header(store, source), sections(source, chosen, given), source)
+        html = render(header(store, source), sections(source, chosen, given), source.zone_frame)
     write_text(output, html)
     return output
 
@@ -111,7 +108,22 @@ def sections(
     return (*found, made(source, found, page))
 
 
-def _render(head: Header, found: tuple[Section, ...], source: Source) -> str:
+def check_replicates(replicates: int) -> None:
+    """Raise MoetraceError for a number of draws that no interval can be made of; 0 is none."""
+    if replicates < 0 or replicates == 1:
+        raise MoetraceError(f"replicates {replicates}: pass 0 for a page without intervals, or 200 and more")
+
+
+def check_writable(output_html: str | Path) -> Path:
+    """Return the path to write to; raise StoreError for a folder."""
+    output = Path(output_html)
+    if output.is_dir():
+        raise StoreError(f"{output}: is a folder; name the HTML file to write")
+    return output
+
+
+def render(head: Header, found: tuple[Section, ...], zones: pl.DataFrame | None) -> str:
+    """Return the page of some sections; `zones` are what charts by layer stand on, None where none do."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -122,7 +134,9 @@ def _render(head: Header, found: tuple[Section, ...], source: Source) -> str:
     frames = {name: frame for section in found for name, frame in section.datasets.items()}
     content = {
         "config": configuration(),
-        "datasets": {name: pack(frame) for name, frame in {"zones": source.zone_frame, **frames}.items()},
+        "datasets": {
+            name: pack(frame) for name, frame in (frames if zones is None else {"zones": zones, **frames}).items()
+        },
         "figures": [
             {"name": item.name, "spec": item.spec, "datasets": item.datasets, "renderer": item.renderer}
             for section in found

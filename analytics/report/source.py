@@ -41,6 +41,7 @@ class Source:
 
     - replicates: how often texts are drawn for intervals; 0: there are none
     - first: languages that have intervals in any case, before others
+    - seed: of the draws
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -48,6 +49,7 @@ class Source:
     languages: tuple[str, ...]
     replicates: int = REPLICATES
     first: tuple[str, ...] = ()
+    seed: int = 0
 
     @property
     def pivot(self) -> str | None:
@@ -97,7 +99,9 @@ class Source:
         """Return the curves made of counts with their replicates, or None where texts cannot be drawn."""
         if self.reason_without_intervals:
             return None
-        return count_curves(self.connection, run=self.record.run, languages=self.drawn, replicates=self.replicates)
+        return count_curves(
+            self.connection, run=self.record.run, languages=self.drawn, replicates=self.replicates, seed=self.seed
+        )
 
     @cached_property
     def translations(self) -> TranslationCurves | None:
@@ -105,7 +109,7 @@ class Source:
         if not self.replicates:
             return None
         return translation_curves(
-            self.connection, run=self.record.run, languages=self.drawn, replicates=self.replicates
+            self.connection, run=self.record.run, languages=self.drawn, replicates=self.replicates, seed=self.seed
         )
 
     def note_of(self, drawn: Drawn | None) -> tuple[str, ...]:

@@ -92,7 +92,8 @@ class Curve:
 class Drawn:
     """What replicates are made of: the languages, the text ids that were drawn from, of how many, and the time it took.
 
-    - text_ids: those of all languages together where ids are parallel, else of the language with the most
+    - text_ids, of_text_ids: of all languages together where ids are parallel, else of the language with the most
+    - names: the text ids; curves of the same names, languages and seed have the same draws
     """
 
     languages: tuple[str, ...]
@@ -100,6 +101,7 @@ class Drawn:
     of_text_ids: int
     replicates: int
     seconds: float
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -278,4 +280,11 @@ def _drawn(texts: Texts, every: Texts, replicates: int, started: float) -> Drawn
     def count(of: Texts) -> int:
         return len(of.names) if of.parallel else max(len(of.ids[lang]) for lang in of.languages)
 
-    return Drawn(tuple(texts.languages), count(texts), count(every), replicates, time.perf_counter() - started)
+    return Drawn(
+        languages=tuple(texts.languages),
+        text_ids=count(texts),
+        of_text_ids=count(every),
+        replicates=replicates,
+        seconds=time.perf_counter() - started,
+        names=tuple(texts.names.tolist()),
+    )
