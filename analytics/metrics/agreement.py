@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     import duckdb
 
 QUERY = """
-    select routes.lang, text.text_id, token.position, token.token_id, routes.expert::integer as expert, routes.weight::double as weight
+    select
+        routes.lang,
+        text.text_id,
+        token.position,
+        token.token_id,
+        routes.expert::integer as expert,
+        routes.weight::double as weight
     from routes
     inner join tokens as token using (run, lang, shard, token)
     inner join sequences as text using (run, lang, shard, seq)
@@ -43,9 +49,9 @@ def decisions(connection: duckdb.DuckDBPyConnection, run: str, languages: Sequen
 def agreement_by_text(first: pl.DataFrame, second: pl.DataFrame, top_k: int) -> pl.DataFrame:
     """Return how alike two runs route the tokens of each text that both have, from the `decisions` of each.
 
-    columns: lang, text_id, tokens (same position and same id), other_tokens (same position, another id, not compared), and of
-    the compared ones equal_sets, shared (experts that both chose), weight_errors and largest_weight_error (of shared
-    experts); sums, of which `route_agreement` has the quotients
+    columns: lang, text_id, tokens (same position and same id), other_tokens (same position, another id, not compared),
+    and of the compared ones equal_sets, shared (experts that both chose), weight_errors and largest_weight_error (of
+    shared experts); sums, of which `route_agreement` has the quotients
     """
     place = ["lang", "text_id", "position"]
     ours, theirs = (frame.select(*place, "token_id").unique() for frame in (first, second))

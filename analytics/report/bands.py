@@ -25,7 +25,8 @@ def band_frame(layers: Sequence[int], curve: Curve) -> pl.DataFrame:
 def interval_band(name: str, layers: Sequence[int], colour: str = SERIES[0]) -> alt.Chart:
     """Return the interval of a mean, from dataset `name` with layer, low and high."""
     base = alt.Chart(alt.NamedData(name)).encode(x=layer_axis(layers))
-    return base.mark_area(color=colour, opacity=0.45).encode(y="low:Q", y2="high:Q")
+    band: alt.Chart = base.mark_area(color=colour, opacity=0.45).encode(y="low:Q", y2="high:Q")
+    return band
 
 
 def floor_band(name: str, layers: Sequence[int], text: str = "two samples of one language") -> tuple[alt.Chart, ...]:
@@ -43,9 +44,10 @@ def chance_line(name: str, layers: Sequence[int], text: str = "random sets") -> 
 
 
 def _label(name: str, layers: Sequence[int], column: str, text: str) -> alt.Chart:
-    return (
+    label: alt.Chart = (
         alt.Chart(alt.NamedData(name))
         .transform_filter(f"datum.layer === {layers[-1]}")
         .mark_text(align="right", baseline="bottom", dy=-3, fontSize=11, color=MUTED, text=text)
         .encode(x=layer_axis(layers), y=f"{column}:Q")
     )
+    return label

@@ -43,11 +43,14 @@ order by lang"""
         name="corpus",
         title="The texts",
         reading=(
-            f"Fertility is how many tokens a language takes for a text of which {pivot} takes one token: where it is high "
-            "the tokenizer cuts finely, and the language weighs more wherever tokens are counted. Generated and special "
-            "tokens, cut texts and duplicates are routed like all others unless the trace, or a query, leaves them out."
+            f"Fertility is how many tokens a language takes for a text of which {pivot} takes one token: where it is "
+            "high the tokenizer cuts finely, and the language weighs more wherever tokens are counted. Generated and "
+            "special tokens, cut texts and duplicates are routed like all others unless the trace, or a query, "
+            "leaves them out."
         ),
-        formula="fertility = tokens of the texts that a language shares with the pivot / the pivot's tokens of the same texts",
+        formula=(
+            "fertility = tokens of the texts that a language shares with the pivot / the pivot's tokens of these texts"
+        ),
         queries={"corpus": query},
         findings=_findings(frame),
     )
@@ -105,8 +108,8 @@ def _findings(frame: pl.DataFrame) -> tuple[str, ...]:
         uneven = frame.filter(pl.col("texts") > pl.col("shared_texts"))["lang"].to_list()
         if uneven:
             found.append(
-                f"Not every language has every text: {frame['shared_texts'][0]:,} are in all of them. Comparisons of these "
-                "texts alone: `shared_texts := true`."
+                f"Not every language has every text: {frame['shared_texts'][0]:,} are in all of them. Comparisons of "
+                "these texts alone: `shared_texts := true`."
             )
     for column, said in (
         ("duplicate_texts", "Texts that are duplicates of others"),
@@ -118,7 +121,7 @@ def _findings(frame: pl.DataFrame) -> tuple[str, ...]:
         if not some.is_empty():
             first = some.row(0, named=True)
             found.append(
-                f"{said}: {some[column].sum():,}, in {some.height} of {frame.height} languages, most in {first['lang']} "
-                f"({first[column]:,})."
+                f"{said}: {some[column].sum():,}, in {some.height} of {frame.height} languages, most in "
+                f"{first['lang']} ({first[column]:,})."
             )
     return tuple(found)

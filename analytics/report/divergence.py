@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import altair as alt
-import polars as pl
 
 from moetrace.analytics.report.bands import band_frame, floor_band, interval_band
 from moetrace.analytics.report.findings import by_layer, by_zone, listed, within_floor, zones_said
@@ -15,6 +14,8 @@ from moetrace.analytics.report.style import MUTED, SERIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import polars as pl
 
     from moetrace.analytics.report.findings import Series
     from moetrace.analytics.report.source import Source
@@ -36,14 +37,15 @@ order by first"""
         name="divergence",
         title="Convergence and divergence",
         reading=(
-            "Divergence compares how two languages spread over all experts of a layer, not only over the most used ones: 0 "
-            "is the same use, 1 no expert in common. The line is the mean over all pairs with its 95% interval, the grey "
-            "band what two samples of one language would show. Shaded are the fixed zones, thirds of the depth; dashed "
-            "lines stand where this run's own curve changes most."
+            "Divergence compares how two languages spread over all experts of a layer, not only over the most used "
+            "ones: 0 is the same use, 1 no expert in common. The line is the mean over all pairs with its 95% "
+            "interval, the grey band what two samples of one language would show. Shaded are the fixed zones, thirds "
+            "of the depth; dashed lines stand where this run's own curve changes most."
         ),
         formula=(
-            "divergence = JSD(p1, p2) / (ln E - (H(p1) + H(p2)) / 2), the mean over language pairs (2605.29714; 2510.04694, "
-            "eq. 6 to 8); automatic zones: the three stretches of layers around whose means the curve varies least"
+            "divergence = JSD(p1, p2) / (ln E - (H(p1) + H(p2)) / 2), the mean over language pairs (2605.29714; "
+            "2510.04694, eq. 6 to 8); automatic zones: the three stretches of layers around whose means the curve "
+            "varies least"
         ),
         queries={"divergence": query, "zones_auto": zones},
     )

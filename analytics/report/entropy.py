@@ -94,5 +94,6 @@ def _findings(depth: Series, languages: Series) -> tuple[str, ...]:
     return depths, languages.ends(
         "Over all layers, the most even is",
         "the least even",
-        "Over all layers, no language spreads over its experts more evenly than another, as far as these texts can tell",
+        "Over all layers, no language spreads over its experts more evenly than another, as far as these texts can "
+        "tell",
     )

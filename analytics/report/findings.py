@@ -118,7 +118,7 @@ def within_floor(series: Series, floor: Curve | None) -> list[str]:
 
 
 def with_intervals(frame: pl.DataFrame, value: str, curves: Mapping[str, Curve], layers: Sequence[int]) -> pl.DataFrame:
-    """Return a frame of lang and layer with `low` and `high`, the interval of `value`; null where a language has none."""
+    """Return a frame of lang and layer with `low` and `high`, the interval of `value`; null where there is none."""
     found = []
     for lang, curve in around_values(frame, value, curves, layers).items():
         low, high = curve.interval()

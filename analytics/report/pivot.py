@@ -169,8 +169,8 @@ def _excess_findings(depth: Series, languages: Series) -> tuple[str, ...]:
         )
         return (said,)
     depths = depth.ends(
-        "Over all languages, excess (how much more a text is like its own translation than like those of other texts) is "
-        "highest in",
+        "Over all languages, excess (how much more a text is like its own translation than like those of other "
+        "texts) is highest in",
         "lowest in",
         "Excess does not change with depth, as far as these texts can tell",
     )
@@ -180,7 +180,8 @@ def _excess_findings(depth: Series, languages: Series) -> tuple[str, ...]:
             languages.ends(
                 "Over all layers, excess is largest for",
                 "smallest for",
-                "Over all layers, excess is no larger for one language than for another, as far as these texts can tell",
+                "Over all layers, excess is no larger for one language than for another, as far as these texts can "
+                "tell",
             )
         )
     if nothing := languages.around_zero():

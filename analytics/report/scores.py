@@ -35,14 +35,14 @@ order by lang"""
         name="scores",
         title="Scores and similarity",
         reading=(
-            "Do languages that are routed like the pivot language score higher? Bars are the correlation over languages "
-            "in each layer, filled where p, corrected for looking at all layers, is at most .05. Points are languages: "
-            "their mean similarity over all layers against their score. A correlation over languages says nothing of causes: "
-            "script and amount of training data go with both."
+            "Do languages that are routed like the pivot language score higher? Bars are the correlation over "
+            "languages in each layer, filled where p, corrected for looking at all layers, is at most .05. Points "
+            "are languages: their mean similarity over all layers against their score. A correlation over languages "
+            "says nothing of causes: script and amount of training data go with both."
         ),
         formula=(
-            "Pearson r over languages of similarity and score (2510.04694); p: scores permuted over languages, the largest "
-            "|r| of all layers (Westfall & Young 1993)"
+            "Pearson r over languages of similarity and score (2510.04694); p: scores permuted over languages, the "
+            "largest |r| of all layers (Westfall & Young 1993)"
         ),
         queries={"scores": query, "score_points": points},
     )

@@ -89,8 +89,8 @@ class Source:
             return "No intervals were asked for: differences between near values may be chance."
         if lacks := [table for table in ("sequences", "tokens", "routes") if table not in self.record.tables]:
             return (
-                f"The run has no {' and '.join(lacks)}: how far these numbers would move with other texts is not known, and "
-                "differences between near values may be chance."
+                f"The run has no {' and '.join(lacks)}: how far these numbers would move with other texts is not "
+                "known, and differences between near values may be chance."
             )
         return None
 
@@ -126,10 +126,8 @@ class Source:
             if len(drawn.languages) < len(self.languages)
             else "all languages"
         )
-        return (
-            f"Intervals of 95%: {drawn.replicates:,} draws of {texts}, of {languages}, in {drawn.seconds:.1f} s. They say "
-            "how far other texts of this kind would move a number, not other kinds of text.",
-        )
+        made = f"Intervals of 95%: {drawn.replicates:,} draws of {texts}, of {languages}, in {drawn.seconds:.1f} s."
+        return (f"{made} They say how far other texts of this kind would move a number, not other kinds of text.",)
 
     @property
     def this_run(self) -> str:

@@ -27,7 +27,7 @@ KINDS = {"plain": "all tokens", "controlled": "the same tokens as often"}
 
 
 def vocabulary(source: Source) -> Section:
-    """Return the divergence of languages beside that of the same token ids, and whether it goes with shared vocabulary."""
+    """Return divergence beside that of the same token ids, and whether it goes with shared vocabulary."""
     languages, section = _compared(source), _section(source)
     if missing := _missing(source):
         return section.without_data(missing)
@@ -38,8 +38,8 @@ def vocabulary(source: Source) -> Section:
     decisions *= len(source.record.moe_layers) * source.record.top_k
     if decisions > MOST_DECISIONS:
         return section.without_data(
-            f"The {len(languages)} languages that would be compared have {decisions:,} routing decisions, all of which this "
-            f"measure reads; a report reads up to {MOST_DECISIONS:,}. The query below, or "
+            f"The {len(languages)} languages that would be compared have {decisions:,} routing decisions, all of "
+            f"which this measure reads; a report reads up to {MOST_DECISIONS:,}. The query below, or "
             "metrics.divergence_vocabulary_controlled in Python, has it for fewer languages or layers."
         )
     layers = source.record.moe_layers
@@ -49,9 +49,11 @@ def vocabulary(source: Source) -> Section:
         return section.without_data(
             f"No two of the languages share {LEAST_SHARED:.0%} of their tokens, so there is too little to compare."
         )
+    pairs = frame["pairs"].to_numpy().max()
     compared = (
-        f"{len(languages)} of {len(source.languages)} languages, {frame['pairs'].max()} pairs that share at least "
-        f"{LEAST_SHARED:.0%} of their tokens. No interval is known for the controlled curve; it is too high where texts are few."
+        f"{len(languages)} of {len(source.languages)} languages, {pairs} pairs that share at least "
+        f"{LEAST_SHARED:.0%} of their tokens. No interval is known for the controlled curve; it is too high where "
+        "texts are few."
     )
     return section.with_data(
         {"vocabulary": frame, "vocabulary_r": correlation},
@@ -85,17 +87,18 @@ order by layer"""
         name="vocabulary",
         title="Vocabulary",
         reading=(
-            "Languages that share no tokens differ in the first layers whatever the router has learned. The dashed line "
-            "gives every token id the same weight in both languages of a pair: what is left is that they route the same "
-            "tokens otherwise. Bars say whether pairs that share more of their tokens diverge less (r below 0); filled ones "
-            "have p of at most .05 by Mantel's test."
+            "Languages that share no tokens differ in the first layers whatever the router has learned. The dashed "
+            "line gives every token id the same weight in both languages of a pair: what is left is that they route "
+            "the same tokens otherwise. Bars say whether pairs that share more of their tokens diverge less (r below "
+            "0); filled ones have p of at most .05 by Mantel's test."
         ),
         formula=(
-            "controlled: JSD of both languages' shares with token id v weighing min(f_a(v), f_b(v)) in both; r: Pearson's "
-            "over language pairs, of normalised divergence and token overlap (2605.29714); p: Mantel (1967), of JSD"
+            "controlled: JSD of both languages' shares with token id v weighing min(f_a(v), f_b(v)) in both; r: "
+            "Pearson's over language pairs, of normalised divergence and token overlap (2605.29714); p: Mantel "
+            "(1967), of JSD"
         ),
         queries={
-            "vocabulary": _controlled(source, languages, source.record.moe_layers[0]),
+            "vocabulary": _controlled(source, languages, None),
             "vocabulary_r": correlation,
         },
     )
@@ -114,12 +117,12 @@ def _missing(source: Source) -> str | None:
     return None
 
 
-def _controlled(source: Source, languages: Sequence[str], layer: int) -> str:
+def _controlled(source: Source, languages: Sequence[str], layer: int | None) -> str:
     # A layer at a time: memory grows with token ids x experts of what is asked for at once.
-    return f"""-- One layer; `layers := null` is all of them, in as much more memory.
-unpivot (
+    layers = "null" if layer is None else f"[{layer}]"
+    return f"""unpivot (
     select layer, count(*) as pairs, avg(jsd) as plain, avg(jsd_controlled) as controlled
-    from divergence_vocabulary_controlled(languages := [{", ".join(map(literal, languages))}], layers := [{layer}])
+    from divergence_vocabulary_controlled(languages := [{", ".join(map(literal, languages))}], layers := {layers})
     where {source.this_run} and token_share >= {LEAST_SHARED}
     group by layer
 ) on plain, controlled into name kind value divergence"""
@@ -173,14 +176,15 @@ def _findings(frame: pl.DataFrame, correlation: pl.DataFrame) -> tuple[str, ...]
         left = wide.with_columns(left=pl.col("controlled") / pl.col("plain")).drop_nans("left").sort("left")
         least, most = left.row(0, named=True), left.row(-1, named=True)
         found.append(
-            f"Where both languages of a pair have the same tokens as often, {least['left']:.0%} of their divergence is left in "
-            f"layer {least['layer']} and {most['left']:.0%} in layer {most['layer']}; what is gone was that they have other tokens."
+            f"Where both languages of a pair have the same tokens as often, {least['left']:.0%} of their divergence "
+            f"is left in layer {least['layer']} and {most['left']:.0%} in layer {most['layer']}; what is gone was "
+            "that they have other tokens."
         )
     known = correlation.drop_nulls("r")
     settled = known.filter((pl.col("p_value") <= LEVEL) & (pl.col("r") < 0))["layer"].to_list()
     if not known.is_empty():
         found.append(
-            f"Pairs that share more tokens diverge less in {len(settled)} of {known.height} layers (p at most .05 in each"
-            + (f": {listed([str(layer) for layer in settled])})." if settled else ").")
+            f"Pairs that share more tokens diverge less in {len(settled)} of {known.height} layers (p at most .05 in "
+            "each" + (f": {listed([str(layer) for layer in settled])})." if settled else ").")
         )
     return tuple(found)

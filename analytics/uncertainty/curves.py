@@ -109,8 +109,8 @@ class CountCurves:
     """Curves that are made of counts of experts.
 
     - isolation, jsd, jsd_normalized: means over the pairs of the drawn languages
-    - isolation_floor, jsd_floor, jsd_normalized_floor: the same of two samples of one language, each of as many texts as
-      it has, the mean over languages: what is left where languages do not differ
+    - isolation_floor, jsd_floor, jsd_normalized_floor: the same of two samples of one language, each of as many texts
+      as it has, the mean over languages: what is left where languages do not differ
     - entropy: language -> its entropy, nats
     """
 
@@ -144,13 +144,14 @@ def count_curves(
 ) -> CountCurves:
     """Return isolation, divergence and entropy by layer, of some languages, with `replicates` draws of their texts.
 
-    Text ids are drawn with replacement, as `bootstrap` does it. Where there are more than `most_texts`, some are taken at
-    random and as many as there are drawn from these (a bag of little bootstraps of one bag, Kleiner et al. 2014):
+    Text ids are drawn with replacement, as `bootstrap` does it. Where there are more than `most_texts`, some are taken
+    at random and as many as there are drawn from these (a bag of little bootstraps of one bag, Kleiner et al. 2014):
     deviations are then of all texts, but values of some, and `Curve.around` takes the values of all.
 
     The floor is made of replicates two by two: two draws of one language's texts, which differ as two corpora of it do.
 
-    Needs routes. Raises UnknownNameError for an unknown run or language, MoetraceError for a run without texts or routes.
+    Needs routes. Raises UnknownNameError for an unknown run or language, MoetraceError for a run without texts or
+    routes.
     """
     started = time.perf_counter()
     rng = np.random.default_rng(seed)

@@ -116,7 +116,8 @@ def read_counts(texts: Texts, layer: int) -> TextCounts:
         "select list_position($languages, routes.lang) - 1 as lang, tokens.seq, routes.expert, count(*) as count "
         "from routes inner join tokens on routes.run = tokens.run and routes.lang = tokens.lang "
         "and routes.shard = tokens.shard and routes.token = tokens.token "
-        f"where routes.run = $run and list_contains($languages, routes.lang) and routes.layer = $layer {only} group by all",
+        f"where routes.run = $run and list_contains($languages, routes.lang) and routes.layer = $layer {only} group "
+        "by all",
         languages=texts.languages,
         run=texts.run,
         layer=layer,

@@ -30,10 +30,11 @@ def agreement(pair: Pair) -> Section:
         name="agreement",
         title="The same tokens",
         reading=(
-            "Each token of a text that both runs have, at the same position and with the same id, is compared: equal sets is "
-            "the share of tokens whose experts are the same in both, overlap the mean part of the experts that they share, "
-            "weight error the mean difference of the gate weights of shared experts. Two engines, precisions or versions of "
-            "one model should agree nearly everywhere; of two models, equal numbers mean nothing."
+            "Each token of a text that both runs have, at the same position and with the same id, is compared: equal "
+            "sets is the share of tokens whose experts are the same in both, overlap the mean part of the experts "
+            "that they share, weight error the mean difference of the gate weights of shared experts. Two engines, "
+            "precisions or versions of one model should agree nearly everywhere; of two models, equal numbers mean "
+            "nothing."
         ),
         formula="the view route_agreement: joined on text id and position",
         queries={
@@ -169,10 +170,14 @@ def _findings(pair: Pair, frame: pl.DataFrame, means: pl.DataFrame, curve: Curve
     layers = len(pair.first.record.moe_layers)
     series = by_layer(means["layer"].to_list(), means["equal_sets"].to_numpy(), curve, ".4f")
     overall = float((frame["equal_sets"] * frame["tokens"]).sum() / tokens)
+    shared = (means["overlap"] * means["tokens"]).to_numpy()
+    error = float(np.average(np.nan_to_num(means["weight_error"].to_numpy()), weights=shared)) if shared.any() else 0.0
+    largest = float(np.nan_to_num(means["largest_weight_error"].to_numpy()).max())
     found = [
-        f"{overall:.2%} of {tokens // layers:,} tokens go to the same experts, the mean over layers; gate weights of shared "
-        f"experts differ by {float(frame['weight_error'].mean() or 0):.2e} on average, by "
-        f"{float(frame['largest_weight_error'].max() or 0):.2e} at most.",
+        (
+            f"{overall:.2%} of {tokens // layers:,} tokens go to the same experts, the mean over layers; gate weights of "
+            f"shared experts differ by {error:.2e} on average, by {largest:.2e} at most."
+        ),
         series.ends(
             "Most tokens agree in", "fewest in", "Agreement is the same in every layer, as far as these texts can tell"
         ),

@@ -74,7 +74,7 @@ def difference_curve(pair: Pair, name: str, title: str) -> alt.LayerChart:
 
 
 def by_language(name: str, languages: Sequence[str], title: str) -> alt.LayerChart:
-    """Return a difference of each language with its interval, in this order: dataset `name` with lang, value, low, high."""
+    """Return a difference of each language with its interval, from dataset `name` with lang, value, low, high."""
     step = max(12, row_step(len(languages)))
     y = alt.Y("lang:N", title=None, sort=list(languages), axis=alt.Axis(ticks=False, domain=False, labelOverlap=True))
     base = alt.Chart(alt.NamedData(name)).encode(

@@ -16,7 +16,7 @@ from moetrace.analytics.report.section import Section, figure
 from moetrace.analytics.uncertainty.curves import Curve
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -55,6 +55,7 @@ MEASURES = (
         "divergence = JSD(p1, p2) / (ln E - (H(p1) + H(p2)) / 2) (2510.04694, eq. 6 to 8)",
     ),
 )
+ROUNDING = 1e-9
 ENTROPY = """select lang, layer, entropy_normalized as value
 from routing_entropy(languages := [{languages}])
 where {run}"""
@@ -97,7 +98,8 @@ def entropies(pair: Pair) -> Section:
         name="entropy",
         title="Routing entropy",
         reading=(
-            f"1 means that tokens use all experts of a layer alike, 0 that all go to one; the mean over languages. {_how(pair)}"
+            "1 means that tokens use all experts of a layer alike, 0 that all go to one; the mean over languages. "
+            f"{_how(pair)}"
         ),
         formula="H(p) / ln E, p the activation shares",
         queries={source_name(pair, at): _asked(ENTROPY, pair, source) for at, source in enumerate(pair.sources)},
@@ -134,8 +136,8 @@ def similarity(pair: Pair, column: str) -> Section:
     found = pair.translations
     if not found:
         return section.without_data(
-            "Both runs need profiles and the same pivot language, with text ids that mean the same text in each language, and "
-            "intervals must be asked for."
+            "Both runs need profiles and the same pivot language, with text ids that mean the same text in each "
+            "language, and intervals must be asked for."
         )
     known = [getattr(each, column) for each in found]
     title = "excess" if column == "excess" else "similarity to the pivot, 0 to 1"
@@ -149,7 +151,7 @@ def _of_languages(
     title: str,
     said: str,
     query: str | None,
-    known: list[Mapping[str, Curve]],
+    known: Sequence[Mapping[str, Curve]],
 ) -> Section:
     """Return a section about a number of languages: its mean over them by depth, and each language's difference.
 
@@ -198,7 +200,7 @@ def _of_languages(
 
 def _most(moved: pl.DataFrame) -> str:
     row = moved.sort(pl.col("value").abs(), "lang", descending=[True, False]).row(0, named=True)
-    return f"{row['lang']} ({row['value']:+.2g}, {row['low']:+.2g} to {row['high']:+.2g})"
+    return f"{row['lang']} ({signed(row['value'])}, {signed(row['low'])} to {signed(row['high'])})"
 
 
 def _section(
@@ -242,7 +244,7 @@ def _section(
 def _layer_findings(pair: Pair, said: str, rows: pl.DataFrame) -> str:
     largest = rows.sort(pl.col("value").abs(), "layer", descending=[True, False]).row(0, named=True)
     if rows["low"].null_count():
-        return f"{said} differs most in layer {largest['layer']}, by {largest['value']:+.2g}; no interval is known."
+        return f"{said} differs most in layer {largest['layer']}, by {signed(largest['value'])}; no interval is known."
     apart = {
         "higher": rows.filter(pl.col("low") > 0)["layer"].to_list(),
         "lower": rows.filter(pl.col("high") < 0)["layer"].to_list(),
@@ -255,8 +257,8 @@ def _layer_findings(pair: Pair, said: str, rows: pl.DataFrame) -> str:
     if not parts:
         return f"{said} differs in no layer by more than other texts could make it."
     return (
-        f"{said} of {pair.names[1]} is {' and '.join(parts)} than that of {pair.names[0]}; of {rows.height} layers one in "
-        "twenty would be by chance."
+        f"{said} of {pair.names[1]} is {' and '.join(parts)} than that of {pair.names[0]}; of {rows.height} layers "
+        "one in twenty would be by chance."
     )
 
 
@@ -270,10 +272,15 @@ def _zone_findings(pair: Pair, said: str, series: list[Series]) -> str:
         difference = float(second.values[0] - first.values[0])
         if first.curve and second.curve:
             (low,), (high,) = second.curve.minus(first.curve).interval()
-            parts.append(f"{name} {difference:+.2g} ({low:+.2g} to {high:+.2g})")
+            parts.append(f"{name} {signed(difference)} ({signed(low)} to {signed(high)})")
         else:
-            parts.append(f"{name} {difference:+.2g}")
+            parts.append(f"{name} {signed(difference)}")
     return f"{said} of {pair.names[1]} less {pair.names[0]}, by zone: {', '.join(parts)}."
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign, to two digits; what is rounding alone is 0."""
+    return "0" if abs(value) < ROUNDING else f"{value:+.2g}"
 
 
 def source_name(pair: Pair, at: int) -> str:

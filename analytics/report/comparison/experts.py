@@ -23,7 +23,7 @@ where {run} and lang in ({languages})"""
 
 
 def experts(pair: Pair) -> Section:
-    """Return the divergence of each language from itself in the other run, by layer, and the experts that moved most."""
+    """Return the divergence of each language from itself in the other run, and the experts that moved most."""
     listed_languages = ", ".join(literal(lang) for lang in pair.languages)
     queries = {
         name: QUERY.format(run=source.this_run, languages=listed_languages)
@@ -33,9 +33,9 @@ def experts(pair: Pair) -> Section:
         name="moved",
         title="What moved",
         reading=(
-            "Each cell compares a language with itself in the other run: 0 means that its tokens use the experts of the layer "
-            "alike in both. Two samples of one language differ, too: a layer is said to have moved where the mean over "
-            "languages is above that."
+            "Each cell compares a language with itself in the other run: 0 means that its tokens use the experts of "
+            "the layer alike in both. Two samples of one language differ, too: a layer is said to have moved where "
+            "the mean over languages is above that."
         ),
         formula="JSD of the activation shares p of a language in both runs, nats",
         queries=queries,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moetrace.analytics.database.connection import connect
@@ -21,6 +20,8 @@ from moetrace.store.output import write_text
 from moetrace.store.read.reader import Store
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from moetrace.analytics.report.section import Section
 
 
@@ -35,9 +36,9 @@ def write_comparison(
 
     first, second: a store and the name of a run of it (None where it has one); differences are second less first
 
-    What is compared is what both have: languages by their codes, texts by their ids, experts where layers and experts are
-    as many in both, and depth from 0 to 1 where they are not. Raises as `write_report`, and StoreError for runs without a
-    language in common, or for a run and itself.
+    What is compared is what both have: languages by their codes, texts by their ids, experts where layers and experts
+    are as many in both, and depth from 0 to 1 where they are not. Raises as `write_report`, and StoreError for runs
+    without a language in common, or for a run and itself.
     """
     check_replicates(replicates)
     output = check_writable(output_html)
@@ -57,7 +58,8 @@ def write_comparison(
         pair = Pair(a, b, _names(sources))
         if not pair.languages:
             raise StoreError(
-                f"runs '{pair.names[0]}' and '{pair.names[1]}' have no language in common, so there is nothing to compare"
+                f"runs '{pair.names[0]}' and '{pair.names[1]}' have no language in common, so there is nothing to "
+                "compare"
             )
         html = render(_header(pair), sections(pair), a.zone_frame if pair.same_layers else None)
     write_text(output, html)

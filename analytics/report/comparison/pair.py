@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from moetrace.analytics.report.source import Source
+from moetrace.analytics.database.quoting import literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
 
+    from moetrace.analytics.report.source import Source
     from moetrace.analytics.uncertainty.curves import CountCurves, Curve, TranslationCurves
+
+    Layered = tuple[npt.NDArray[np.float64], Curve | None]  # values by layer, and the same with replicates
 
 SECOND_SEED = 1  # where the runs' texts are not the same: draws of their own
 
@@ -60,14 +63,8 @@ class Pair:
         if not all(source.record.parallel and "sequences" in source.record.tables for source in self.sources):
             return False
         query = "select distinct lang, text_id from sequences where {} and lang in ({}) order by all"
-        frames = [
-            source.frame(
-                query.format(
-                    source.this_run, ", ".join(f"'{lang.replace(chr(39), chr(39) * 2)}'" for lang in self.languages)
-                )
-            )
-            for source in self.sources
-        ]
+        listed = ", ".join(map(literal, self.languages))
+        frames = [source.frame(query.format(source.this_run, listed)) for source in self.sources]
         return frames[0].equals(frames[1])
 
     @cached_property
@@ -104,7 +101,7 @@ class Pair:
             return [float(layer) for layer in layers]
         return [(at + 0.5) / len(layers) for at in range(len(layers))]
 
-    def frame(self, first: Series2, second: Series2) -> pl.DataFrame:
+    def frame(self, first: Layered, second: Layered) -> pl.DataFrame:
         """Return two curves as rows: run, depth, layer, value, low, high."""
         return pl.concat(
             [
@@ -112,9 +109,6 @@ class Pair:
                 for name, source, series in zip(self.names, self.sources, (first, second), strict=True)
             ]
         )
-
-
-Series2 = tuple["npt.NDArray[np.float64]", "Curve | None"]  # values by layer, and the same with replicates
 
 
 def curve_frame(
