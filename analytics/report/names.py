@@ -62,12 +62,12 @@ def script_of(code: str) -> str | None:
 def script_groups(codes: Sequence[str]) -> dict[str, str]:
     """Return code -> "Latin (121)", its script with the number of its languages, the largest groups first.
 
-    Beyond MOST_SCRIPTS, and where nothing is known, languages are in "other scripts".
+    Beyond MOST_SCRIPTS, of scripts of one language, and where nothing is known, languages are in "other scripts".
     """
     scripts = {code: script_of(code) for code in codes}
     counts = Counter(script for script in scripts.values() if script is not None)
-    ranked = sorted(counts, key=lambda script: (-counts[script], script))
-    own = ranked if len(ranked) == MOST_SCRIPTS + 1 else ranked[:MOST_SCRIPTS]
+    ranked = sorted((script for script in counts if counts[script] > 1), key=lambda script: (-counts[script], script))
+    own = ranked[:MOST_SCRIPTS]
     rest = sum(script not in own for script in scripts.values())
     named = {script: f"{script} ({counts[script]})" for script in own}
     groups = {code: named.get(script or "", f"other scripts ({rest})") for code, script in scripts.items()}

@@ -6,9 +6,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+def similarity_matrix(pairs: pl.DataFrame, names: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Return 1 - divergence over all layers, [names, names], of the dataset of pairs; NaN where it is not known."""
+    number = {name: index for index, name in enumerate(names)}
+    similarity = np.eye(len(names))
+    overall = pairs.filter(pl.col("layers") == "all layers").select("lang_a", "lang_b", "divergence")
+    for lang_a, lang_b, divergence in overall.iter_rows():
+        a, b = number[lang_a], number[lang_b]
+        similarity[a, b] = similarity[b, a] = np.nan if divergence is None else 1 - divergence
+    return similarity
 
 
 def similarity_order(names: Sequence[str], similarity: npt.NDArray[np.float64]) -> list[str]:

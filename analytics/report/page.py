@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -12,20 +13,27 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import jinja2
 import vl_convert
+from markupsafe import Markup, escape
 
 from moetrace.analytics.database.connection import connect
 from moetrace.analytics.database.documentation import views
 from moetrace.analytics.report.entropy import entropy
+from moetrace.analytics.report.experts import FIRST, expert_frames
+from moetrace.analytics.report.following import following
 from moetrace.analytics.report.header import Header, header
 from moetrace.analytics.report.isolation import isolation
+from moetrace.analytics.report.layer_charts import MOST_LINES
 from moetrace.analytics.report.mask_input import fitting_mask
 from moetrace.analytics.report.mask_map import mask_section
+from moetrace.analytics.report.names import Names, language_names, script_groups
+from moetrace.analytics.report.ordering import clusters, similarity_matrix
 from moetrace.analytics.report.pairs import pairs
 from moetrace.analytics.report.pivot import pivot
+from moetrace.analytics.report.script import page_script
 from moetrace.analytics.report.section import Section, pack
 from moetrace.analytics.report.source import Source
 from moetrace.analytics.report.specificity import specificity
-from moetrace.analytics.report.style import configuration
+from moetrace.analytics.report.style import DARK, SERIES, configuration
 from moetrace.store.errors import StoreError
 from moetrace.store.format.schema import FORMAT_VERSION
 from moetrace.store.mask import mask_targets
@@ -33,10 +41,16 @@ from moetrace.store.output import write_text
 from moetrace.store.read.reader import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    import polars as pl
+
+    from moetrace.analytics.report.section import Figure
 
 HERE = Path(__file__).parent
 EXPOSE_EMBED = "window.vegaEmbed = vegaEmbed;"
+MOST_CLUSTERS = 8
+MOST_ELEMENTS = 2000
 
 
 def write_report(
@@ -63,7 +77,8 @@ def write_report(
     chosen = None if mask is None else fitting_mask(mask, record)
     with connect(store) as connection:
         source = Source(connection, record, languages)
-        html = _render(header(store, source), sections(source, chosen), source)
+        experts = expert_frames(source, mask_targets(chosen) if chosen else [])
+        html = _render(header(store, source), sections(source, chosen), source, experts)
     write_text(output, html)
     return output
 
@@ -81,7 +96,9 @@ def sections(source: Source, mask: Mapping[str, Any] | None) -> tuple[Section, .
     return (*found, mask_section(source, mask)) if mask else tuple(found)
 
 
-def _render(head: Header, found: tuple[Section, ...], source: Source) -> str:
+def _render(
+    head: Header, found: tuple[Section, ...], source: Source, experts: Mapping[str, pl.DataFrame]
+) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -89,14 +106,29 @@ def _render(head: Header, found: tuple[Section, ...], source: Source) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    names = language_names(source.languages)
+    environment.filters["named"] = lambda text: _named(text, names)
+    environment.filters["sentence"] = lambda text: _sentence(text, names)
     frames = {name: frame for section in found for name, frame in section.datasets.items()}
+    figures = [drawn for section in found for drawn in section.figures]
     content = {
         "config": configuration(),
-        "datasets": {name: pack(frame) for name, frame in {"zones": source.zone_frame, **frames}.items()},
+        "dark": configuration(dark=True),
+        "recolour": DARK,
+        "palette": SERIES,
+        "languages": _languages(source.languages, names, frames.get("pairs")),
+        "first": FIRST,
+        "sections": [section.name for section in found],
+        "datasets": {name: pack(frame) for name, frame in {"zones": source.zone_frame, **frames, **experts}.items()},
         "figures": [
-            {"name": item.name, "spec": item.spec, "datasets": item.datasets, "renderer": item.renderer}
-            for section in found
-            for item in section.figures
+            {
+                "name": item.name,
+                "spec": following(item.spec, names),
+                "datasets": item.datasets,
+                "renderer": _renderer(item, frames),
+                "sql": item.sql,
+            }
+            for item in figures
         ],
     }
     return environment.get_template("page.html").render(
@@ -105,12 +137,49 @@ def _render(head: Header, found: tuple[Section, ...], source: Source) -> str:
         content=_json_for_html(content),
         libraries=_libraries(),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
-        script=(HERE / "page.js").read_text(encoding="utf-8"),
+        script=page_script(),
         views=views().values(),
         version=_version(),
         store_format=FORMAT_VERSION,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _renderer(drawn: Figure, frames: Mapping[str, pl.DataFrame]) -> str:
+    """Return what a figure is drawn with: marks beyond some thousand are no elements of the page."""
+    rows = max((frames[name].height for name in drawn.datasets if name in frames), default=0)
+    return "canvas" if rows > MOST_ELEMENTS else drawn.renderer
+
+
+def _languages(codes: Sequence[str], names: Names, pairs_of: pl.DataFrame | None) -> dict[str, Any]:
+    """Return the languages as columns: code, name or "", the groups of each way to group lines."""
+    script = script_groups(codes)
+    found: dict[str, Any] = {
+        "codes": list(codes),
+        "names": [names.words.get(code, "") for code in codes],
+        "script": [script[code] for code in codes],
+        "most_lines": MOST_LINES,
+    }
+    if pairs_of is not None and len(codes) > 2:
+        alike = clusters(codes, similarity_matrix(pairs_of, codes), min(MOST_CLUSTERS, len(codes) // 2))
+        found["cluster"] = [alike[code] for code in codes]
+    return found
+
+
+def _named(text: str, names: Names) -> Markup | str:
+    """Return the cell of a table, the language that it names in words as well."""
+    if text not in names.words:
+        return text
+    return Markup('{} <span class="words">{}</span>').format(text, names.words[text])
+
+
+def _sentence(text: str, names: Names) -> Markup:
+    """Return a sentence, each code with its name behind it; codes without a script may be words of it and stay alone."""
+    codes = sorted((code for code in names.words if "_" in code), key=len, reverse=True)
+    if not codes:
+        return escape(text)
+    parts = re.split(rf"\b({'|'.join(map(re.escape, codes))})\b", text)
+    return Markup("").join(names.said(part) for part in parts)
 
 
 def _json_for_html(content: Mapping[str, Any]) -> str:

@@ -56,8 +56,10 @@ def test_groups_are_of_scripts_with_what_is_rare_put_together() -> None:
         **dict.fromkeys(("rus_Cyrl", "ukr_Cyrl"), "Cyrillic (2)"),
         "l00": "other scripts (1)",
     }
-    rare = ["amh_Ethi", "ben_Beng", "ell_Grek", "heb_Hebr", "hin_Deva", "kat_Geor", "tam_Taml", "tel_Telu", "tha_Thai"]
-    groups = script_groups([*rare, "tir_Ethi"])
-    assert list(groups.values())[:2] == ["Ethiopic (2)"] * 2
+    codes = "Arab Cyrl Deva Ethi Grek Hebr Taml Telu".split()
+    groups = script_groups([f"{lang}_{code}" for code in codes for lang in ("deu", "swh")] + ["tha_Thai"])
     assert len(set(groups.values())) == 8
-    assert groups["tha_Thai"] == "other scripts (2)"
+    assert list(groups.values())[0] == "Arabic (2)"
+    assert [lang for lang, group in groups.items() if group == "other scripts (3)"] == [
+        "deu_Telu", "swh_Telu", "tha_Thai"
+    ]
