@@ -16,8 +16,6 @@ LANGUAGES = {"lang", "lang_a", "lang_b"}
 PAINTED = {"rect", "bar"}
 FADED = 0.2
 NAME_WIDTH = 250  # pixels of a language's code and name on an axis
-LETTER = 6.3  # pixels of a letter of a label, about
-MOST_LABEL_SPACE = 250
 
 
 def following(spec: Mapping[str, Any], names: Names) -> dict[str, Any]:
@@ -36,16 +34,7 @@ def following(spec: Mapping[str, Any], names: Names) -> dict[str, Any]:
     for param in made.get("params", ()):
         if param["name"] == "names":
             param["value"] = words
-        if param["name"] == "groupOf" and words:
-            _make_room(made, names)
     return made
-
-
-def _make_room(spec: dict[str, Any], names: Names) -> None:
-    """Give the labels at the ends of lines room for names."""
-    longest = max(len(names.label(code)) for code in names.words)
-    room = min(MOST_LABEL_SPACE, round(16 + LETTER * longest))
-    spec["padding"]["right"] = max(spec["padding"]["right"], room)
 
 
 def _units(spec: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -30,7 +30,7 @@ HEIGHT = 340
 MOST_TICKS = 26
 LABEL_STEP = 13
 MOST_LABELS = 24
-MOST_LABEL_SPACE = 170
+MOST_LABEL_WIDTH = 220
 MOST_LINES = 40  # languages up to which each has a line of its own; beyond, each script has one
 
 
@@ -74,8 +74,8 @@ def tick_step(count: int) -> int:
     return step
 
 
-def on_zones(layers: Sequence[int], *marks: alt.Chart | alt.LayerChart, right: int = 8) -> alt.LayerChart:
-    """Return marks over depth, drawn on the zones' bands, with `right` pixels of room to its right."""
+def on_zones(layers: Sequence[int], *marks: alt.Chart | alt.LayerChart) -> alt.LayerChart:
+    """Return marks over depth, drawn on the zones' bands."""
     zones = alt.Chart(alt.NamedData("zones"))
     bands = zones.mark_rect().encode(
         x=layer_axis(layers).copy(deep=True),
@@ -87,7 +87,7 @@ def on_zones(layers: Sequence[int], *marks: alt.Chart | alt.LayerChart, right: i
         x="middle:Q", y=alt.value(-6), text="zone:N"
     )
     return alt.LayerChart(layer=[bands, names, *marks]).properties(
-        width="container", height=HEIGHT, padding={"left": 4, "right": right, "top": 24, "bottom": 4}
+        width="container", height=HEIGHT, padding={"left": 4, "right": 8, "top": 24, "bottom": 4}
     )
 
 
@@ -155,8 +155,6 @@ def language_lines(
     many = len(languages) > MOST_LINES
     chosen = [lang for lang in over if lang in languages] if many else list(coloured)
     groups = script_groups(languages) if many else {}
-    texts = [*groups.values(), *(chosen if many else languages)]
-    space = min(MOST_LABEL_SPACE, 16 + 7 * max(map(len, texts)))
     low, high = value_range(frame, value)
     y = alt.Y("value:Q", title=value.title, scale=alt.Scale(domain=[low, high], nice=False, zero=False))
     hover = alt.selection_point(
@@ -185,7 +183,7 @@ def language_lines(
         )
         .add_params(hover),
         spread_labels(rows, layers[-1], LABEL_STEP * (high - low) / HEIGHT, high, MOST_LABELS)
-        .mark_text(align="left", baseline="middle", dx=8, fontSize=11)
+        .mark_text(align="left", baseline="middle", dx=8, fontSize=11, limit=MOST_LABEL_WIDTH)
         .encode(
             x=alt.value("width"),
             y="label:Q",
@@ -201,8 +199,7 @@ def language_lines(
         )
     lines = by_key(alt.LayerChart(data=alt.NamedData(name), layer=drawn), value.column, value.low, value.high)
     noise = _noise_floor(floor, layers, value) if floor else ()
-    chart = on_zones(layers, *noise, lines, right=space)
-    return chart.add_params(*line_parameters(chosen, groups))
+    return on_zones(layers, *noise, lines).add_params(*line_parameters(chosen, groups))
 
 
 def _noise_floor(name: str, layers: Sequence[int], value: Value) -> tuple[alt.Chart, alt.Chart]:

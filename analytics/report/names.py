@@ -30,7 +30,7 @@ class Names:
 
     def said(self, code: str) -> str:
         """Return "swh_Latn (Swahili)", as a sentence takes it, or the code alone where it has no name."""
-        return f"{code} ({self.words[code]})" if code in self.words else code
+        return f"{code} ({self.words[code].replace(' (', ', ').rstrip(')')})" if code in self.words else code
 
 
 def language_names(codes: Sequence[str]) -> Names:

@@ -174,12 +174,12 @@ def _named(text: str, names: Names) -> Markup | str:
 
 
 def _sentence(text: str, names: Names) -> Markup:
-    """Return a sentence, each code with its name behind it; codes without a script may be words of it and stay alone."""
+    """Return a sentence, each code with its name behind it the first time; what may be a word and no code stays alone."""
     codes = sorted((code for code in names.words if "_" in code), key=len, reverse=True)
     if not codes:
         return escape(text)
     parts = re.split(rf"\b({'|'.join(map(re.escape, codes))})\b", text)
-    return Markup("").join(names.said(part) for part in parts)
+    return Markup("").join(part if part in parts[:at] else names.said(part) for at, part in enumerate(parts))
 
 
 def _json_for_html(content: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ NAMED = {
 def test_codes_have_names(code: str) -> None:
     names = language_names([code])
     assert names.label(code) == f"{code} · {NAMED[code]}"
-    assert names.said(code) == f"{code} ({NAMED[code]})"
+    assert names.said(code) == f"{code} ({NAMED[code].replace(' (', ', ').replace(')', '')})"
 
 
 @pytest.mark.parametrize("label", ["l00_Latn", "xx", "nonsense", "math", "</script>", "", "x" * 4096, "constructor"])
