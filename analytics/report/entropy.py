@@ -59,7 +59,7 @@ order by lang, layer"""
     coloured = highlighted(ranked, always)
     shown = with_intervals(frame, ENTROPY.column, curves or {}, layers)
     return section.with_data(
-        {"entropy": coloured_last(shown, coloured), "entropy_labels": line_labels(frame, ENTROPY, coloured)},
+        {"entropy": coloured_last(shown, coloured), "entropy_labels": line_labels(shown, ENTROPY, coloured)},
         findings=_findings(
             mean_over_languages(frame, ENTROPY.column, curves, layers, ".3f"),
             by_language(frame, ENTROPY.column, curves, layers, ".3f"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import altair as alt
 
 from moetrace.analytics.report.layer_charts import row_step, tick_step
-from moetrace.analytics.report.style import DIVERGING, MUTED
+from moetrace.analytics.report.style import DIVERGING, MUTED, SERIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,17 +17,25 @@ FOLD = 3  # doublings at which the colours of specificity end: an eighth to eigh
 
 
 def on_grid(layers: int, *marks: alt.Chart) -> alt.LayerChart:
-    """Return marks on the layer x expert grid with lines between zones."""
+    """Return marks on the layer x expert grid with lines between zones, and a frame round the expert that is open."""
     zones = alt.Chart(alt.NamedData("zones"))
     edges = zones.transform_filter("datum.ordinal > 0").mark_rule(color=MUTED, strokeDash=[3, 3])
     names = zones.mark_text(align="left", baseline="top", dx=10, dy=4, color=MUTED, fontSize=11)
     start = alt.Y("first:O", bandPosition=0)
     of_zones = (edges.encode(y=start), names.encode(x=alt.value("width"), y=start, text="zone:N"))
-    return alt.LayerChart(layer=[*marks, *of_zones]).properties(
+    opened = (
+        alt.Chart(alt.InlineData(values=[{}]))
+        .transform_filter("openLayer >= 0")
+        .transform_calculate(layer="openLayer", expert="openExpert")
+        .mark_rect(fill="transparent", stroke=SERIES[6], strokeWidth=2.5)
+        .encode(x="expert:O", y="layer:O")
+    )
+    grid = alt.LayerChart(layer=[*marks, *of_zones, opened]).properties(
         width="container",
         height=max(160, min(22, row_step(layers)) * layers),
         padding={"left": 4, "right": ZONE_SPACE, "top": 4, "bottom": 4},
     )
+    return grid.add_params(alt.param(name="openLayer", value=-1), alt.param(name="openExpert", value=-1))
 
 
 def expert_axis(experts: int) -> alt.X:

@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING
 import altair as alt
 import polars as pl
 
-from moetrace.analytics.report.style import BAND, MUTED, OTHERS, SEQUENTIAL, SERIES
+from moetrace.analytics.report.line_parts import (
+    BANDED,
+    GROUPED,
+    OWN,
+    by_key,
+    label_colour,
+    line_colour,
+    line_parameters,
+    line_tooltip,
+    named,
+    spread_labels,
+)
+from moetrace.analytics.report.names import script_groups
+from moetrace.analytics.report.style import BAND, FAINT, MUTED, SEQUENTIAL, SERIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,14 +30,15 @@ HEIGHT = 340
 MOST_TICKS = 26
 LABEL_STEP = 13
 MOST_LABELS = 24
-MOST_LABEL_SPACE = 170
+MOST_LABEL_WIDTH = 220
+MOST_LINES = 40  # languages up to which each has a line of its own; beyond, each script has one
 
 
 @dataclass(frozen=True)
 class Value:
     """What a chart shows: the column, its name with its unit for the axis, and a d3 number format.
 
-    low, high: the columns with the ends of its interval, where it has one
+    `low` and `high` are the columns of the ends of its interval, where the dataset has one.
     """
 
     column: str
@@ -60,8 +74,8 @@ def tick_step(count: int) -> int:
     return step
 
 
-def on_zones(layers: Sequence[int], *marks: alt.Chart | alt.LayerChart, right: int = 8) -> alt.LayerChart:
-    """Return marks over depth, drawn on the zones' bands, with `right` pixels of room to its right."""
+def on_zones(layers: Sequence[int], *marks: alt.Chart | alt.LayerChart) -> alt.LayerChart:
+    """Return marks over depth, drawn on the zones' bands."""
     zones = alt.Chart(alt.NamedData("zones"))
     bands = zones.mark_rect().encode(
         x=layer_axis(layers).copy(deep=True),
@@ -73,7 +87,7 @@ def on_zones(layers: Sequence[int], *marks: alt.Chart | alt.LayerChart, right: i
         x="middle:Q", y=alt.value(-6), text="zone:N"
     )
     return alt.LayerChart(layer=[bands, names, *marks]).properties(
-        width="container", height=HEIGHT, padding={"left": 4, "right": right, "top": 24, "bottom": 4}
+        width="container", height=HEIGHT, padding={"left": 4, "right": 8, "top": 24, "bottom": 4}
     )
 
 
@@ -110,9 +124,11 @@ def line_labels(frame: pl.DataFrame, value: Value, coloured: Sequence[str]) -> p
 
 
 def value_range(frame: pl.DataFrame, value: Value) -> tuple[float, float]:
-    """Return the ends of the value's axis: the data with some air."""
-    numbers = frame[value.column].drop_nulls().to_numpy()
-    low, high = float(numbers.min()), float(numbers.max())
+    """Return the ends of the value's axis: the data, and their intervals, with some air."""
+    columns = [column for column in (value.column, value.low, value.high) if column]
+    numbers = frame.select(columns).fill_nan(None)
+    low = min(float(series.min()) for series in numbers if series.min() is not None)  # type: ignore[arg-type]
+    high = max(float(series.max()) for series in numbers if series.max() is not None)  # type: ignore[arg-type]
     air = 0.04 * (high - low) or 0.05
     return low - air, high + air
 
@@ -124,52 +140,84 @@ def language_lines(
     layers: Sequence[int],
     coloured: Sequence[str],
     *,
-    labels: str | None = None,
+    labels: str | None = None,  # noqa: ARG001  the chart finds the places of labels itself
+    floor: str | None = None,
+    over: Sequence[str] = (),
 ) -> alt.LayerChart:
     """Return one line a language from dataset `name`; hovering singles one out.
 
-    The languages' names stand where dataset `labels` says, `<name>_labels` where None.
+    Of more than MOST_LINES languages each script has a line, the mean in a band of its languages' range, and those in
+    `over` have lines of their own over it. Chosen languages, at first `coloured`, are drawn with their intervals.
+
+    floor: a dataset of columns layer, low, high: between them a value is noise
     """
-    space = min(MOST_LABEL_SPACE, 16 + 7 * max(len(lang) for lang in frame["lang"].unique()))
+    languages = frame["lang"].unique(maintain_order=True).to_list()
+    many = len(languages) > MOST_LINES
+    chosen = [lang for lang in over if lang in languages] if many else list(coloured)
+    groups = script_groups(languages) if many else {}
+    low, high = value_range(frame, value)
+    y = alt.Y("value:Q", title=value.title, scale=alt.Scale(domain=[low, high], nice=False, zero=False))
     hover = alt.selection_point(
-        name="hover", on="pointerover", clear="pointerout", fields=["lang"], nearest=True, empty=True
+        name="hover", on="pointerover", clear="pointerout", fields=["key"], nearest=True, empty=True
     )
-    own = alt.FieldOneOfPredicate(field="lang", oneOf=list(coloured))
-    series = alt.Scale(domain=list(coloured), range=list(SERIES[: len(coloured)]))
-    colour = alt.Color("lang:N", scale=series, legend=None)
-    colours = alt.condition(own, colour, alt.value(OTHERS))
-    width = alt.when(hover, empty=False).then(alt.value(2.6)).when(own).then(alt.value(1.8))
     shown = alt.condition(hover, alt.value(1.0), alt.value(0.15))
-    y = alt.Y(
-        f"{value.column}:Q",
-        title=value.title,
-        scale=alt.Scale(domain=list(value_range(frame, value)), nice=False, zero=False),
-    )
-    base = alt.Chart(alt.NamedData(name)).encode(x=layer_axis(layers), y=y)
-    lines = base.mark_line(strokeJoin="round").encode(
-        detail="lang:N", color=colours, strokeWidth=width.otherwise(alt.value(1.1)), opacity=shown
-    )
-    points = (
-        base.mark_point(filled=True, size=42)
+    rows = alt.Chart().encode(x=layer_axis(layers))
+    band = rows.encode(detail="key:N").mark_area(clip=True)
+    line = rows.mark_line(strokeJoin="round").encode(y=y, detail="key:N", color=line_colour(), opacity=shown)
+    width = alt.when(hover, empty=False).then(alt.value(2.6))
+    dash = alt.ExprRef(f"indexof(chosen, datum.key) >= {len(SERIES)} ? [6, 3] : [1, 0]")
+    drawn = [
+        band.transform_filter("datum.members > 1").encode(
+            y=alt.Y("least:Q", title=value.title), y2="most:Q", color=line_colour(), opacity=alt.value(0.12)
+        ),
+        line.transform_filter(f"!({OWN})").encode(
+            strokeWidth=width.otherwise(alt.value(alt.ExprRef(f"{GROUPED} ? 1.8 : 1.1")))
+        ),
+        line.transform_filter(OWN).encode(strokeWidth=width.otherwise(alt.value(2.0)), strokeDash=alt.value(dash)),
+        rows.mark_point(filled=True, size=42)
         .encode(
-            color=colours,
+            y=y,
+            color=line_colour(),
             opacity=alt.when(hover, empty=False).then(alt.value(1.0)).otherwise(alt.value(0.0)),
-            tooltip=nearest_tooltip({"language": "lang", "layer": "layer"}, {value.label: value.column}, value.number),
+            tooltip=line_tooltip(value.label, value.number),
         )
-        .add_params(hover)
-    )
-    names = (
-        alt.Chart(alt.NamedData(labels or f"{name}_labels"))
-        .mark_text(align="left", baseline="middle", dx=8, fontSize=11, limit=space - 10)
+        .add_params(hover),
+        spread_labels(rows, layers[-1], LABEL_STEP * (high - low) / HEIGHT, high, MOST_LABELS)
+        .mark_text(align="left", baseline="middle", dx=8, fontSize=11, limit=MOST_LABEL_WIDTH)
         .encode(
             x=alt.value("width"),
             y="label:Q",
-            text="lang:N",
-            color=alt.condition(own, colour, alt.value(MUTED)),
+            text=alt.value(alt.ExprRef(named("datum.key"))),
+            color=label_colour(),
             opacity=shown,
+        ),
+    ]
+    if value.low and value.high:
+        ends = band.transform_filter(f"{BANDED} && isValid(datum.low)")
+        drawn.insert(
+            1,
+            ends.encode(y=alt.Y("low:Q", title=value.title), y2="high:Q", color=line_colour(), opacity=alt.value(0.18)),
         )
+    lines = by_key(alt.LayerChart(data=alt.NamedData(name), layer=drawn), value.column, value.low, value.high)
+    noise = _noise_floor(floor, layers, value) if floor else ()
+    return on_zones(layers, *noise, lines).add_params(*line_parameters(chosen, groups))
+
+
+def _noise_floor(name: str, layers: Sequence[int], value: Value) -> tuple[alt.Chart, alt.Chart]:
+    """Return the band of dataset `name` between whose ends a value is noise, and its label."""
+    base = alt.Chart(alt.NamedData(name)).encode(x=layer_axis(layers))
+    edge = {"color": MUTED, "strokeDash": [2, 2], "strokeWidth": 1}
+    band = base.mark_area(color=FAINT, opacity=0.45, clip=True, line=edge).encode(
+        y=alt.Y("high:Q", title=value.title), y2="low:Q"
     )
-    return on_zones(layers, lines, points, names, right=space)
+    text = (
+        base.transform_filter(f"datum.layer === {layers[0]}")
+        .mark_text(
+            align="left", baseline="bottom", dx=4, dy=-3, fontSize=11, color=MUTED, text="noise floor", clip=True
+        )
+        .encode(y=alt.Y("high:Q", title=value.title))
+    )
+    return band, text
 
 
 def nearest_tooltip(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -13,6 +14,7 @@ import altair as alt
 import jinja2
 import polars as pl
 import vl_convert
+from markupsafe import Markup, escape
 
 from moetrace.analytics.database.connection import connect
 from moetrace.analytics.database.documentation import views
@@ -20,18 +22,24 @@ from moetrace.analytics.metrics.scores import read_scores
 from moetrace.analytics.report.corpus import corpus
 from moetrace.analytics.report.divergence import divergence
 from moetrace.analytics.report.entropy import entropy
+from moetrace.analytics.report.experts import FIRST, expert_frames
+from moetrace.analytics.report.following import following
 from moetrace.analytics.report.header import Header, header
 from moetrace.analytics.report.isolation import isolation
+from moetrace.analytics.report.layer_charts import MOST_LINES
 from moetrace.analytics.report.made import made
 from moetrace.analytics.report.mask_input import fitting_mask
 from moetrace.analytics.report.mask_map import mask_section
+from moetrace.analytics.report.names import Names, language_names, script_groups
+from moetrace.analytics.report.ordering import clusters, similarity_matrix
 from moetrace.analytics.report.pairs import pairs
 from moetrace.analytics.report.pivot import pivot
 from moetrace.analytics.report.scores import scores as scores_section
+from moetrace.analytics.report.script import page_script
 from moetrace.analytics.report.section import Section, pack
 from moetrace.analytics.report.source import Source
 from moetrace.analytics.report.specificity import specificity
-from moetrace.analytics.report.style import configuration
+from moetrace.analytics.report.style import DARK, SERIES, configuration
 from moetrace.analytics.report.vocabulary import vocabulary
 from moetrace.analytics.uncertainty.curves import REPLICATES
 from moetrace.store.errors import MoetraceError, StoreError
@@ -41,10 +49,14 @@ from moetrace.store.output import write_text
 from moetrace.store.read.reader import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from moetrace.analytics.report.section import Figure
 
 HERE = Path(__file__).parent
 EXPOSE_EMBED = "window.vegaEmbed = vegaEmbed;"
+MOST_CLUSTERS = 8
+MOST_ELEMENTS = 2000
 
 
 def write_report(
@@ -74,9 +86,10 @@ def write_report(
     chosen = None if mask is None else fitting_mask(mask, record)
     given = scores if scores is None or isinstance(scores, pl.DataFrame) else read_scores(scores)
     with connect(store) as connection:
-        first = tuple(mask_targets(chosen)) if chosen else ()
-        source = Source(connection, record, languages, replicates, first)
-        html = render(header(store, source), sections(source, chosen, given), source.zone_frame)
+        targets = mask_targets(chosen) if chosen else []
+        source = Source(connection, record, languages, replicates, tuple(targets))
+        more = {"zones": source.zone_frame, **expert_frames(source, targets)}
+        html = render(header(store, source), sections(source, chosen, given), languages, more)
     write_text(output, html)
     return output
 
@@ -122,8 +135,8 @@ def check_writable(output_html: str | Path) -> Path:
     return output
 
 
-def render(head: Header, found: tuple[Section, ...], zones: pl.DataFrame | None) -> str:
-    """Return the page of some sections; `zones` are what charts by layer stand on, None where none do."""
+def render(head: Header, found: tuple[Section, ...], languages: Sequence[str], more: Mapping[str, pl.DataFrame]) -> str:
+    """Return the page of some sections about `languages`; `more` are tables beside those of sections."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -131,16 +144,29 @@ def render(head: Header, found: tuple[Section, ...], zones: pl.DataFrame | None)
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    names = language_names(languages)
+    environment.filters["named"] = lambda text: _named(text, names)
+    environment.filters["sentence"] = lambda text: _sentence(text, names)
     frames = {name: frame for section in found for name, frame in section.datasets.items()}
+    figures = [drawn for section in found for drawn in section.figures]
     content = {
         "config": configuration(),
-        "datasets": {
-            name: pack(frame) for name, frame in (frames if zones is None else {"zones": zones, **frames}).items()
-        },
+        "dark": configuration(dark=True),
+        "recolour": DARK,
+        "palette": SERIES,
+        "languages": _languages(languages, names, frames.get("pairs")),
+        "first": FIRST,
+        "sections": [section.name for section in found],
+        "datasets": {name: pack(frame) for name, frame in {**more, **frames}.items()},
         "figures": [
-            {"name": item.name, "spec": item.spec, "datasets": item.datasets, "renderer": item.renderer}
-            for section in found
-            for item in section.figures
+            {
+                "name": item.name,
+                "spec": following(item.spec, names),
+                "datasets": item.datasets,
+                "renderer": _renderer(item, frames),
+                "sql": item.sql,
+            }
+            for item in figures
         ],
     }
     return environment.get_template("page.html").render(
@@ -149,12 +175,49 @@ def render(head: Header, found: tuple[Section, ...], zones: pl.DataFrame | None)
         content=_json_for_html(content),
         libraries=_libraries(),
         style=(HERE / "page.css").read_text(encoding="utf-8"),
-        script=(HERE / "page.js").read_text(encoding="utf-8"),
+        script=page_script(),
         views=views().values(),
         version=_version(),
         store_format=FORMAT_VERSION,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _renderer(drawn: Figure, frames: Mapping[str, pl.DataFrame]) -> str:
+    """Return what a figure is drawn with: marks beyond some thousand are no elements of the page."""
+    rows = max((frames[name].height for name in drawn.datasets if name in frames), default=0)
+    return "canvas" if rows > MOST_ELEMENTS else drawn.renderer
+
+
+def _languages(codes: Sequence[str], names: Names, pairs_of: pl.DataFrame | None) -> dict[str, Any]:
+    """Return the languages as columns: code, name or "", the groups of each way to group lines."""
+    script = script_groups(codes)
+    found: dict[str, Any] = {
+        "codes": list(codes),
+        "names": [names.words.get(code, "") for code in codes],
+        "script": [script[code] for code in codes],
+        "most_lines": MOST_LINES,
+    }
+    if pairs_of is not None and len(codes) > 2:
+        alike = clusters(codes, similarity_matrix(pairs_of, codes), min(MOST_CLUSTERS, len(codes) // 2))
+        found["cluster"] = [alike[code] for code in codes]
+    return found
+
+
+def _named(text: str, names: Names) -> Markup | str:
+    """Return the cell of a table, the language that it names in words as well."""
+    if text not in names.words:
+        return text
+    return Markup('{} <span class="words">{}</span>').format(text, names.words[text])
+
+
+def _sentence(text: str, names: Names) -> Markup:
+    """Return a sentence, each code with its name behind it the first time; what may be a word and no code stays alone."""
+    codes = sorted((code for code in names.words if "_" in code), key=len, reverse=True)
+    if not codes:
+        return escape(text)
+    parts = re.split(rf"\b({'|'.join(map(re.escape, codes))})\b", text)
+    return Markup("").join(part if part in parts[:at] else names.said(part) for at, part in enumerate(parts))
 
 
 def _json_for_html(content: Mapping[str, Any]) -> str:

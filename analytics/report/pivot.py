@@ -77,7 +77,7 @@ order by lang, layer"""
     similar, beyond = (drawn.similarity, drawn.excess) if drawn else ({}, {})
     shown = with_intervals(frame, EXCESS.column, beyond, layers).rename({"low": "excess_low", "high": "excess_high"})
     shown = with_intervals(shown, SIMILARITY.column, similar, layers)
-    datasets = {"pivot": coloured_last(shown, coloured), "pivot_labels": line_labels(frame, SIMILARITY, coloured)}
+    datasets = {"pivot": coloured_last(shown, coloured), "pivot_labels": line_labels(shown, SIMILARITY, coloured)}
     figures = [
         figure(
             "pivot_lines",
@@ -100,7 +100,7 @@ order by lang, layer"""
         name,
     )
     if not known.is_empty():
-        datasets["excess_labels"] = line_labels(known, EXCESS, coloured)
+        datasets["excess_labels"] = line_labels(shown.drop_nulls(EXCESS.column), EXCESS, coloured)
         excess = figure(
             "pivot_excess",
             f"Excess by layer: how much more alike a text and its own translation in {name} are routed",

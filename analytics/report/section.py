@@ -17,7 +17,10 @@ SIGNIFICANT_DIGITS = 5
 
 @dataclass(frozen=True)
 class Figure:
-    """One chart: a Vega-Lite spec that names the datasets it draws, and the widest it may grow in pixels."""
+    """One chart: a Vega-Lite spec that names the datasets it draws, and the widest it may grow in pixels.
+
+    `sql` is the SQL of those of its datasets that are a query's result; a section with data fills it in.
+    """
 
     name: str
     caption: str
@@ -25,6 +28,7 @@ class Figure:
     datasets: tuple[str, ...]
     renderer: str = "svg"
     max_width: int | None = None
+    sql: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,15 @@ class Section:
     command: str | None = None
     missing: str | None = None
 
-    def with_data(self, datasets: Mapping[str, pl.DataFrame], **found: Any) -> Section:
+    def with_data(
+        self, datasets: Mapping[str, pl.DataFrame], *, figures: tuple[Figure, ...] = (), **found: Any
+    ) -> Section:
         """Return the section with its data and what is drawn and said of them."""
-        return replace(self, datasets=datasets, **found)
+        return replace(self, datasets=datasets, figures=tuple(map(self._asked, figures)), **found)
+
+    def _asked(self, drawn: Figure) -> Figure:
+        queries = [self.queries[name] for name in drawn.datasets if name in self.queries]
+        return replace(drawn, sql=";\n\n".join(queries))
 
     def without_data(self, reason: str) -> Section:
         """Return the section saying why there is nothing to draw."""

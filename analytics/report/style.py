@@ -23,13 +23,34 @@ DIVERGING = ("#40286b", "#7a62a8", "#b3a6d0", "#e0dcec", "#f7f7f7", "#fbdcb5", "
 
 ROLES = {"specific": "#d55e00", "shared": "#0072b2", "task": "#009e73"}
 OTHERS = "#b6c0ca"  # languages without a colour of their own
-GREYS = ("#ffffff", "#eef1f4", "#d9dfe5", "#bcc5ce")
+GREYS = ("#fdfdfe", "#eef1f4", "#d9dfe5", "#bcc5ce")
+
+# The same on a dark page. What is more stands out from the page: brighter there, darker here.
+DARK_INK = "#e4eaf0"
+DARK_SERIES = ("#4fa9e2", "#ff8b3d", "#2cc795", "#e29bc4", "#f2bd3f", "#93d4f7", "#f1f4f7", "#d8709f")
+DARK_SEQUENTIAL = ("#1b2530", "#1d3a55", "#1f4f78", "#2a6a9e", "#4489bf", "#72aad6", "#a8cdea", "#e3f1fb")
+DARK_DIVERGING = ("#c9b6f2", "#9c84d0", "#6d589c", "#423a5c", "#232a32", "#543d22", "#8f5c1c", "#cf8426", "#ffbd66")
+DARK_GREYS = ("#171e26", "#242d37", "#35414d", "#4d5a68")
+DARK = {
+    MUTED: "#9dabb9",
+    FAINT: "#46535f",
+    HAIRLINE: "#2a343f",
+    BAND: "#1d252e",
+    OTHERS: "#4f5c69",
+    **dict(zip(SERIES, DARK_SERIES, strict=True)),
+    **dict(zip(SEQUENTIAL, DARK_SEQUENTIAL, strict=True)),
+    **dict(zip(DIVERGING, DARK_DIVERGING, strict=True)),
+    **dict(zip(GREYS, DARK_GREYS, strict=True)),
+}
 
 
-def configuration() -> dict[str, Any]:
+def configuration(*, dark: bool = False) -> dict[str, Any]:
     """Return the Vega-Lite configuration of every chart on the page."""
-    label = {"labelColor": MUTED, "labelFont": FONT, "labelFontSize": 11}
-    title = {"titleColor": INK, "titleFont": FONT, "titleFontSize": 12, "titleFontWeight": 500}
+    ink, muted, faint, hairline = (
+        (DARK_INK, DARK[MUTED], DARK[FAINT], DARK[HAIRLINE]) if dark else (INK, MUTED, FAINT, HAIRLINE)
+    )
+    label = {"labelColor": muted, "labelFont": FONT, "labelFontSize": 11}
+    title = {"titleColor": ink, "titleFont": FONT, "titleFontSize": 12, "titleFontWeight": 500}
     return {
         "background": "transparent",
         "font": FONT,
@@ -37,9 +58,9 @@ def configuration() -> dict[str, Any]:
         "axis": {
             **label,
             **title,
-            "domainColor": FAINT,
-            "gridColor": HAIRLINE,
-            "tickColor": FAINT,
+            "domainColor": faint,
+            "gridColor": hairline,
+            "tickColor": faint,
             "tickSize": 4,
             "labelPadding": 4,
             "titlePadding": 10,
@@ -59,8 +80,8 @@ def configuration() -> dict[str, Any]:
             "symbolType": "square",
             "layout": {"top": {"anchor": "start", "direction": "horizontal", "margin": 40}},
         },
-        "title": {"color": INK, "font": FONT, "fontSize": 12, "fontWeight": 500, "anchor": "start", "offset": 8},
-        "text": {"color": MUTED, "font": FONT, "fontSize": 11},
+        "title": {"color": ink, "font": FONT, "fontSize": 12, "fontWeight": 500, "anchor": "start", "offset": 8},
+        "text": {"color": muted, "font": FONT, "fontSize": 11},
         "scale": {"bandPaddingInner": 0, "bandPaddingOuter": 0, "rectBandPaddingInner": 0},
     }
 

@@ -61,7 +61,8 @@ def write_comparison(
                 f"runs '{pair.names[0]}' and '{pair.names[1]}' have no language in common, so there is nothing to "
                 "compare"
             )
-        html = render(_header(pair), sections(pair), a.zone_frame if pair.same_layers else None)
+        zones = {"zones": a.zone_frame} if pair.same_layers else {}
+        html = render(_header(pair), sections(pair), pair.languages, zones)
     write_text(output, html)
     return output
 
