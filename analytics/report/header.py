@@ -85,7 +85,9 @@ def header(store: Store, source: Source) -> Header:
         )
         for lang in source.languages
     )
-    table = Table("Languages", ("language", "texts", "tokens", "tokens a text", "shards", *PROFILED), rows)
+    table = Table(
+        "Texts and tokens of each language", ("language", "texts", "tokens", "tokens a text", "shards", *PROFILED), rows
+    )
     return Header(
         str(model.get("id", "unknown model")),
         "Which experts this model uses for each language: run",

@@ -25,7 +25,24 @@ def made(source: Source, shown: Sequence[Section], facts: Mapping[str, str]) -> 
     record = source.record
     model, settings, provenance = record.model, record.settings, record.provenance
     queries = " ".join(query for section in shown for query in section.queries.values())
-    used = [view for view in views().values() if view.formula and view.name in _words(queries)]
+    words = _words(queries)
+    used = [view for view in views().values() if view.stage == "3_metrics" and view.name in words]
+    rows = (
+        *facts.items(),
+        ("model revision", _plain(model.get("revision"))),
+        ("config digest", _plain(model.get("config_sha256"))),
+        ("tokenizer digest", _plain(model.get("tokenizer_sha256"))),
+        ("corpus digest", _plain(record.corpus.get("sha256"))),
+        ("traced by moetrace", _plain(provenance.get("moetrace"))),
+        ("Python, machine", f"{_plain(provenance.get('python'))}, {_plain(provenance.get('machine'))}"),
+        *((name, _plain(value)) for name, value in (settings.get("versions") or {}).items()),
+        *((f"engine: {name}", _plain(value)) for name, value in (settings.get("engine") or {}).items()),
+        *(
+            (name.replace("_", " "), _plain(value))
+            for name, value in settings.items()
+            if name not in {"versions", "engine"} and value not in (None, {}, [])
+        ),
+    )
     return Section(
         name="made",
         title="How it was made",
@@ -36,27 +53,13 @@ def made(source: Source, shown: Sequence[Section], facts: Mapping[str, str]) -> 
         ),
         formula="The run's record is the file runs/RUN.json of the store; the view `runs` has it as columns.",
         queries={"runs": QUERY.format(source.this_run)},
-        facts=(
-            *facts.items(),
-            ("Model revision", _plain(model.get("revision"))),
-            ("Config digest", _plain(model.get("config_sha256"))),
-            ("Tokenizer digest", _plain(model.get("tokenizer_sha256"))),
-            ("Corpus digest", _plain(record.corpus.get("sha256"))),
-            ("Traced by moetrace", _plain(provenance.get("moetrace"))),
-            ("Python, machine", f"{_plain(provenance.get('python'))}, {_plain(provenance.get('machine'))}"),
-            *((name, _plain(value)) for name, value in (settings.get("versions") or {}).items()),
-            *((f"Engine: {name}", _plain(value)) for name, value in (settings.get("engine") or {}).items()),
-            *(
-                (name.replace("_", " ").capitalize(), _plain(value))
-                for name, value in settings.items()
-                if name not in {"versions", "engine"} and value not in (None, {}, [])
-            ),
-        ),
         tables=(
+            Table("The run", ("", "as its record says"), rows, prose=True),
             Table(
-                "Definitions, of the views that this page asks",
+                "Definitions of the views that this page asks",
                 ("view", "a row", "formula", "source"),
                 tuple((view.name, view.row, view.formula, view.source) for view in used),
+                prose=True,
             ),
         ),
     )

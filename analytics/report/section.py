@@ -33,11 +33,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """A small table that the page shows as HTML."""
+    """A small table that the page shows as HTML; `prose` where cells hold sentences, which wrap."""
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    prose: bool = False
 
 
 @dataclass(frozen=True)

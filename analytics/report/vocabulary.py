@@ -137,7 +137,9 @@ def _curves(layers: Sequence[int]) -> alt.LayerChart:
     base = alt.Chart(alt.NamedData("vocabulary")).encode(
         x=layer_axis(layers), y=alt.Y("divergence:Q", title="JSD, nats", scale=alt.Scale(zero=True)), color=colour
     )
-    dashes = alt.StrokeDash("kind:N", scale=alt.Scale(domain=list(KINDS), range=[[1, 0], [6, 3]]), legend=None)
+    dashes = alt.StrokeDash(
+        "kind:N", scale=alt.Scale(domain=list(KINDS), range=[[1, 0], [6, 3]]), title=None, legend=names
+    )
     hover = alt.selection_point(
         name="hover", on="pointerover", clear="pointerout", fields=["layer"], nearest=True, empty=False
     )

@@ -73,9 +73,7 @@ def curves(pair: Pair) -> list[Section]:
             title=measure.said,
             reading=f"{measure.reading} {_how(pair)}",
             formula=measure.formula,
-            queries={
-                source_name(pair, at): _asked(measure.query, pair, source) for at, source in enumerate(pair.sources)
-            },
+            queries={measure.name: _of_both(pair, measure.query)},
         )
         if reason := _reason(pair):
             found.append(section.without_data(reason))
@@ -102,7 +100,7 @@ def entropies(pair: Pair) -> Section:
             f"{_how(pair)}"
         ),
         formula="H(p) / ln E, p the activation shares",
-        queries={source_name(pair, at): _asked(ENTROPY, pair, source) for at, source in enumerate(pair.sources)},
+        queries={"entropy": _of_both(pair, ENTROPY)},
     )
     if reason := next((source.reason_without_counts for source in pair.sources if source.reason_without_counts), None):
         return section.without_data(reason)
@@ -129,9 +127,7 @@ def similarity(pair: Pair, column: str) -> Section:
         title=f"Excess over mispaired texts, {pivot}" if column == "excess" else f"Similarity to {pivot}",
         reading=f"{words[column]} The mean over languages. {_how(pair)}",
         formula="similarity and excess as in the view pivot_similarity (2510.04694, eq. 1 and 2)",
-        queries={
-            source_name(pair, at): _asked(PIVOT, pair, source, column=column) for at, source in enumerate(pair.sources)
-        },
+        queries={column: _of_both(pair, PIVOT, column=column)},
     )
     found = pair.translations
     if not found:
@@ -283,9 +279,12 @@ def signed(value: float) -> str:
     return "0" if abs(value) < ROUNDING else f"{value:+.2g}"
 
 
-def source_name(pair: Pair, at: int) -> str:
-    """Return the name of a run's query."""
-    return f"{pair.names[at]}"
+def _of_both(pair: Pair, query: str, **more: str) -> str:
+    """Return the query of each run, one after the other."""
+    return "\n\n".join(
+        f"-- {name}\n{_asked(query, pair, source, **more)};"
+        for name, source in zip(pair.names, pair.sources, strict=True)
+    )
 
 
 def _asked(query: str, pair: Pair, source: Source, **more: str) -> str:

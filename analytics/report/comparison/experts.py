@@ -38,7 +38,7 @@ def experts(pair: Pair) -> Section:
             "the mean over languages is above that."
         ),
         formula="JSD of the activation shares p of a language in both runs, nats",
-        queries=queries,
+        queries={"moved": "\n\n".join(f"-- {name}\n{query};" for name, query in queries.items())},
     )
     if not pair.same_experts:
         return section.without_data(
