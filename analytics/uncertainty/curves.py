@@ -7,6 +7,7 @@ or two runs differ: replicates stay together, so that whatever is computed of cu
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal
@@ -248,9 +249,11 @@ def _of_layer(
         selves = [compare(lang, lang, first, second) for lang in sorted(shares)]
     names = ("isolation", "jsd", "jsd_normalized")
     unknown = np.full(len(weights), np.nan)
-    made = {
-        name: np.nanmean([pair[at] for pair in pairs], axis=0) if pairs else unknown for at, name in enumerate(names)
-    }
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # a draw in which no language has a text
+        made = {
+            name: np.nanmean([pair[at] for pair in pairs], axis=0) if pairs else unknown
+            for at, name in enumerate(names)
+        }
     made |= {f"{name}_floor": np.nanmean([each[at] for each in selves], axis=0) for at, name in enumerate(names)}
     return made | {f"entropy of {lang}": found for lang, found in spread.items()}
 

@@ -175,8 +175,8 @@ def _findings(pair: Pair, frame: pl.DataFrame, means: pl.DataFrame, curve: Curve
     largest = float(np.nan_to_num(means["largest_weight_error"].to_numpy()).max())
     found = [
         (
-            f"{overall:.2%} of {tokens // layers:,} tokens go to the same experts, the mean over layers; gate weights of "
-            f"shared experts differ by {error:.2e} on average, by {largest:.2e} at most."
+            f"{overall:.2%} of {tokens // layers:,} tokens go to the same experts, the mean over layers; gate weights "
+            f"of shared experts differ by {error:.2e} on average, by {largest:.2e} at most."
         ),
         series.ends(
             "Most tokens agree in", "fewest in", "Agreement is the same in every layer, as far as these texts can tell"

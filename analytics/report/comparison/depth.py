@@ -175,7 +175,7 @@ def _of_languages(
     differences = Curve.side_by_side([curves_of[1][lang].mean().minus(curves_of[0][lang].mean()) for lang in shared])
     low, high = differences.interval()
     rows = pl.DataFrame({"lang": shared, "value": differences.values, "low": low, "high": high}).sort("value", "lang")
-    moved = rows.filter((pl.col("low") > 0) | (pl.col("high") < 0))
+    moved = rows.filter((pl.col("low") > ROUNDING) | (pl.col("high") < -ROUNDING))
     finding = (
         f"{said} differs for {moved.height} of {len(shared)} languages, most for " + _most(moved)
         if not moved.is_empty()
@@ -242,8 +242,8 @@ def _layer_findings(pair: Pair, said: str, rows: pl.DataFrame) -> str:
     if rows["low"].null_count():
         return f"{said} differs most in layer {largest['layer']}, by {signed(largest['value'])}; no interval is known."
     apart = {
-        "higher": rows.filter(pl.col("low") > 0)["layer"].to_list(),
-        "lower": rows.filter(pl.col("high") < 0)["layer"].to_list(),
+        "higher": rows.filter(pl.col("low") > ROUNDING)["layer"].to_list(),
+        "lower": rows.filter(pl.col("high") < -ROUNDING)["layer"].to_list(),
     }
     parts = [
         f"{word} in layer{'s' if len(found) > 1 else ''} {listed([str(layer) for layer in found])}"

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 from dataclasses import replace
-from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,14 +16,17 @@ import pytest
 import vl_convert
 from polars.testing import assert_frame_equal
 
+from moetrace.analytics import metrics
 from moetrace.analytics.database.connection import connect
 from moetrace.analytics.masks.mask import build_mask
 from moetrace.analytics.report import write_report
 from moetrace.analytics.report.ordering import similarity_order
 from moetrace.analytics.selection import rise
-from moetrace.store.errors import StoreError, UnknownNameError
+from moetrace.store.errors import MoetraceError, StoreError, UnknownNameError
 from moetrace.store.mask import MaskError, mask_text
+from moetrace.store.read.reader import Store
 from moetrace.store.write.writer import StoreWriter
+from tests.support.report_page import Page
 from tests.support.stores import make_record, make_world, write_counts, write_world
 
 if TYPE_CHECKING:
@@ -34,59 +36,7 @@ if TYPE_CHECKING:
 
 CREATED = "2025-01-01T00:00:00+00:00"
 SECTIONS = ["isolation", "divergence", "pivot", "pairs", "specificity", "entropy", "vocabulary", "corpus"]
-LOADING = {"src", "srcset", "href", "action", "data", "poster", "background"}
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-class Page(HTMLParser):
-    """A written report taken apart: what it would load, and per section its text, SQL and the embedded content."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.loads: list[str] = []
-        self.scripts: list[str] = []
-        self.styles: list[str] = []
-        self.text: dict[str, str] = {"": ""}
-        self.queries: dict[str, list[str]] = {}
-        self._section, self._open = "", [""]
-        self.feed(self.source)
-        self.content = json.loads(self.scripts[0])
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._open.append(tag)
-        values = dict(attrs)
-        self.loads += [value or "" for name, value in attrs if name in LOADING]
-        if tag == "section":
-            self._section = values["id"] or ""
-            self.text[self._section] = ""
-        if tag == "pre":
-            self.queries.setdefault(self._section, []).append("")
-        if tag in ("meta", "link"):
-            self._open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        self._open.pop()
-        if tag == "section":
-            self._section = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._open[-1] == "script":
-            self.scripts.append(data)
-        elif self._open[-1] == "style":
-            self.styles.append(data)
-        else:
-            self.text[self._section] += data
-            if self._open[-1] == "pre":
-                self.queries[self._section][-1] += data
-
-    def dataset(self, name: str) -> pl.DataFrame:
-        packed = self.content["datasets"][name]
-        columns = {
-            column: values if isinstance(values, list) else [values["levels"][code] for code in values["codes"]]
-            for column, values in packed.items()
-        }
-        return pl.DataFrame(columns)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +192,66 @@ def test_a_run_without_profiles_says_so_and_shows_the_rest(tmp_path: Path) -> No
     page = report_of(tmp_path, make_record(tables=("sequences", "tokens", "routes", "usage")))
     assert "The run has no profiles" in page.text["pivot"]
     drawn = {figure["name"] for figure in page.content["figures"]}
-    assert drawn == {"isolation", "pairs", "specificity", "entropy_lines", "entropy_heat"}
+    expected = {"isolation", "divergence", "pairs", "specificity", "entropy_lines", "entropy_heat"}
+    assert drawn == expected | {"vocabulary", "vocabulary_r", "corpus"}
+
+
+def test_intervals_and_the_floor_stand_on_the_page_and_the_note_says_how_they_were_made(page: Page) -> None:
+    interval, floor = page.dataset("isolation_interval"), page.dataset("isolation_floor")
+    mean = page.dataset("isolation")["mean"].to_numpy()
+    assert np.all(interval["low"].to_numpy() <= mean + 1e-4)
+    assert np.all(mean <= interval["high"].to_numpy() + 1e-4)
+    assert np.all(floor["high"].to_numpy() > 0)
+    assert "400 draws of all 12 text ids, of all languages" in page.text["isolation"]
+    assert {"low", "high"} <= set(page.dataset("entropy").columns)
+
+
+def test_a_page_without_intervals_says_that_differences_may_be_chance(folder: Path, tmp_path: Path) -> None:
+    page = Page(write_report(folder / "store", tmp_path / "report.html", replicates=0))
+    assert "isolation_interval" not in page.content["datasets"]
+    assert "differences between near values may be chance" in page.text["isolation"]
+    for replicates in (-1, 1):
+        with pytest.raises(MoetraceError, match=f"replicates {replicates}: pass 0"):
+            write_report(folder / "store", tmp_path / "report.html", replicates=replicates)
+
+
+def test_scores_are_correlated_with_similarity(tmp_path: Path) -> None:
+    languages = [f"l{number}_Latn" for number in range(6)]
+    write_world(tmp_path / "store", make_world(4, make_record(languages=languages), texts=10))
+    (tmp_path / "scores.csv").write_text(
+        "lang,score\n" + "".join(f"{lang},{at / 7}\n" for at, lang in enumerate(languages))
+    )
+    page = Page(write_report(tmp_path / "store", tmp_path / "report.html", scores=tmp_path / "scores.csv"))
+    found = page.dataset("scores")
+    assert found["n"].to_list() == [5] * 3
+    given = pl.DataFrame({"lang": languages, "score": [at / 7 for at in range(6)]})
+    expected = metrics.score_correlation(connect(tmp_path / "store"), given).sort("layer")
+    assert found["pearson"].to_numpy() == pytest.approx(expected["pearson"].to_numpy(), rel=1e-4)
+    assert found["pearson_p_layers"].to_numpy() == pytest.approx(expected["pearson_p_layers"].to_numpy(), rel=1e-4)
+    assert page.dataset("score_points").height == 5
+    assert "among all layers" in page.text["scores"]
+    with pytest.raises(MoetraceError, match="no column 'score'"):
+        write_report(tmp_path / "store", tmp_path / "report.html", scores=pl.DataFrame({"lang": ["l0_Latn"]}))
+
+
+def test_how_it_was_made_has_the_record_and_the_definitions(folder: Path, page: Page) -> None:
+    record = Store(folder / "store").run(None)
+    for fact in (record.sha256(), record.model["config_sha256"], "weight precision", "f32"):
+        assert fact in page.text["made"]
+    for view in ("jaccard", "divergence_by_layer", "routing_entropy", "pivot_similarity"):
+        assert view in page.text["made"]
+    assert "2604.03592" in page.text["made"]
+
+
+def test_the_controlled_curve_is_that_of_pairs_that_share_tokens(folder: Path, page: Page) -> None:
+    pairs = metrics.divergence_vocabulary_controlled(connect(folder / "store")).filter(pl.col("token_share") >= 0.05)
+    by_layer = pairs.group_by("layer").agg(pl.col("jsd", "jsd_controlled").mean()).sort("layer")
+    found = page.dataset("vocabulary")
+    for kind, column in (("plain", "jsd"), ("controlled", "jsd_controlled")):
+        drawn = found.filter(kind=kind).sort("layer")["divergence"].to_numpy()
+        assert drawn == pytest.approx(by_layer[column].to_numpy(), rel=1e-4)
+    (query, _) = page.queries["vocabulary"][:2]
+    assert connect(folder / "store").sql(query).pl().height == found.height
 
 
 def test_imported_counts_alone_make_a_report(tmp_path: Path) -> None:
@@ -264,9 +273,9 @@ def test_of_pairs_that_are_equally_far_apart_the_first_by_name_is_named(tmp_path
 
 def test_one_language_alone_cannot_be_compared_and_the_page_says_it(tmp_path: Path) -> None:
     page = report_of(tmp_path, make_record(languages=("eng_Latn",)))
-    for name in ("isolation", "pairs", "specificity"):
+    for name in ("isolation", "divergence", "pairs", "specificity", "vocabulary"):
         assert "compares languages" in page.text[name]
-    assert {figure["name"] for figure in page.content["figures"]} == {"entropy_lines", "entropy_heat"}
+    assert {figure["name"] for figure in page.content["figures"]} == {"entropy_lines", "entropy_heat", "corpus"}
 
 
 def test_an_unfinished_run_is_shown_with_what_it_lacks(tmp_path: Path) -> None:
