@@ -158,7 +158,8 @@ STEERING ?= moetrace-steering
 experiment-steer: install
 	$(BIN)/python -m tests.experiments.steer --data $(SHARED)/data -o $(STEERING) --results docs/findings/steer.json
 
-# The figures of docs/findings, of the results that the experiments keep there.
+# The figures of docs/findings and docs/figures, of the results that are kept there. Those of the README's come from a trace:
+# python -m tests.experiments.figures.readme STORE --run RUN
 figures: install
 	$(BIN)/python -m tests.experiments.figures
 

@@ -85,7 +85,8 @@ def main(folder: Path) -> None:
     click.echo(out)
     store = elsewhere / "moetrace-demo" / "store"
     ran(moetrace, "verify", store, at=elsewhere)
-    query = "select run, sum(count)::bigint as decisions, count(distinct lang) as langs from usage group by run order by run"
+    counted = "sum(count)::bigint as decisions, count(distinct lang) as langs"
+    query = f"select run, {counted} from usage group by run order by run"
     demo, early = json.loads(ran(moetrace, "sql", store, query, "--format", "json", at=elsewhere)[0])
     if {**demo, "run": early["run"]} != early:
         raise SystemExit(f"the demo traced {demo}, the early checkpoint's trace of the same texts is {early}")
