@@ -194,7 +194,8 @@ def themes() -> tuple[str, ...]:
 
 
 def _is_dark(theme: str) -> bool:
-    background = str(vl_convert.get_themes()[theme].get("background"))
+    looks: Mapping[str, Any] = {**vl_convert.get_themes()}
+    background = str(looks[theme].get("background"))
     return background.startswith("#") and luminance(background) < DARK
 
 

@@ -47,7 +47,8 @@ def with_fonts(svg: str) -> str:
     for attributes, text in TEXT.findall(svg):
         shown = html.unescape(re.sub(r"<[^>]*>", "", text))
         letters[_look(attributes)] |= {letter for letter in shown if letter >= " " and ord(letter) < SIMPLE}
-    names, rules = {}, []
+    names: dict[Look, str] = {}
+    rules: list[str] = []
     for look in sorted(letters, key=str):
         faces = [_rule(f"{FAMILY}-{len(names)}", look, *face) for face in _faces(look, "".join(sorted(letters[look])))]
         if faces:
@@ -171,4 +172,5 @@ def _checksum(name: bytes, table: bytes) -> int:
     if name == b"head":  # its own sum of the whole font counts as 0
         table = table[:8] + bytes(4) + table[12:]
     padded = table + bytes(-len(table) % 4)
-    return sum(struct.unpack(f">{len(padded) // 4}I", padded)) % 2**32
+    words: tuple[int, ...] = struct.unpack(f">{len(padded) // 4}I", padded)
+    return sum(words) % 2**32
