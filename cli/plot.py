@@ -50,15 +50,26 @@ def plot(
     theme: str,
     choose: dict[str, str],
 ) -> None:
-    """Draw one chart of the report of a run: NAME is isolation, pivot_lines, pivot_heat, pivot_excess, pairs,
-    specificity, entropy_lines, entropy_heat, mask_grid or mask_coverage.
+    """Draw one chart of the report of a run, sized for a paper, readable without colour, its fonts in it.
+
+    \b
+    isolation      how far apart languages are routed, by layer
+    pivot_lines    similarity to the pivot language by layer, a line a language
+    pivot_heat     the same as a map of language by layer
+    pivot_excess   similarity beyond that of mispaired texts, a line a language
+    pairs          every language against every other
+    specificity    every expert's specificity for one language
+    entropy_lines  how evenly tokens spread over experts by layer, a line a language
+    entropy_heat   the same as a map of language by layer
+    mask_grid      the experts of a mask (--mask), by layer
+    mask_coverage  the part of each language's decisions that a mask's experts take
 
     \b
     moetrace plot isolation my-store -o isolation.pdf
     moetrace plot pairs my-store --choose measure=divergence --columns 2 -o pairs.svg
     moetrace plot specificity my-store --lang swh_Latn -o swahili.png
     moetrace plot pivot_lines my-store -o similarity.csv
-    """  # noqa: D205, D301  click wants the escape itself
+    """  # noqa: D301  click wants the escape itself
     from moetrace.analytics.plots import plot as drawn
     from moetrace.analytics.plots import write_plot
 

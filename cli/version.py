@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
 from pathlib import Path
 
 from moetrace.cli.terminal import printable
 from moetrace.store.format.schema import FORMAT_VERSION
+from moetrace.tracer.model.installing import gpus
 from moetrace.tracer.worker.contacts import VLLM, installed_version
 
 PACKAGES = ("torch", "transformers", "tokenizers", "pyarrow", "duckdb", "polars", "numpy", "ray")
-WAIT = 10.0  # seconds that the driver of a GPU has to answer
 
 
 def version_lines() -> list[str]:
@@ -24,7 +22,7 @@ def version_lines() -> list[str]:
         f"{installed_version('moetrace') or 'moetrace, not installed'}, store format {FORMAT_VERSION}",
         f"Python {platform.python_version()}, {platform.system()} {platform.machine()}",
         printable(f"processor: {_processor()}, {cores} cores"),
-        printable(f"GPU: {', '.join(_gpus()) or 'none found'}"),
+        printable(f"GPU: {', '.join(gpus()) or 'none found'}"),
         f"packages: {', '.join(packages)}",
     ]
 
@@ -36,16 +34,3 @@ def _processor() -> str:
         lines = []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor() or platform.machine())
-
-
-def _gpus() -> list[str]:
-    """Return the names of the GPUs that their driver knows of."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    ask = [tool, "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        found = subprocess.run(ask, capture_output=True, text=True, timeout=WAIT, check=True)  # noqa: S603  no shell
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in found.stdout.splitlines() if line.strip()]

@@ -62,7 +62,7 @@ def test_the_packages_of_an_installation_are_the_folders_with_python_files() -> 
 def test_src_has_a_relative_link_for_each_folder_and_nothing_else() -> None:
     src = ROOT / "src" / "moetrace"
     links = {path.name: path.readlink() for path in src.iterdir() if path.is_symlink()}
-    assert links == {name: Path("..", "..", name) for name in PACKAGES}
+    assert links == {name: Path("..", "..", name) for name in (*PACKAGES, "requirements-cpu.lock")}
     others = {path.name for path in src.iterdir()} - links.keys() - {"__pycache__"}
     assert others == {"__init__.py", "_doors.py", "py.typed"}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import itertools
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -11,11 +13,14 @@ import altair as alt
 import polars as pl
 import pytest
 import vl_convert
-from PIL import Image
+from PIL import Image, ImageFont
 
 import moetrace
 from moetrace.analytics import plots
 from moetrace.analytics.database.connection import connect
+from moetrace.analytics.print_looks import FALLING, PALE_GREYS, ROLES, luminance
+from moetrace.analytics.report.style import SEQUENTIAL
+from moetrace.analytics.svg_fonts import with_fonts
 from moetrace.store.errors import MoetraceError
 from tests.support.masks import mask_of
 from tests.support.stores import make_record, make_world, write_world
@@ -76,7 +81,7 @@ def test_a_spec_draws_the_same_chart_by_itself(store: Path, tmp_path: Path) -> N
     spec = json.loads((tmp_path / "isolation.json").read_text())
     assert spec["$schema"].startswith("https://vega.github.io/schema/vega-lite/")
     again = vl_convert.vegalite_to_svg(spec)
-    assert again.partition(">")[2] == (tmp_path / "isolation.svg").read_text().partition(">")[2]
+    assert with_fonts(again).partition(">")[2] == (tmp_path / "isolation.svg").read_text().partition(">")[2]
 
 
 def test_what_the_report_lets_a_reader_choose_can_be_chosen(store: Path, tmp_path: Path) -> None:
@@ -102,6 +107,98 @@ def test_a_language_can_be_named(store: Path) -> None:
         assert parameter["value"] == lang
     with pytest.raises(MoetraceError, match="xho_Latn"):
         plots.plot("specificity", store, lang="xho_Latn")
+
+
+@pytest.mark.parametrize("name", ["pivot_lines", "pivot_excess", "entropy_lines"])
+def test_lines_are_told_apart_without_colour(name: str, store: Path, tmp_path: Path) -> None:
+    made = plots.plot(name, store)
+    plots.write_plot(made, tmp_path / "lines.svg")
+    svg = (tmp_path / "lines.svg").read_text()
+    lines = re.findall(r'<path[^>]* stroke="(#[0-9a-f]+)"[^>]* stroke-width="1.8"[^>]*?>', svg)
+    patterns = {}
+    for tag in re.findall(r'<(?:path|line)[^>]*stroke-width="1.8"[^>]*>', svg):
+        colour = re.search(r'stroke="(#[0-9a-f]+)"', tag)[1]
+        dash = re.search(r'stroke-dasharray="([^"]*)"', tag)
+        patterns.setdefault(colour, []).append(dash[1] if dash else "")
+    languages = made.table["lang"].n_unique()
+    assert len(set(lines)) == languages, "each language has a colour here"
+    assert all(len(found) == 2 for found in patterns.values()), "a line, and a piece of it before its name"
+    assert all(len(set(found)) == 1 for found in patterns.values()), "the piece looks like its line"
+    assert len({found[0] for found in patterns.values()}) == languages
+
+
+def test_maps_grow_darker_with_what_they_show() -> None:
+    for colours in (SEQUENTIAL, FALLING, PALE_GREYS):
+        lights = [luminance(colour) for colour in colours]
+        assert all(light > 1.08 * darker for light, darker in itertools.pairwise(lights)), colours
+    # What a mask selects, and what lies behind it at its darkest: a step of 1.5 in contrast between any two.
+    contrasts = sorted(luminance(colour) + 0.05 for colour in (*ROLES.values(), PALE_GREYS[-1]))
+    assert all(light > 1.5 * dark for dark, light in itertools.pairwise(contrasts))
+
+
+def test_luminance_is_that_of_the_standard() -> None:
+    """The examples of WCAG 2: white on black has the contrast 21, #777 on white 4.48."""
+    assert (luminance("#fff") + 0.05) / (luminance("#000000") + 0.05) == pytest.approx(21)
+    assert (luminance("#ffffff") + 0.05) / (luminance("#777") + 0.05) == pytest.approx(4.48, abs=0.005)
+
+
+def test_a_map_in_grey_has_the_order_of_its_numbers(store: Path, tmp_path: Path) -> None:
+    """Cells of the specificity map, read from the picture where Vega says that they are."""
+    made = plots.plot("specificity", store)
+    lang = made.spec["params"][0]["value"]
+    plots.write_plot(made, tmp_path / "map.svg", columns=2)
+    svg = (tmp_path / "map.svg").read_text()
+    cells = re.findall(r'aria-label="([^"]*specificity: ([0-9.]+)[^"]*)"[^>]*fill="([^"]+)"', svg)
+    assert len(cells) == len(LAYERS) * EXPERTS
+    assert all(lang in label for label, _, _ in cells)
+    by_number = sorted((float(number), _grey(fill)) for _, number, fill in cells)
+    greys = [grey for _, grey in by_number]
+    assert greys == sorted(greys, reverse=True)
+    assert greys[0] > greys[-1] + 0.2
+
+
+def _grey(fill: str) -> float:
+    parts = [int(part) for part in re.findall(r"\d+", fill)] if fill.startswith("rgb") else None
+    return luminance("#" + "".join(f"{part:02x}" for part in parts) if parts else fill)
+
+
+def test_on_a_dark_theme_everything_can_be_seen(store: Path, tmp_path: Path) -> None:
+    for name in ("isolation", "entropy_lines", "pairs"):
+        plots.write_plot(plots.plot(name, store), tmp_path / "dark.svg", theme="dark")
+        svg = (tmp_path / "dark.svg").read_text()
+        assert 'fill="#333"' in svg
+        inks = re.findall(r'<text[^>]* fill="(#[0-9a-f]+)"', svg)
+        if name != "pairs":  # its numbers stand on light cells
+            inks += re.findall(r'stroke="(#[0-9a-f]+)"[^>]*stroke-width="(?:1.8|2.4)"', svg)
+            assert min((luminance(ink) + 0.05) / (luminance("#333") + 0.05) for ink in inks) > 3
+        assert "Segoe" not in svg
+
+
+def test_an_svg_carries_the_letters_that_it_shows(store: Path, tmp_path: Path) -> None:
+    plots.write_plot(plots.plot("entropy_lines", store), tmp_path / "fonts.svg")
+    svg = (tmp_path / "fonts.svg").read_text()
+    fonts = {
+        name: ImageFont.truetype(io.BytesIO(base64.b64decode(data)), 100)
+        for name, data in re.findall(r"font-family:(moetrace-\d);.*?base64,([^)]*)\)", svg)
+    }
+    assert fonts
+    for attributes, text in re.findall(r"<text([^>]*)>(.*?)</text>", svg):
+        font = fonts[re.search(r'font-family="(moetrace-\d), ', attributes)[1]]
+        assert font.getname()[0] == "Liberation Sans"
+        for letter in set(text):
+            # The glyph of a letter that a font lacks is its first one, which a letter of no font has as well.
+            assert letter == " " or bytes(font.getmask(letter)) != bytes(font.getmask("\u4e00")), letter
+    title = fonts[re.search(r'font-family="(moetrace-\d), [^>]*>MoE layer<', svg)[1]]
+    # Arial's own advance widths, of 2048 to the em: l 455, a 1139, y 1024, e 1139, r 682.
+    assert title.getlength("layer") == pytest.approx(100 * (455 + 1139 + 1024 + 1139 + 682) / 2048, abs=1)
+
+
+def test_letters_that_join_and_marks_of_xml_stay_as_they_are() -> None:
+    simple = '<text font-family="Liberation Sans" font-size="9">a &lt;&amp;&gt; b</text>'
+    found = with_fonts(f'<svg xmlns="x">{simple}<text>\u0915\u094d\u0937</text></svg>')
+    assert simple.replace('"Lib', '"moetrace-0, Lib') in found
+    assert "<text>\u0915\u094d\u0937</text>" in found
+    assert with_fonts("<svg></svg>") == "<svg></svg>"
 
 
 @pytest.mark.parametrize("name", plots.__all__)

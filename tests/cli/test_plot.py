@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+from moetrace.analytics.plots import SECTIONS
 from moetrace.cli.main import run
 from tests.support.commands import failure
 from tests.support.stores import make_record, make_world, write_world
@@ -30,6 +32,12 @@ def test_a_chart_is_written_as_its_file_is_named(
     assert run(["--quiet", "plot", "specificity", str(store), "--lang", "swh_Latn", "-o", str(tmp_path / "s.csv")]) == 0
     assert capsys.readouterr() == ("", "")
     assert (tmp_path / "s.csv").read_text().startswith("lang,layer,expert,")
+
+
+def test_the_help_has_a_line_for_every_chart(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plot", "--help"]) == 0
+    listed = re.findall(r"^  ([a-z_]+)  +[a-z]", capsys.readouterr().out, re.MULTILINE)
+    assert listed == list(SECTIONS)
 
 
 def test_bad_input_is_one_line(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

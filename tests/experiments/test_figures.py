@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+from moetrace.analytics import metrics
+from moetrace.analytics.database.connection import connect
+from tests.experiments.figures import readme
 from tests.experiments.figures.__main__ import draw
 from tests.experiments.figures.labels import places
 from tests.experiments.figures.rise import rows_of
 from tests.experiments.figures.style import series
 from tests.support.experiment import made_up
 from tests.support.paths import ROOT
+from tests.support.stores import make_record, make_world, write_world
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,3 +57,25 @@ def test_every_figure_is_drawn_of_the_results_that_are_kept(tmp_path: Path) -> N
         assert text.startswith("<svg")
         assert "NaN" not in text
     assert sum(file.stat().st_size for file in kept.glob("*.json")) <= 1_000_000
+
+
+def test_the_figure_of_the_readme_is_what_its_results_say(tmp_path: Path) -> None:
+    kept = ROOT / "docs" / "figures"
+    (tmp_path / "readme.json").write_bytes((kept / "readme.json").read_bytes())
+    for file in readme.draw(tmp_path):
+        assert file.read_bytes() == (kept / file.name).read_bytes(), "make figures"
+        assert file.stat().st_size < 150_000
+        assert 820 <= float(re.search(r'width="([0-9.]+)"', file.read_text())[1]) <= 840
+
+
+def test_what_the_readme_shows_is_what_the_store_says(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    write_world(store, make_world(3, make_record(), texts=12))
+    found = readme.results_of(store, None)
+    with connect(store) as database:
+        isolation = metrics.jaccard_by_layer(database).sort("layer")
+        similarity = metrics.pivot_similarity(database).sort("lang", "layer")
+    assert [row["mean"] for row in found["isolation"]] == pytest.approx(isolation["isolation"].to_list(), abs=5e-5)
+    assert [row["similarity"] for row in found["similarity"]] == pytest.approx(
+        similarity["similarity"].to_list(), abs=5e-5
+    )

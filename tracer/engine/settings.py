@@ -9,8 +9,10 @@ import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from moetrace.store.errors import MoetraceError
+from moetrace.tracer.model.installing import require
 from moetrace.tracer.worker.contacts import VLLM, installed_version
+
+ENGINE = ("vllm", "transformers")
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,7 @@ class EngineSettings:
 
 def require_engine() -> None:
     """Raise MoetraceError where vLLM is not installed, before anything slow is started, and keep it quiet."""
-    if importlib.util.find_spec("vllm") is None:
-        raise MoetraceError("tracing needs vLLM: pip install 'moetrace[gpu]', or the CPU build as in the README")
+    require(ENGINE, "running a model")
     # Before torch and vLLM are imported. Their errors still show; moetrace's own messages say the rest.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

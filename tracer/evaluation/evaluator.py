@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from moetrace.store.errors import MoetraceError
 from moetrace.store.intervention import InterventionError
 from moetrace.tracer.engine.engine import TracedEngine
-from moetrace.tracer.engine.settings import EngineSettings
+from moetrace.tracer.engine.settings import EngineSettings, require_engine
 from moetrace.tracer.engine.start import ENGINE_ERRORS, first_line
 from moetrace.tracer.evaluation.asking import Asking
 from moetrace.tracer.evaluation.numbers import last_number
@@ -88,8 +88,9 @@ class Evaluator:
     ) -> None:
         """Read the model's config and tokenizer; the engine is started for the first arm.
 
-        Raises MoetraceError where the model cannot be traced or the settings do not fit it.
+        Raises MoetraceError where vLLM is not installed, the model cannot be traced or the settings do not fit it.
         """
+        require_engine()
         self.facts = read_facts(model, revision)
         self._progress = progress or TraceProgress()
         self._window = settings.engine.max_model_len or self.facts.window

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moetrace.store.errors import MoetraceError
+from moetrace.tracer.model.installing import require
 from moetrace.tracer.model.transformers_logging import quiet_transformers
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def load_tokenizer(facts: ModelFacts) -> PreTrainedTokenizerBase:
-    """Load a model's tokenizer; raise MoetraceError where it has none."""
+    """Load a model's tokenizer; raise MoetraceError where it has none, or transformers is not installed."""
+    require(("transformers",), "reading a tokenizer")
     quiet_transformers()
     where = facts.tokenizer or facts.id
     try:

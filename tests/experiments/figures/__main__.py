@@ -1,4 +1,4 @@
-"""Draw every figure of docs/findings.md: `python -m tests.experiments.figures`."""
+"""Draw every figure of docs/findings.md, and the README's: `python -m tests.experiments.figures`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from tests.experiments.figures import claims, rise, steer
+from tests.experiments.figures import claims, readme, rise, steer
 from tests.experiments.figures.style import svg
 from tests.support.paths import ROOT
 
@@ -31,8 +31,8 @@ def draw(folder: Path) -> list[Path]:
 @click.command()
 @click.option("--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=ROOT / "docs/findings")
 def main(folder: Path) -> None:
-    """Draw every figure from the results in FOLDER."""
-    for file in draw(folder):
+    """Draw every figure from the results in FOLDER, and the README's."""
+    for file in [*draw(folder), *readme.draw(readme.FOLDER)]:
         click.echo(file)
 
 
