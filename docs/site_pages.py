@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -46,7 +46,10 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     texts = [(_source(file), file.content_string) for file in files.documentation_pages()]
     for name in sorted({target for source, text in texts for target in _targets(source, text)}):
         if not name.startswith("docs/") and name not in PLACES and (root / name).is_file():
-            files.append(File.generated(config, f"files/{name}", abs_src_path=str(root / name)))
+            place = f"files/{name}"
+            files.append(
+                File.generated(config, place, abs_src_path=str(root / name), inclusion=InclusionLevel.NOT_IN_NAV)
+            )
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
