@@ -164,7 +164,7 @@ $(DOCS)/.installed: requirements-docs.lock
 	touch $@
 
 site: $(DOCS)/.installed
-	$(DOCS)/bin/mkdocs build --quiet --clean
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --clean
 
 # Every bit of every record of a small store, flipped: an error, or the same answer as before.
 fuzz-store: install

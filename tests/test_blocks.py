@@ -83,7 +83,7 @@ def test_no_command_stands_outside_a_block(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     typed_somewhere = "".join(block.text for block in blocks(name_of(page), text))
     for line in text.splitlines():
-        if line.startswith("    moetrace ") or line.startswith("    make "):
+        if line.startswith(("    moetrace ", "    make ")):
             assert line in typed_somewhere, line
 
 
@@ -105,5 +105,5 @@ def test_what_a_page_shows_is_compared_but_for_rounding(tmp_path: Path) -> None:
     (shown,) = blocks("page.md", "```console\n$ moetrace ls\nswh_Latn 7\n```\n")
     Desk(tmp_path, lambda _: (0, "swh_Latn  7"), {}).run(shown)
     for answer in ((0, "swh_Latn  9"), (1, "swh_Latn  7")):
-        with pytest.raises(AssertionError, match="page.md:1"):
+        with pytest.raises(AssertionError, match=r"page\.md:1"):
             Desk(tmp_path, lambda _, answer=answer: answer, {}).run(shown)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +20,10 @@ if TYPE_CHECKING:
 RUNNABLE = {"bash", "console", "python", "sql"}
 BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<reason>.+?) -->\n\n?)?"
-    r"(?:```(?P<language>\w+)\n(?P<fenced>.*?)^```|(?P<indented>(?: {4}make .*\n)+))",
+    r"(?:(?P<indent> *)```(?P<language>\w+)\n(?P<fenced>.*?)^(?P=indent)```|(?P<indented>(?: {4}make .*\n)+))",
     re.MULTILINE | re.DOTALL,
 )
+BASH = shutil.which("bash") or "bash"
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?")
 
 
@@ -60,25 +63,33 @@ def blocks(page: str, text: str) -> list[Block]:
         language = match["language"] or "bash"
         if language in RUNNABLE:
             line = text.count("\n", 0, match.start()) + 1
-            found.append(Block(page, line, language, match["fenced"] or match["indented"], match["reason"]))
+            typed = textwrap.dedent(match["fenced"] or match["indented"])
+            found.append(Block(page, line, language, typed, match["reason"]))
     return found
 
 
 class Desk:
     """A folder in which blocks run in order: `moetrace` by a function, SQL of a store by it, all else by bash.
 
-    Python blocks share their names. `names` replaces words of commands: MODEL by a model.
+    Python blocks share their names, unless `python` runs them elsewhere. `names` replaces words of commands: MODEL by a
+    model.
     """
 
     def __init__(
-        self, folder: Path, moetrace: Callable[[list[str]], tuple[int, str]], names: dict[str, str], **variables: Any
+        self,
+        folder: Path,
+        moetrace: Callable[[list[str]], tuple[int, str]],
+        names: dict[str, str],
+        python: Callable[[Block], None] | None = None,
+        **variables: Any,
     ) -> None:
         self._folder, self._moetrace, self._names, self._variables = folder, moetrace, names, variables
+        self._python = python or self._python_here
 
     def run(self, block: Block) -> None:
         """Run a block; AssertionError where a command fails, or does not print what the page shows."""
         if block.language == "python":
-            exec(compile(block.text, block.place, "exec"), self._variables)  # noqa: S102  the page's own code
+            self._python(block)
             return
         for line, shown in block.commands:
             query = ["sql", "my-store", line.partition(" --")[0]]
@@ -90,7 +101,11 @@ class Desk:
                 status, printed = self._moetrace(words[1:])
             else:
                 ended = subprocess.run(
-                    ["bash", "-ec", line], cwd=self._folder, capture_output=True, text=True, check=False
+                    [BASH, "-ec", line],
+                    cwd=self._folder,
+                    capture_output=True,
+                    text=True,
+                    check=False,
                 )
                 status, printed = ended.returncode, ended.stdout + ended.stderr
             assert status == 0, f"{block.place}: {line}\n{printed}"
@@ -98,6 +113,9 @@ class Desk:
                 assert any(agrees(expected, line) for line in printed.splitlines()), (
                     f"{block.place}: {line}\nlacks the line\n{expected}\nof what it printed:\n{printed}"
                 )
+
+    def _python_here(self, block: Block) -> None:
+        exec(compile(block.text, block.place, "exec"), self._variables)  # noqa: S102  the page's own code
 
 
 def agrees(shown: str, printed: str) -> bool:
