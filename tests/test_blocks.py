@@ -13,15 +13,13 @@ import pytest
 from moetrace.cli.main import run
 from moetrace.tracer.bundled import CORPUS
 from tests.support.blocks import Desk, agrees, blocks
-from tests.support.paths import ROOT
+from tests.support.pages import PAGES, TUTORIALS, name_of
 from tests.support.published import STATS, USAGE, write_stats, write_task, write_usage
-from tests.test_documentation import PAGES, name_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-TUTORIALS = ROOT / "docs" / "tutorials"
-GUIDES = [page for page in PAGES if TUTORIALS not in page.parents]
+GUIDES = [page for page in PAGES if page not in TUTORIALS]
 
 LANGUAGES = {"eng_Latn": "eng_Latn", "deu_Latn": "deu_Latn", "gsw_Latn": "tur_Latn", "spa_Latn": "spa_Latn"}
 LANGUAGES |= {"swh_Latn": "swh_Latn", "gle_Latn": "gle_Latn"}  # each with whose texts it gets

@@ -13,6 +13,8 @@ import pytest
 
 from moetrace.analytics.database.connection import connect
 from moetrace.cli.main import COMMANDS, moetrace
+from tests.support.blocks import blocks
+from tests.support.pages import PAGES, name_of
 from tests.support.paths import PACKAGES, ROOT
 from tests.support.stores import make_record, make_world, write_world
 
@@ -20,21 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "sql/README.md")),
-    *sorted((ROOT / "docs").rglob("*.md")),
-]
 LINKED = [*PAGES, ROOT / "CHANGELOG.md"]
 DEVELOPMENT = ROOT / "docs" / "development.md"
 LINK = re.compile(r"\[[^]]+\]\(([^)\s]+)\)")
 PATH = re.compile(r"(?<![\w/.:<-])(?:" + "|".join((*PACKAGES, "tests", "docs", "src")) + r")/[\w./-]*")
-COMMAND = re.compile(r"^(?: {4}|\$ )?(?:[A-Z_]+=\S+ )*moetrace ([a-z].*)$", re.MULTILINE)
+COMMAND = re.compile(r"^(?:[A-Z_]+=\S+ )*moetrace ([a-z].*)$")
 QUERY = re.compile(r"""(?:moetrace sql my-store (?:--scores \S+ )?|--query |store\.sql\()"([^"\n]+)\"""")
 TARGET = re.compile(r"(?:^(?: {4})?|`)make ([a-z-]+)", re.MULTILINE)
-
-
-def name_of(page: Path) -> str:
-    return str(page.relative_to(ROOT))
 
 
 def anchors(page: Path) -> set[str]:
@@ -45,6 +39,13 @@ def anchors(page: Path) -> set[str]:
 
 def examples(page: Path) -> Iterator[str]:
     yield from re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> Iterator[str]:
+    """What follows the program's name in each command of a page."""
+    for block in blocks(name_of(page), page.read_text()):
+        if block.language in {"bash", "console"}:
+            yield from (found[1] for line, _ in block.commands if (found := COMMAND.match(line)))
 
 
 @pytest.mark.parametrize("page", LINKED, ids=name_of)
@@ -125,7 +126,7 @@ def is_package(module: object) -> bool:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_and_options_exist(page: Path) -> None:
-    for line in COMMAND.findall(page.read_text()):
+    for line in commands(page):
         words = line.partition("  #")[0].split()
         command, group = moetrace.get_command(click.Context(moetrace), words[0]), words[0]
         assert command, f"moetrace {words[0]}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.blocks import Block, Desk, blocks
-from tests.support.paths import ROOT
+from tests.support.pages import TUTORIALS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from tests.support.warm import WarmProcess
 
 pytestmark = pytest.mark.engine
-
-TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 
 
 @pytest.fixture(scope="module")
