@@ -108,7 +108,6 @@ class Desk:
                     check=False,
                 )
                 status, printed = ended.returncode, ended.stdout + ended.stderr
-            print(line, printed)  # noqa: T201 TEMP
             assert status == 0, f"{block.place}: {line}\n{printed}"
             for expected in shown:
                 assert any(agrees(expected, line) for line in printed.splitlines()), (

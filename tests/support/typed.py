@@ -18,6 +18,7 @@ def main() -> int:
     folder, *words = sys.argv[1:]
     os.chdir(folder)
     if words[0] == "--python":
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # an engine in this process, which has imported vLLM
         runpy.run_path(words[1], run_name="__main__")
         return 0
     return run(words)
