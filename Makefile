@@ -183,5 +183,5 @@ model: install
 	$(BIN)/python -m moetrace.tracer.bundled.measure_model $(TEXTS)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(DOCS) site build dist src/*.egg-info moetrace-demo moetrace-experiment moetrace-calibration moetrace-claims moetrace-steering moetrace-model
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) build dist src/*.egg-info moetrace-demo moetrace-experiment moetrace-calibration moetrace-claims moetrace-steering moetrace-model
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis $(DOCS) site

@@ -48,6 +48,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for store, name in (("my-store", "run"), ("two-runs", "base"), ("two-runs", "tuned")):
         status, printed = typed([*trace, str(folder / store), "--run", name])
         assert status == 0, printed
+    status, printed = typed(
+        [
+            "export",
+            "rise",
+            str(folder / "my-store"),
+            "--target",
+            "swh_Latn",
+            "--budget",
+            "24",
+            "-o",
+            str(folder / "mask.json"),
+        ]
+    )
+    assert status == 0, printed
     (folder / "belebele.csv").write_text("lang,score\neng_Latn,.9\ndeu_Latn,.8\nspa_Latn,.8\nswh_Latn,.6\n")
     one = {0: 0.5, 1: 0.4, 2: 0.3, 5: 0.2, 8: 0.1, 63: 0.1}
     write_task(folder / "intent", {1: [[one, one]], 2: [[one, one]]})

@@ -57,7 +57,9 @@ class Block:
 
 
 def blocks(page: str, text: str) -> list[Block]:
-    """Return every block of a page that is typed somewhere."""
+    """Return every block of a page that is typed somewhere; pages that a program writes show signatures."""
+    if text.startswith("<!-- Written by"):
+        return []
     found = []
     for match in BLOCK.finditer(text):
         language = match["language"] or "bash"
