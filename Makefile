@@ -11,10 +11,11 @@ INSTALLED := $(VENV)/.installed
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 NEWEST_VLLM := 0.33.0
+DOCS := .venv-docs
 
 .PHONY: install demo test test-quick test-oldest test-newest test-wheel test-gpu lint format \
 	bench-trace bench-capture bench-gpu bench-steer bench-store bench-plan bench-analytics bench-training bench-uncertainty bench-pipeline bench-cluster \
-	calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures model clean
+	calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures model site clean
 
 install: $(INSTALLED)
 
@@ -163,6 +164,15 @@ experiment-steer: install
 figures: install
 	$(BIN)/python -m tests.experiments.figures
 
+# docs/ as a site, site/index.html; a dead link or anchor fails. It has an environment of its own, and needs no other.
+$(DOCS)/.installed: requirements-docs.lock
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install --quiet --no-deps $(PIP_ARGS) -r requirements-docs.lock
+	touch $@
+
+site: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --clean
+
 # Every bit of every record of a small store, flipped: an error, or the same answer as before.
 fuzz-store: install
 	$(BIN)/python -m tests.fuzz.records
@@ -181,4 +191,4 @@ model: install
 
 clean:
 	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(WHEEL) build dist src/*.egg-info moetrace-demo moetrace-experiment moetrace-calibration moetrace-claims moetrace-steering moetrace-model
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis $(DOCS) site

@@ -1,6 +1,6 @@
 """What a shell is offered for a word that is begun: runs and languages of the store on the line, names of views.
 
-Click writes the shell's part; the README has the line for each shell. A store that cannot be read offers nothing.
+Click writes the shell's part; docs/install.md has the line for each shell. A store that cannot be read offers nothing.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ import pytest
 
 from moetrace.analytics.database.connection import connect
 from moetrace.cli.main import COMMANDS, moetrace
+from tests.support.blocks import blocks
+from tests.support.pages import PAGES, name_of
 from tests.support.paths import PACKAGES, ROOT
 from tests.support.stores import make_record, make_world, write_world
 
@@ -20,21 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "sql/README.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
-]
 LINKED = [*PAGES, ROOT / "CHANGELOG.md"]
 DEVELOPMENT = ROOT / "docs" / "development.md"
 LINK = re.compile(r"\[[^]]+\]\(([^)\s]+)\)")
 PATH = re.compile(r"(?<![\w/.:<-])(?:" + "|".join((*PACKAGES, "tests", "docs", "src")) + r")/[\w./-]*")
-COMMAND = re.compile(r"^    (?:[A-Z_]+=\S+ )*moetrace ([a-z].*)$", re.MULTILINE)
+COMMAND = re.compile(r"^(?:[A-Z_]+=\S+ )*moetrace ([a-z].*)$")
 QUERY = re.compile(r"""(?:moetrace sql my-store (?:--scores \S+ )?|--query |store\.sql\()"([^"\n]+)\"""")
-TARGET = re.compile(r"(?:^ {4}|`)make ([a-z-]+)", re.MULTILINE)
-
-
-def name_of(page: Path) -> str:
-    return str(page.relative_to(ROOT))
+TARGET = re.compile(r"(?:^(?: {4})?|`)make ([a-z-]+)", re.MULTILINE)
 
 
 def anchors(page: Path) -> set[str]:
@@ -45,6 +39,13 @@ def anchors(page: Path) -> set[str]:
 
 def examples(page: Path) -> Iterator[str]:
     yield from re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> Iterator[str]:
+    """What follows the program's name in each command of a page."""
+    for block in blocks(name_of(page), page.read_text()):
+        if block.language in {"bash", "console"}:
+            yield from (found[1] for line, _ in block.commands if (found := COMMAND.match(line)))
 
 
 @pytest.mark.parametrize("page", LINKED, ids=name_of)
@@ -58,10 +59,25 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
-def test_every_page_is_linked_from_the_readme() -> None:
-    readme = ROOT / "README.md"
-    linked = {(ROOT / link.partition("#")[0]).resolve() for link in LINK.findall(readme.read_text())}
-    assert {page for page in LINKED if page != readme} <= linked
+def test_every_page_is_reached_from_the_readme() -> None:
+    """By links from page to page; how many steps does not matter."""
+    reached, ahead = set(), [ROOT / "README.md"]
+    while ahead:
+        page = ahead.pop()
+        if page not in reached and page.suffix == ".md" and "://" not in str(page):
+            reached.add(page)
+            links = (link.partition("#")[0] for link in LINK.findall(page.read_text()) if "://" not in link)
+            ahead += [(page.parent / link).resolve() for link in links if link]
+    assert set(LINKED) <= reached
+
+
+def test_every_page_of_the_guides_is_on_the_first_page() -> None:
+    """A reader who knows only docs/index.md finds them all; folders of pages may have a first page of their own."""
+    index = ROOT / "docs" / "index.md"
+    linked = {(index.parent / link.partition("#")[0]).resolve() for link in LINK.findall(index.read_text())}
+    folders = {page.parent for page in linked}
+    assert {page for page in LINKED if page.parent == ROOT / "docs" and page != index} <= linked
+    assert {page.parent for page in LINKED} <= folders | {ROOT}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -85,8 +101,8 @@ def test_the_tree_in_the_documentation_is_the_tree() -> None:
     assert sorted(listed) == sorted(folders | tests | top)
 
 
-def test_the_readme_has_the_folders_at_the_top() -> None:
-    listed = re.findall(r"^\| `([\w/]+)/` \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+def test_the_first_page_has_the_folders_at_the_top() -> None:
+    listed = re.findall(r"^\| `([\w/]+)/` \|", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted([*PACKAGES, "src/moetrace", "tests", "docs"])
 
 
@@ -110,7 +126,7 @@ def is_package(module: object) -> bool:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_and_options_exist(page: Path) -> None:
-    for line in COMMAND.findall(page.read_text()):
+    for line in commands(page):
         words = line.partition("  #")[0].split()
         command, group = moetrace.get_command(click.Context(moetrace), words[0]), words[0]
         assert command, f"moetrace {words[0]}"

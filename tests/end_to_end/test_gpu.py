@@ -1,4 +1,4 @@
-"""What only a GPU can show: `make test-gpu`, on a machine with one. Nobody has run it yet; the README says so.
+"""What only a GPU can show: `make test-gpu`, on a machine with one. Nobody has run it yet; docs/limits.md says so.
 
 MOETRACE_GPU_TESTS_ON_CPU=1 runs what of it a CPU can run, to see that it would run. Engines are small, follow each
 other and give their memory back; float32 is exact here, where a GPU would multiply in TF32.
