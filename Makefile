@@ -14,7 +14,7 @@ NEWEST_VLLM := 0.33.0
 
 .PHONY: install demo test test-quick test-oldest test-newest test-gpu lint format \
 	bench-trace bench-capture bench-gpu bench-steer bench-store bench-plan bench-analytics bench-training bench-uncertainty bench-pipeline bench-cluster \
-	calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures model clean
+	calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures reference model clean
 
 install: $(INSTALLED)
 
@@ -155,6 +155,10 @@ experiment-steer: install
 # The figures of docs/findings, of the results that the experiments keep there.
 figures: install
 	$(BIN)/python -m tests.experiments.figures
+
+# The pages and tables of docs/reference, of commands, SQL files, docstrings and schemas.
+reference: install
+	$(BIN)/python -m tests.reference_pages
 
 # Every bit of every record of a small store, flipped: an error, or the same answer as before.
 fuzz-store: install
