@@ -187,4 +187,4 @@ def _docstring(node: ast.Module | Definition) -> str:
 
 
 def _code(text: str) -> str:
-    return f"```python\n{text}\n```"
+    return f"```py\n{text}\n```"
