@@ -35,13 +35,13 @@ OTHERS = {
     "HF_HOME, HF_TOKEN, HF_HUB_OFFLINE": "those of the Hugging Face libraries, which find models and `hf:` corpora",
     "AWS_PROFILE, AWS_ENDPOINT_URL, ...": "those of boto, for stores at `s3://`",
     "TMPDIR": "where token ids wait while a corpus is planned, and the ids of its texts",
-    "NO_COLOR": "no colour in what is printed",
 }
 _STATED = re.compile(r"\s*\[default: (?P<rule>[^]]+)\]")
 INTRODUCTION = (
     "What `moetrace COMMAND --help` prints, on one page. Results go to stdout, progress and messages to stderr, so "
     "that every command can stand in a pipe. [Troubleshooting](../troubleshooting.md) has what each error means."
 )
+_CHOICES = re.compile(r"\[(?P<names>[^]]*\|[^]]*)\]")
 EXIT_CODES = {
     0: "done",
     FAILED: "failed, or found something bad: `verify` with problems, `trace` or `steer` with texts that failed",
@@ -122,7 +122,9 @@ def _options(command: click.Command, context: click.Context) -> str:
 
 
 def _option(option: click.Option, context: click.Context) -> list[str]:
-    names, _ = option.get_help_record(context) or (option.opts[0], "")
+    record, _ = option.get_help_record(context) or (option.opts[0], "")
+    # A | would have to be escaped in a table, which not every renderer undoes inside code.
+    names = _CHOICES.sub(lambda found: f"{{{found['names'].replace('|', ',')}}}", record).replace("|", " or ")
     extra = option.get_help_extra(context)
     words = option.help or ""
     stated = _STATED.search(words)  # where the default is no value but a rule
