@@ -15,7 +15,7 @@ DOCS := .venv-docs
 
 .PHONY: install demo test test-quick test-oldest test-newest test-wheel test-gpu lint format \
 	bench-trace bench-capture bench-gpu bench-steer bench-store bench-plan bench-analytics bench-training bench-uncertainty bench-pipeline bench-cluster \
-	calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures model site clean
+	calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures reference model site clean
 
 install: $(INSTALLED)
 
@@ -172,6 +172,10 @@ $(DOCS)/.installed: requirements-docs.lock
 
 site: $(DOCS)/.installed
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --quiet --clean
+
+# The pages and tables of docs/reference, of commands, SQL files, docstrings and schemas.
+reference: install
+	$(BIN)/python -m tests.reference_pages
 
 # Every bit of every record of a small store, flipped: an error, or the same answer as before.
 fuzz-store: install

@@ -24,6 +24,7 @@ OF_NO_PACKAGE = {
     "experiments",
     "hostile",
     "reference",
+    "reference_pages",
     "results",
     "support",
 }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Fits = Callable[[Intervention], bool]  # whether the model can be steered so
 
 ATTEMPTS = 64
+WITHOUT = "leave the control 'outside' out"
 SLACK = 0.05
 
 
@@ -118,13 +119,17 @@ def outside_its_layers(intervention: Intervention, moe_layers: Sequence[int], fi
     own = sorted({layer for layer, _ in intervention.cells})
     rest = [layer for layer in moe_layers if layer not in own]
     if len(rest) < len(own):
-        raise MoetraceError(f"intervention {intervention.name}: it leaves {len(rest)} layers alone, and has {len(own)}")
+        raise MoetraceError(
+            f"intervention {intervention.name}: it leaves {len(rest)} layers alone, and has {len(own)}; {WITHOUT}"
+        )
     last = max(len(own) - 1, 1)
     places = {layer: rest[(at * (len(rest) - 1) + last // 2) // last] for at, layer in enumerate(own)}
     moved = {(layer, expert): (places[layer], expert) for layer, expert in intervention.cells}
     found = _moved(intervention, moved, "outside-0")
     if not fits(found):
-        raise MoetraceError(f"intervention {intervention.name}: its experts' numbers cannot be steered in other layers")
+        raise MoetraceError(
+            f"intervention {intervention.name}: its experts' numbers cannot be steered in other layers; {WITHOUT}"
+        )
     return found
 
 

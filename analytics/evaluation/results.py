@@ -101,7 +101,7 @@ def results_of(
         for metric, sums in one["values"].items()
     ]
     if not rows:
-        raise MoetraceError("no item was asked")
+        raise MoetraceError("no item was asked; the task has none for these languages")
     frame = pl.DataFrame(rows, schema=list(COLUMNS), orient="row", infer_schema_length=None)
     found = compared(frame, comparisons(arms), replicates=replicates, seed=seed)
     return Results(

@@ -46,7 +46,7 @@ def model_of(connection: duckdb.DuckDBPyConnection, run: str) -> RunModel:
         row = connection.execute("select num_experts, top_k, config_sha256 from runs where run = ?", [run]).fetchone()
         layers = connection.execute("select layer from moe_layers where run = ? order by layer", [run]).fetchall()
     if row is None:
-        raise SelectionError(f"the store has no run '{run}'")
+        raise SelectionError(f"the store has no run '{run}'; `moetrace ls` lists those that it has")
     return RunModel([layer for (layer,) in layers], *row)
 
 

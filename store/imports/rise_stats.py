@@ -109,7 +109,7 @@ def _read(path: Path, request: ImportRequest, progress: Progress) -> _StatsFile:
     parts = dict(whole.members(path))
     for name in ("model_config", "languages"):
         if name not in parts:
-            raise ImportFormatError(f"{path}: lacks {name!r}")
+            raise ImportFormatError(f"{path}: lacks {name!r}, which a file of RISE's statistics has")
     model = _model(parts["model_config"].value(), request, f"{path}, model_config")
     languages: dict[str, JsonPart] = {}
     for lang, part in parts["languages"].members(f"{path}, languages"):

@@ -69,7 +69,7 @@ def compact(
     record = catalog.run(run)
     commits = [commit for commit in catalog.commits if commit.run == run]
     if "usage" not in record.tables:
-        raise StoreError(f"{catalog.url}: run '{run}' has no roll-ups that could be added up")
+        raise StoreError(f"{catalog.url}: run '{run}' has no table usage, which is what compact adds up")
     languages = _Languages(catalog, record, commits, on_shard if moments else None, compute=moments, anew=anew)
     table = rollups(record.num_experts)
     storage = catalog.storage

@@ -115,7 +115,7 @@ class TracedEngine:
         """Return the MoE layers of all pipeline stages; raise MoetraceError where the config says otherwise."""
         stages = [layout for layout in tell_workers(self.llm, "layout") if layout["moe_layers"]]
         if not stages:
-            raise MoetraceError(f"{self.facts.id}: the engine's model has no MoE layers")
+            raise MoetraceError(f"{self.facts.id}: the engine's model has no MoE layers, so there is nothing to trace")
         for layout in stages:
             if (layout["num_experts"], layout["top_k"]) != (self.facts.num_experts, self.facts.top_k):
                 raise MoetraceError(

@@ -237,7 +237,7 @@ class SyntheticEngine:
     @property
     def llm(self) -> Any:
         """Raise MoetraceError: there is no vLLM here."""
-        raise MoetraceError("--engine synthetic runs no model")
+        raise MoetraceError("--engine synthetic runs no model, so there is no vLLM to ask; leave it out")
 
     def trace(
         self,

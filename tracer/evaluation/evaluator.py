@@ -201,7 +201,9 @@ class Evaluator:
         room = self._window - self._settings.max_new_tokens
         if room < 1:
             asked = self._settings.max_new_tokens
-            raise MoetraceError(f"--max-new-tokens {asked} leaves no room for a question in {self._window} tokens")
+            raise MoetraceError(
+                f"--max-new-tokens {asked} leaves no room for a question in {self._window} tokens; lower it"
+            )
         prompts = [self._scored.prompt(ids, room) for ids in self._encode([item.text for item in items])]
         stop_ids = stop_tokens(self._tokenizer, self.facts.id, self.facts.revision)
         ids = [item.id for item in items]

@@ -55,7 +55,9 @@ class Interventions:
         digest = self.digest(extra.pop(STEER_KEY, None))
         if digest is not None:
             if params is None:
-                raise UnknownInterventionError("a request that samples nothing cannot be steered")
+                raise UnknownInterventionError(
+                    "a request that samples nothing cannot be steered; leave moetrace_steer out of it"
+                )
             extra[STEER_KEY] = digest
             request.cache_salt = f"{request.cache_salt or ''}moetrace-{digest}"
         if params is not None:

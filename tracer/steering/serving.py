@@ -27,7 +27,9 @@ def steering_options(config: VllmConfig, files: str) -> dict[str, Any]:
     facts = read_facts(str(config.model_config.model), config.model_config.revision)
     found = [read_intervention(file.strip()) for file in files.split(",") if file.strip()]
     if not found:
-        raise MoetraceError(f"MOETRACE_STEER={files}: names no file")
+        raise MoetraceError(
+            f"MOETRACE_STEER={files}: names no file; give files of interventions, with commas between them"
+        )
     default = os.environ.get("MOETRACE_STEER_DEFAULT") or found[0].name
     check_names([one.name for one in found], default)
     for one in found:

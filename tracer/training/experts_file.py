@@ -24,7 +24,7 @@ from moetrace.tracer.training.loaded_model import check_fits, describe
 from moetrace.tracer.training.masking import masking_of, trained_places
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from torch import nn
 
@@ -135,14 +135,15 @@ def _check_model(path: str | Path, file: TrainedExperts, loaded: LoadedModel) ->
 
 
 def _check_same(path: str | Path, tensors: Mapping[str, torch.Tensor], targets: Mapping[str, torch.Tensor]) -> None:
-    for keys, problem in (
-        (tensors.keys() - targets.keys(), "has {}, which the model does not train"),
-        (targets.keys() - tensors.keys(), "has no {}, which the model trains"),
-    ):
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise TrainingError(f"{path}: {problem.format(min(keys) + more)}")
+    if strange := tensors.keys() - targets.keys():
+        raise TrainingError(f"{path}: has {_first(strange)}, which the model does not train")
+    if lacking := targets.keys() - tensors.keys():
+        raise TrainingError(f"{path}: has no {_first(lacking)}, which the model trains")
     for key, tensor in tensors.items():
         if tensor.shape != targets[key].shape:
             shapes = f"{list(tensor.shape)} in the file and {list(targets[key].shape)} in the model"
             raise TrainingError(f"{path}: {key} is {shapes}")
+
+
+def _first(keys: Collection[str]) -> str:
+    return min(keys) + (f" and {len(keys) - 1} more" if len(keys) > 1 else "")

@@ -65,7 +65,9 @@ def training_blocks(
         for ids in _encoded((text for text in corpus.read(lang) if keep(text)), encode)
     ]
     if not pieces:
-        raise MoetraceError(f"{corpus.source}: no text of {', '.join(languages)} is left to train on")
+        raise MoetraceError(
+            f"{corpus.source}: no text of {', '.join(languages)} is left to train on; lower --eval-share"
+        )
     order = np.random.default_rng(seed).permutation(len(pieces))
     stream = np.concatenate([pieces[i] for i in order])
     blocks = [stream[start : start + length].tolist() for start in range(0, len(stream), length)]
