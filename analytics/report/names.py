@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MOST_SCRIPTS = 7  # groups of their own; the rest is one group
 ALWAYS_SAID = {"Hans", "Hant"}  # scripts that readers name a language by
+CHINESE = {"Hans": "Chinese, simplified", "Hant": "Chinese, traditional"}
 ONE_LANGUAGE = " (individual language)"
 LONGEST = 40  # characters of a label that is looked up
 
@@ -56,7 +57,9 @@ def script_of(code: str) -> str | None:
     if tag is None:
         return None
     script = tag.script or tag.maximize().script
-    return None if script is None else langcodes.Language.make(script=script).script_name()
+    if script is None:
+        return None
+    return CHINESE.get(script) or langcodes.Language.make(script=script).script_name()
 
 
 def script_groups(codes: Sequence[str]) -> dict[str, str]:
