@@ -14,7 +14,7 @@ NEWEST_VLLM := 0.33.0
 
 .PHONY: install demo test test-quick test-oldest test-newest test-gpu lint format \
 	bench-trace bench-capture bench-gpu bench-steer bench-store bench-plan bench-analytics bench-training bench-uncertainty bench-pipeline bench-cluster \
-	calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures model clean
+	calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures reports model clean
 
 install: $(INSTALLED)
 
@@ -156,6 +156,13 @@ experiment-steer: install
 figures: install
 	$(BIN)/python -m tests.experiments.figures
 
+# A trace of the bundled model, counts of a large one and a pair of runs, each as a report, which a browser then checks;
+# what a reader sees is beside it, light, dark and printed.
+REPORTS ?= moetrace-reports
+reports: install
+	$(BIN)/python -m tests.experiments.reports --data $(SHARED)/data -o $(REPORTS)
+	MOETRACE_REPORTS=$(REPORTS) $(BIN)/pytest -rs tests/analytics/report/test_reports_browser.py
+
 # Every bit of every record of a small store, flipped: an error, or the same answer as before.
 fuzz-store: install
 	$(BIN)/python -m tests.fuzz.records
@@ -173,5 +180,5 @@ model: install
 	$(BIN)/python -m moetrace.tracer.bundled.measure_model $(TEXTS)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) build dist src/*.egg-info moetrace-demo moetrace-experiment moetrace-calibration moetrace-claims moetrace-steering moetrace-model
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) build dist src/*.egg-info moetrace-demo moetrace-experiment moetrace-calibration moetrace-claims moetrace-steering moetrace-reports moetrace-model
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

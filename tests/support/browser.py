@@ -26,6 +26,13 @@ QUIET = (  # and for no more than it must
     *("--no-pings", "--metrics-recording-only", "--disable-features=OptimizationHints,MediaRouter,Translate"),
 )
 
+LOOK = """name => {
+  const chart = document.getElementById(`${name}-chart`), canvas = chart.querySelector("canvas");
+  if (canvas) return canvas.toDataURL();
+  const of = each => ["stroke", "fill", "opacity"].map(name => each.getAttribute(name)) + (each.children.length ? "" : each.textContent);
+  return [...chart.querySelectorAll("svg path, svg text")].map(of).sort().join("\\n");
+}"""
+
 
 @dataclass
 class Opened(HTMLParser):
@@ -115,26 +122,13 @@ class Visit:
         return self
 
     def seen(self, chart: str) -> str:
-        """Return what a chart shows, as one text: the elements of its SVG, or the pixels of its canvas."""
-        return str(
-            self.page.evaluate(
-                """name => { const chart = document.getElementById(`${name}-chart`);
-                const canvas = chart.querySelector("canvas");
-                return canvas ? canvas.toDataURL() : chart.querySelector("svg").outerHTML.replace(/gradient_\\d+/g, "") }""",
-                chart,
-            )
-        )
+        """Return what a chart shows, as one text: colours and words of its SVG's marks, or the pixels of its canvas."""
+        return str(self.page.evaluate(f"name => ({LOOK})(name)", chart))
 
     def settled(self, chart: str, other_than: str = "") -> str:
         """Return what a chart shows once it shows something else than that."""
-        self.page.wait_for_function(
-            """([name, before]) => { const chart = document.getElementById(`${name}-chart`);
-            const canvas = chart.querySelector("canvas");
-            const now = canvas ? canvas.toDataURL() : chart.querySelector("svg")?.outerHTML.replace(/gradient_\\d+/g, "");
-            return now && now !== before }""",
-            arg=[chart, other_than],
-            timeout=20_000,
-        )
+        changed = f"([name, before]) => {{ const now = ({LOOK})(name); return now && now !== before }}"
+        self.page.wait_for_function(changed, arg=[chart, other_than], timeout=20_000)
         return self.seen(chart)
 
 

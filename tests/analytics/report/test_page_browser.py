@@ -63,13 +63,10 @@ def test_every_chart_follows_one_choice_of_languages(visit: Visit) -> None:
         assert [colours["swh_Latn · Swahili"], colours["zho_Hans · Chinese (Simplified)"]] == list(FIRST_COLOURS)
         assert len({colour for name, colour in colours.items() if name[:3] not in {"swh", "zho"}}) == 1, "others grey"
         for colour in FIRST_COLOURS:
-            assert visit.seen(chart).count(f'stroke="{colour}"') >= 1
+            assert f"{colour}," in visit.seen(chart)
     assert visit.page.locator("#specificity-controls select").input_value() == "zho_Hans"
     visit.page.locator("#clear").click()
-    for chart in OF_LANGUAGES:
-        assert visit.settled(chart, after[chart])
-    visit.page.wait_for_timeout(300)
-    assert {chart: visit.seen(chart) for chart in OF_LANGUAGES} == before
+    assert {chart: visit.settled(chart, after[chart]) for chart in OF_LANGUAGES} == before
 
 
 def test_languages_are_found_by_code_and_by_name(visit: Visit) -> None:
@@ -179,15 +176,14 @@ def test_a_link_restores_what_was_chosen(visit: Visit, browser: Browser, few: Pa
     choose(visit, "german")
     visit.page.locator("#pairs-controls select").select_option("layer 2")
     visit.page.locator("#group").select_option("script")
-    visit.page.locator("#expert-number").fill("2.7")
-    visit.page.locator("#expert-number").press("Enter")
-    after = {chart: visit.settled(chart, before[chart]) for chart in before}
+    after = {chart: visit.settled(chart, before[chart]) for chart in OF_LANGUAGES}
     visit.page.locator("#theme").click()
     for chart, light in after.items():
         visit.settled(chart, light)
+    visit.page.locator("#expert-number").fill("2.7")
+    visit.page.locator("#expert-number").press("Enter")
     visit.drawn().page.wait_for_timeout(200)
-    visit.page.locator("#link").click()
-    link = visit.page.evaluate("window.copied")
+    link = visit.page.url
     fragment = link[link.index("#") :]
     assert "langs=tam_Taml,deu_Latn" in fragment
     with visited(browser, few / "report.html", fragment) as again:
