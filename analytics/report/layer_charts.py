@@ -195,7 +195,8 @@ def language_lines(
     if value.low and value.high:
         ends = band.transform_filter(f"{BANDED} && isValid(datum.low)")
         drawn.insert(
-            1, ends.encode(y=alt.Y("low:Q", title=value.title), y2="high:Q", color=line_colour(), opacity=alt.value(0.18))
+            1,
+            ends.encode(y=alt.Y("low:Q", title=value.title), y2="high:Q", color=line_colour(), opacity=alt.value(0.18)),
         )
     lines = by_key(alt.LayerChart(data=alt.NamedData(name), layer=drawn), value.column, value.low, value.high)
     noise = _noise_floor(floor, layers, value) if floor else ()
@@ -211,7 +212,9 @@ def _noise_floor(name: str, layers: Sequence[int], value: Value) -> tuple[alt.Ch
     )
     text = (
         base.transform_filter(f"datum.layer === {layers[0]}")
-        .mark_text(align="left", baseline="bottom", dx=4, dy=-3, fontSize=11, color=MUTED, text="noise floor", clip=True)
+        .mark_text(
+            align="left", baseline="bottom", dx=4, dy=-3, fontSize=11, color=MUTED, text="noise floor", clip=True
+        )
         .encode(y=alt.Y("high:Q", title=value.title))
     )
     return band, text

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import langcodes
+from langcodes.tag_parser import LanguageTagError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,7 +85,7 @@ def _language(code: str) -> langcodes.Language | None:
         return None
     try:
         tag = langcodes.Language.get(code)
-    except langcodes.LanguageTagError:
+    except LanguageTagError:
         return None
     return tag if tag.language and tag.is_valid() else None
 

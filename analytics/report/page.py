@@ -96,9 +96,7 @@ def sections(source: Source, mask: Mapping[str, Any] | None) -> tuple[Section, .
     return (*found, mask_section(source, mask)) if mask else tuple(found)
 
 
-def _render(
-    head: Header, found: tuple[Section, ...], source: Source, experts: Mapping[str, pl.DataFrame]
-) -> str:
+def _render(head: Header, found: tuple[Section, ...], source: Source, experts: Mapping[str, pl.DataFrame]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -174,7 +172,7 @@ def _named(text: str, names: Names) -> Markup | str:
 
 
 def _sentence(text: str, names: Names) -> Markup:
-    """Return a sentence, each code with its name behind it the first time; what may be a word and no code stays alone."""
+    """Return a sentence, each code with its name behind it the first time; what may be a word stays alone."""
     codes = sorted((code for code in names.words if "_" in code), key=len, reverse=True)
     if not codes:
         return escape(text)

@@ -29,7 +29,8 @@ QUIET = (  # and for no more than it must
 LOOK = """name => {
   const chart = document.getElementById(`${name}-chart`), canvas = chart.querySelector("canvas");
   if (canvas) return canvas.toDataURL();
-  const of = each => ["stroke", "fill", "opacity"].map(name => each.getAttribute(name)) + (each.children.length ? "" : each.textContent);
+  const words = each => each.children.length ? "" : each.textContent;
+  const of = each => ["stroke", "fill", "opacity"].map(name => each.getAttribute(name)) + words(each);
   return [...chart.querySelectorAll("svg path, svg text")].map(of).sort().join("\\n");
 }"""
 
@@ -109,7 +110,7 @@ def _recording_proxy() -> Iterator[tuple[int, list[str]]]:
 
 @dataclass
 class Visit:
-    """A page that is open in a browser without a network, what it asked for beside itself, and what it complained of."""
+    """A page that is open in a browser without a network, what it asked for, and what it complained of."""
 
     page: Page
     requests: list[str] = field(default_factory=list)
@@ -173,11 +174,11 @@ def visited(browser: Browser, page: Path, fragment: str = "", script: str = "", 
         context.close()
 
 
-def axe_violations(page: Page) -> list[str]:
-    """Return what axe-core finds serious or critical, a line each with the element."""
+def axe_violations(page: Page, part: str | None = None) -> list[str]:
+    """Return what axe-core finds serious or critical in a part of the page, or in all, a line each with the element."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page).response["violations"]
+    found = Axe().run(page, part).response["violations"]
     return [
         f"{each['id']}: {node['html'][:160]} {node['failureSummary']}"
         for each in found

@@ -49,7 +49,5 @@ def write_many(path: Path, languages: int = 200, layers: int = 48, experts: int 
             missing = TOKENS * top_k - int(row.sum())
             row[order[: len(order) // 2]] += missing // (len(order) // 2)
             row[order[0]] += missing % (len(order) // 2)
-    record = make_record(
-        tables=("usage",), languages=codes, moe_layers=range(layers), num_experts=experts, top_k=top_k
-    )
+    record = make_record(tables=("usage",), languages=codes, moe_layers=range(layers), num_experts=experts, top_k=top_k)
     return write_counts(path, record, counts, dict.fromkeys(codes, TOKENS))

@@ -51,9 +51,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(folder: Path) -> None:
         record = make_record(languages=FEW, moe_layers=(1, 2, 3, 5), num_experts=16)
         opened = connect(write_world(folder / "store", make_world(3, record, texts=12)))
-        mask = build_mask(
-            rise(opened, "run", ["swh_Latn"], budget=9, min_count=0), record, "2025-01-01T00:00:00+00:00"
-        )
+        mask = build_mask(rise(opened, "run", ["swh_Latn"], budget=9, min_count=0), record, "2025-01-01T00:00:00+00:00")
         (folder / "mask.json").write_text(mask_text(mask), encoding="utf-8")
         write_report(folder / "store", folder / "report.html", mask=folder / "mask.json")
 

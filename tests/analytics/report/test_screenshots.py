@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from tests.support.browser import BROWSER, visited
-from tests.support.pictures import MOST, compare, sheet
+from tests.support.pictures import MOST, compare, difference, sheet
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from collections.abc import Callable
+
     from playwright.sync_api import Browser, Page
 
     from tests.support.browser import Visit
@@ -41,8 +43,7 @@ def pictures_of(opened: Visit, state: str) -> Image.Image:
 def test_the_page_looks_as_it_did(browser: Browser, few: Path, state: str) -> None:
     with visited(browser, few / "report.html", STATES[state]) as opened:
         apart = compare(pictures_of(opened, state), STORED / f"{state}.png")
-        print(f"{state}: {apart:.1f}")
-        assert apart < MOST
+        assert apart < MOST, f"{apart:.1f} apart"
 
 
 def hide_a_chart(page: Page) -> None:
@@ -55,23 +56,15 @@ def change_the_colours(page: Page) -> None:
 
 def empty_a_map(page: Page) -> None:
     page.evaluate(
-        "() => { const canvas = document.querySelector('#pairs-chart canvas'); canvas.getContext('2d').clearRect(0, 0, 9999, 9999) }"
+        "() => { const canvas = document.querySelector('#pairs-chart canvas');"
+        " canvas.getContext('2d').clearRect(0, 0, 9999, 9999) }"
     )
 
 
 @pytest.mark.parametrize("damage", [hide_a_chart, change_the_colours, empty_a_map])
-def test_what_is_broken_is_seen(browser: Browser, few: Path, damage: object) -> None:
+def test_what_is_broken_is_seen(browser: Browser, few: Path, damage: Callable[[Page], None]) -> None:
     with visited(browser, few / "report.html", STATES["light"]) as opened:
         opened.drawn().page.wait_for_timeout(300)
-        damage(opened.page)  # type: ignore[operator]
-        apart = compare_only(pictures_of(opened, "light"))
-        print(f"{apart:.1f}")
-        assert apart > MOST
-
-
-def compare_only(made: Image.Image) -> float:
-    from PIL import Image as Images
-
-    from tests.support.pictures import difference
-
-    return difference(made, Images.open(STORED / "light.png").convert("RGB"))
+        damage(opened.page)
+        apart = difference(pictures_of(opened, "light"), Image.open(STORED / "light.png").convert("RGB"))
+        assert apart > MOST, f"{apart:.1f} apart"
