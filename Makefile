@@ -15,7 +15,7 @@ DOCS := .venv-docs
 
 .PHONY: install demo test test-quick test-oldest test-newest test-wheel test-gpu lint format \
 	bench-trace bench-capture bench-gpu bench-steer bench-store bench-plan bench-analytics bench-training bench-uncertainty bench-pipeline bench-cluster \
-	calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures reference model site clean
+	calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures reports reference model site clean
 
 install: $(INSTALLED)
 
@@ -177,6 +177,13 @@ site: $(DOCS)/.installed
 reference: install
 	$(BIN)/python -m tests.reference_pages
 
+# A trace of the bundled model, counts of a large one and a pair of runs, each as a report, which a browser then checks;
+# what a reader sees is beside it, light, dark and printed.
+REPORTS ?= moetrace-reports
+reports: install
+	$(BIN)/python -m tests.experiments.reports --data $(SHARED)/data -o $(REPORTS)
+	MOETRACE_REPORTS=$(REPORTS) $(BIN)/pytest -rs tests/analytics/report/test_reports_browser.py
+
 # Every bit of every record of a small store, flipped: an error, or the same answer as before.
 fuzz-store: install
 	$(BIN)/python -m tests.fuzz.records
@@ -194,5 +201,5 @@ model: install
 	$(BIN)/python -m moetrace.tracer.bundled.measure_model $(TEXTS)
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(WHEEL) build dist src/*.egg-info moetrace-demo moetrace-experiment moetrace-calibration moetrace-claims moetrace-steering moetrace-model
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(WHEEL) build dist src/*.egg-info moetrace-demo moetrace-experiment moetrace-calibration moetrace-claims moetrace-steering moetrace-reports moetrace-model
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis $(DOCS) site

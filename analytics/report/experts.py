@@ -39,8 +39,8 @@ select
     used.frequency,
     used.languages,
     overlap,
-    rank() over (order by used.frequency desc) as frequency_rank,
-    rank() over (order by score desc) as overlap_rank
+    rank() over (order by round(used.frequency, 12) desc) as frequency_rank,
+    rank() over (order by round(score, 9) desc) as overlap_rank
 from used
 inner join (select * from overlap where {source.this_run}) using (layer, expert)
 order by layer, expert""",
@@ -52,8 +52,8 @@ order by layer, expert""",
         frequency,
         specificity,
         rank() over (partition by lang order by frequency desc) as frequency_rank,
-        rank() over (partition by lang order by score desc) as score_rank,
-        row_number() over (partition by layer, expert order by specificity desc, lang) as by_specificity,
+        rank() over (partition by lang order by round(score, 9) desc) as score_rank,
+        row_number() over (partition by layer, expert order by round(specificity, 9) desc, lang) as by_specificity,
         row_number() over (partition by layer, expert order by frequency desc, lang) as by_frequency
     from specificity
     inner join activation using (run, lang, layer, expert)

@@ -168,7 +168,7 @@ def language_lines(
     dash = alt.ExprRef(f"indexof(chosen, datum.key) >= {len(SERIES)} ? [6, 3] : [1, 0]")
     drawn = [
         band.transform_filter("datum.members > 1").encode(
-            y=alt.Y("least:Q", title=value.title), y2="most:Q", color=line_colour(), opacity=alt.value(0.12)
+            y=alt.Y("least:Q", title=value.title), y2="most:Q", color=line_colour(), opacity=alt.value(0.08)
         ),
         line.transform_filter(f"!({OWN})").encode(
             strokeWidth=width.otherwise(alt.value(alt.ExprRef(f"{GROUPED} ? 1.8 : 1.1")))

@@ -70,7 +70,7 @@ def by_key(chart: alt.LayerChart, column: str, low: str | None, high: str | None
         " : indexof(chosen, datum.lang) >= 0 ? [groupOf['l:' + datum.lang], datum.lang]"
         " : [groupOf['l:' + datum.lang]]"
     )
-    ends = {name: f"mean({end})" for name, end in (("low", low), ("high", high)) if end}
+    ends: dict[str, Any] = {name: f"mean({end})" for name, end in (("low", low), ("high", high)) if end}
     return (
         chart.transform_calculate(keys=keys)
         .transform_flatten(["keys"], as_=["key"])
@@ -97,15 +97,15 @@ def spread_labels(chart: alt.Chart, last: int, step: float, ceiling: float, most
     ranked = (
         counted.transform_filter(f"{OWN} || {GROUPED} || datum.keys <= {most}")
         .transform_joinaggregate(labelled="count()")
-        .transform_window(rank="row_number()", sort=[alt.SortField("value"), alt.SortField("key")], frame=[None, 0])
+        .transform_window(rank="row_number()", sort=[_by("value"), _by("key")], frame=[None, 0])
     )
     # Upwards, each at least a step above the one below; then downwards from the ceiling.
     pushed = ranked.transform_calculate(above=f"datum.value - datum.rank * {step}").transform_window(
-        highest="max(above)", sort=[alt.SortField("rank")], frame=[None, 0]
+        highest="max(above)", sort=[_by("rank")], frame=[None, 0]
     )
     return (
         pushed.transform_calculate(below=f"min(datum.highest, {ceiling} - datum.labelled * {step})")
-        .transform_window(lowest="min(below)", sort=[alt.SortField("rank")], frame=[0, None])
+        .transform_window(lowest="min(below)", sort=[_by("rank")], frame=[0, None])
         .transform_calculate(label=f"datum.lowest + datum.rank * {step}")
     )
 
@@ -126,3 +126,7 @@ def line_tooltip(title: str, number: str) -> alt.TooltipValue:
         f"'range': {number_of('least')} + ' to ' + {number_of('most')}}}"
     )
     return alt.TooltipValue(alt.ExprRef(f"indexof(groups, {row}.key) >= 0 ? {group} : {single}"))
+
+
+def _by(field: str) -> alt.SortField:
+    return alt.SortField(field)  # type: ignore[no-untyped-call]

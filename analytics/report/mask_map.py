@@ -41,8 +41,8 @@ def mask_section(source: Source, mask: Mapping[str, Any]) -> Section:
         name="mask",
         title="The mask",
         reading=(
-            f"Coloured cells are the experts that the mask selects; the grey behind them is the {background}, "
-            "stronger for more. The bars say which part of each language's routing decisions goes to the mask's experts: a mask "
+            f"Coloured cells are the experts that the mask selects; the grey behind them is the {background}, stronger "
+            "for more. The bars say which part of each language's routing decisions goes to the mask's experts: a mask "
             "that is the target's own takes much of the target's and little of the others'."
         ),
         formula="coverage = mean over MoE layers of the sum of the activation share p over the mask's experts",

@@ -8,12 +8,14 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import langcodes
+from langcodes.tag_parser import LanguageTagError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MOST_SCRIPTS = 7  # groups of their own; the rest is one group
 ALWAYS_SAID = {"Hans", "Hant"}  # scripts that readers name a language by
+CHINESE = {"Hans": "Chinese, simplified", "Hant": "Chinese, traditional"}
 ONE_LANGUAGE = " (individual language)"
 LONGEST = 40  # characters of a label that is looked up
 
@@ -56,7 +58,9 @@ def script_of(code: str) -> str | None:
     if tag is None:
         return None
     script = tag.script or tag.maximize().script
-    return None if script is None else langcodes.Language.make(script=script).script_name()
+    if script is None:
+        return None
+    return CHINESE.get(script) or langcodes.Language.make(script=script).script_name()
 
 
 def script_groups(codes: Sequence[str]) -> dict[str, str]:
@@ -81,7 +85,7 @@ def _language(code: str) -> langcodes.Language | None:
         return None
     try:
         tag = langcodes.Language.get(code)
-    except langcodes.LanguageTagError:
+    except LanguageTagError:
         return None
     return tag if tag.language and tag.is_valid() else None
 

@@ -37,7 +37,7 @@ def clusters(names: Sequence[str], similarity: npt.NDArray[np.float64], most: in
     A cluster is called by the name that is most like the others in it, and by how many they are: "a and 3 alike".
     """
     alike = np.nan_to_num(similarity.astype(np.float64), nan=-1.0)
-    found = {}
+    found: dict[str, str] = {}
     for members in sorted(_merged(similarity, most), key=lambda leaves: (-len(leaves), min(leaves))):
         centre = members[int(np.argmax(alike[np.ix_(members, members)].sum(axis=1)))]
         others = len(members) - 1

@@ -212,7 +212,7 @@ def _named(text: str, names: Names) -> Markup | str:
 
 
 def _sentence(text: str, names: Names) -> Markup:
-    """Return a sentence, each code with its name behind it the first time; what may be a word and no code stays alone."""
+    """Return a sentence, each code with its name behind it the first time; what may be a word stays alone."""
     codes = sorted((code for code in names.words if "_" in code), key=len, reverse=True)
     if not codes:
         return escape(text)

@@ -29,7 +29,7 @@ GREYS = ("#fdfdfe", "#eef1f4", "#d9dfe5", "#bcc5ce")
 DARK_INK = "#e4eaf0"
 DARK_SERIES = ("#4fa9e2", "#ff8b3d", "#2cc795", "#e29bc4", "#f2bd3f", "#93d4f7", "#f1f4f7", "#d8709f")
 DARK_SEQUENTIAL = ("#1b2530", "#1d3a55", "#1f4f78", "#2a6a9e", "#4489bf", "#72aad6", "#a8cdea", "#e3f1fb")
-DARK_DIVERGING = ("#c9b6f2", "#9c84d0", "#6d589c", "#423a5c", "#232a32", "#543d22", "#8f5c1c", "#cf8426", "#ffbd66")
+DARK_DIVERGING = ("#9d82dc", "#7f69b5", "#5f5189", "#403a58", "#232a32", "#543d22", "#8f5c1c", "#cf8426", "#ffbd66")
 DARK_GREYS = ("#171e26", "#242d37", "#35414d", "#4d5a68")
 DARK = {
     MUTED: "#9dabb9",

@@ -1,4 +1,4 @@
-"""What the page does in a browser: scripts, one thing a file, joined to one that shares nothing with the page's names."""
+"""What the page does in a browser: scripts, one thing a file, joined to one."""
 
 from __future__ import annotations
 

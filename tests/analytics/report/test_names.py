@@ -56,10 +56,10 @@ def test_groups_are_of_scripts_with_what_is_rare_put_together() -> None:
         **dict.fromkeys(("rus_Cyrl", "ukr_Cyrl"), "Cyrillic (2)"),
         "l00": "other scripts (1)",
     }
-    codes = ["Arab", "Cyrl", "Deva", "Ethi", "Grek", "Hebr", "Taml", "Telu"]
+    codes = ("Arab", "Cyrl", "Deva", "Ethi", "Grek", "Hebr", "Taml", "Telu")
     groups = script_groups([f"{lang}_{code}" for code in codes for lang in ("deu", "swh")] + ["tha_Thai"])
     assert len(set(groups.values())) == 8
-    assert list(groups.values())[0] == "Arabic (2)"
+    assert next(iter(groups.values())) == "Arabic (2)"
     assert [lang for lang, group in groups.items() if group == "other scripts (3)"] == [
         "deu_Telu",
         "swh_Telu",

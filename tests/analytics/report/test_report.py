@@ -332,3 +332,18 @@ def test_a_browser_draws_every_chart_without_an_error(folder: Path, page: Page, 
     assert f'data-drawn="{figures}"' in done.stdout
     assert done.stdout.count('class="marks"') == figures
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+
+
+def test_languages_are_in_words_beside_their_codes(page: Page) -> None:
+    assert "deu_Latn German" in " ".join(page.text[""].split())
+    assert "Similarity to eng_Latn (English)" in page.text["pivot"]
+    (finding,) = [line for line in page.text["mask"].splitlines() if "of the routing decisions of swh_Latn" in line]
+    assert "swh_Latn (Swahili)" in finding
+    assert page.content["languages"]["names"] == ["German", "English", "Swahili"]
+
+
+def test_each_figure_has_the_sql_of_what_it_draws(page: Page) -> None:
+    asked = {figure["name"]: figure["sql"] for figure in page.content["figures"]}
+    assert asked["isolation"] == page.queries["isolation"][0]
+    assert asked["mask_grid"] in page.queries["mask"]
+    assert all(asked.values())
