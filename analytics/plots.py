@@ -9,43 +9,50 @@ the store has one run. They raise what `write_report` raises, and MoetraceError 
 
 from __future__ import annotations
 
-import json
-import re
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
-import vl_convert
+import polars as pl
 
 from moetrace.analytics.database.connection import connect
-from moetrace.analytics.print_looks import darkened, layout, luminance, printed
+from moetrace.analytics.metrics.scores import read_scores
+from moetrace.analytics.plot_file import Plot, themes, write_plot
+from moetrace.analytics.report.comparison.agreement import agreement
+from moetrace.analytics.report.comparison.depth import curve, entropies, similarity
+from moetrace.analytics.report.comparison.experts import experts
+from moetrace.analytics.report.comparison.pair import pair_of
+from moetrace.analytics.report.corpus import corpus as corpus_section
+from moetrace.analytics.report.divergence import divergence as divergence_section
 from moetrace.analytics.report.entropy import entropy as entropy_section
 from moetrace.analytics.report.isolation import isolation as isolation_section
 from moetrace.analytics.report.mask_input import fitting_mask
 from moetrace.analytics.report.mask_map import mask_section
 from moetrace.analytics.report.pairs import pairs as pairs_section
 from moetrace.analytics.report.pivot import pivot as pivot_section
+from moetrace.analytics.report.scores import scores as scores_section
 from moetrace.analytics.report.source import Source
 from moetrace.analytics.report.specificity import specificity as specificity_section
-from moetrace.analytics.report.style import printed_configuration
-from moetrace.analytics.svg_fonts import with_fonts
+from moetrace.analytics.report.vocabulary import vocabulary as vocabulary_section
 from moetrace.store.errors import MoetraceError, StoreError, UnknownNameError
 from moetrace.store.mask import mask_targets
-from moetrace.store.output import write_bytes, write_text
 from moetrace.store.read.reader import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import polars as pl
-
+    from moetrace.analytics.report.comparison.pair import Pair
     from moetrace.analytics.report.section import Section
 
     Mask = Mapping[str, Any]
+    Scores = pl.DataFrame | str | Path
     Chart = alt.Chart | alt.LayerChart
 
 __all__ = [
+    "corpus",
+    "divergence",
     "entropy_heat",
     "entropy_lines",
     "isolation",
@@ -55,72 +62,68 @@ __all__ = [
     "pivot_excess",
     "pivot_heat",
     "pivot_lines",
+    "plot",
+    "plot_comparison",
+    "score_points",
+    "scores",
     "specificity",
+    "themes",
+    "vocabulary",
+    "vocabulary_r",
+    "write_plot",
 ]
 
 
-def _of_mask(source: Source, targets: list[str], mask: Mask | None) -> Section:  # noqa: ARG001
-    if mask is None:
+@dataclass(frozen=True)
+class Asked:
+    """What a plot is of beside the run: languages to colour, and the mask or the scores of the user."""
+
+    targets: list[str]
+    mask: Mask | None = None
+    scores: Scores | None = None
+
+
+def _of_mask(source: Source, asked: Asked) -> Section:
+    if asked.mask is None:
         raise MoetraceError("this plot is of a mask: name one with --mask, or mask=")
-    return mask_section(source, mask)
+    return mask_section(source, asked.mask)
 
 
-# A chart of the report that is offered: its figure's name, and what makes the section that it stands in, of the source,
-# the languages to colour and the mask. `moetrace plot --help` has a line for each.
-SECTIONS: dict[str, Callable[[Source, list[str], Mask | None], Section]] = {
-    "isolation": lambda source, *_: isolation_section(source),
+def _of_scores(source: Source, asked: Asked) -> Section:
+    if asked.scores is None:
+        raise MoetraceError("this plot is of scores of languages: name their file with --scores, or scores=")
+    given = asked.scores if isinstance(asked.scores, pl.DataFrame) else read_scores(asked.scores)
+    return scores_section(source, given)
+
+
+# A chart of the report that is offered: its figure's name, and what makes the section that it stands in.
+# `moetrace plot --help` has a line for each.
+SECTIONS: dict[str, Callable[[Source, Asked], Section]] = {
+    "isolation": lambda source, _: isolation_section(source),
+    "divergence": lambda source, _: divergence_section(source),
     **dict.fromkeys(
-        ("pivot_lines", "pivot_heat", "pivot_excess"), lambda source, targets, _: pivot_section(source, targets)
+        ("pivot_lines", "pivot_heat", "pivot_excess"), lambda source, asked: pivot_section(source, asked.targets)
     ),
-    "pairs": lambda source, *_: pairs_section(source),
-    "specificity": lambda source, targets, _: specificity_section(source, targets),
-    **dict.fromkeys(("entropy_lines", "entropy_heat"), lambda source, targets, _: entropy_section(source, targets)),
+    **dict.fromkeys(("scores", "score_points"), _of_scores),
+    "pairs": lambda source, _: pairs_section(source),
+    "specificity": lambda source, asked: specificity_section(source, asked.targets),
+    **dict.fromkeys(("entropy_lines", "entropy_heat"), lambda source, asked: entropy_section(source, asked.targets)),
+    **dict.fromkeys(("vocabulary", "vocabulary_r"), lambda source, _: vocabulary_section(source)),
+    "corpus": lambda source, _: corpus_section(source),
     **dict.fromkeys(("mask_grid", "mask_coverage"), _of_mask),
 }
-FORMATS = ("svg", "pdf", "png", "csv", "json")
-COLUMNS = {1: 252, 2: 516}  # width in points of one column of a paper, and of two
-SCALE = 0.7  # points a pixel: letters of 11 pixels are of 7.7 points
-TALLEST = 1.1  # of the width, of maps
-MARGIN = 4  # pixels at the right edge
-PIXELS_PER_INCH = 300
-THEME = "moetrace"
-DARK = 0.1  # luminance of a background below which it is dark
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A chart with its data: a Vega-Lite spec, and the table that it draws."""
-
-    name: str
-    spec: dict[str, Any]
-    table: pl.DataFrame
-
-    def chosen(self, choices: Mapping[str, str]) -> Plot:
-        """Return the plot with what the report lets a reader choose set to values; MoetraceError for what it does not.
-
-        choices: name of a parameter -> one of its options, such as {"measure": "divergence"}
-        """
-        parameters = {item["name"]: item for item in self.spec.get("params", ()) if "bind" in item}
-        changed = {}
-        for name, value in choices.items():
-            options = parameters.get(name, {}).get("bind", {}).get("options", ())
-            if value not in options:
-                known = "; ".join(
-                    f"{each} = {' | '.join(item['bind']['options'])}" for each, item in parameters.items()
-                )
-                raise MoetraceError(
-                    f"{self.name}: {name}={value} cannot be chosen; there is {known or 'nothing to choose'}"
-                )
-            changed[name] = {**parameters[name], "value": value}
-        params = [changed.get(item["name"], item) for item in self.spec.get("params", ())]
-        return replace(self, spec={**self.spec, "params": params}) if changed else self
-
-    def chart(self) -> Chart:
-        """Return it as Altair's, with the looks that it has on paper."""
-        found: Chart = alt.Chart.from_dict({**printed(self.spec), "config": printed_configuration()})
-        return found
-
-
+# The same of two runs, the second less the first.
+COMPARISONS: dict[str, Callable[[Pair], Section]] = {
+    **dict.fromkeys(("agreement", "agreement_heat"), agreement),
+    **dict.fromkeys(("isolation", "isolation_difference"), lambda pair: curve(pair, "isolation")),
+    **dict.fromkeys(("divergence", "divergence_difference"), lambda pair: curve(pair, "divergence")),
+    **dict.fromkeys(("excess", "excess_difference", "excess_languages"), lambda pair: similarity(pair, "excess")),
+    **dict.fromkeys(
+        ("similarity", "similarity_difference", "similarity_languages"), lambda pair: similarity(pair, "similarity")
+    ),
+    **dict.fromkeys(("entropy", "entropy_difference", "entropy_languages"), entropies),
+    "moved": experts,
+}
 def plot(
     name: str,
     place: str | Path | Store,
@@ -128,98 +131,92 @@ def plot(
     run: str | None = None,
     lang: str | None = None,
     mask: Mask | str | Path | None = None,
+    scores: Scores | None = None,
 ) -> Plot:
     """Return a chart of a run; `name` is one of SECTIONS.
 
     lang: the language that it is of, or that it colours, first; mask: a mask in the moetrace format, or its file, whose
-    targets are coloured
+    targets are coloured; scores: a table of lang and score, or its file
     """
     if name not in SECTIONS:
-        raise MoetraceError(f"no plot is called {name}; there are {', '.join(SECTIONS)}")
+        more = f"; of two runs {', '.join(COMPARISONS)}" if name in COMPARISONS else ""
+        raise MoetraceError(f"no plot is called {name}; there are {', '.join(SECTIONS)}{more}")
+    with ExitStack() as opened:
+        store, source = _source(opened, place, run)
+        if lang is not None and lang not in source.languages:
+            raise UnknownNameError.among("language", lang, source.languages, store.url)
+        fitting = None if mask is None else fitting_mask(mask, source.record)
+        targets = [*([lang] if lang else []), *(mask_targets(fitting) if fitting else [])]
+        source = replace(source, first=tuple(targets))
+        section = SECTIONS[name](source, Asked(targets, fitting, scores))
+        return _plot_of(name, section, {"zones": source.zone_frame})
+
+
+def plot_comparison(
+    name: str, first: tuple[str | Path | Store, str | None], second: tuple[str | Path | Store, str | None]
+) -> Plot:
+    """Return a chart of two runs, each a store and the name of its run; `name` is one of COMPARISONS."""
+    if name not in COMPARISONS:
+        raise MoetraceError(f"no plot of two runs is called {name}; there are {', '.join(COMPARISONS)}")
+    with ExitStack() as opened:
+        pair = pair_of(*(_source(opened, place, run) for place, run in (first, second)))
+        zones = {"zones": pair.first.zone_frame} if pair.same_layers else {}
+        return _plot_of(name, COMPARISONS[name](pair), zones)
+
+
+def _source(opened: ExitStack, place: str | Path | Store, run: str | None) -> tuple[Store, Source]:
     store = place if isinstance(place, Store) else Store(place)
     record = store.run(run)
     languages = tuple(store.languages(record.run))
     if not languages:
         raise StoreError(f"{store.url}: run '{record.run}' has no finished shard yet, so there is nothing to plot")
-    if lang is not None and lang not in languages:
-        raise UnknownNameError.among("language", lang, languages, store.url)
-    fitting = None if mask is None else fitting_mask(mask, record)
-    targets = [*([lang] if lang else []), *(mask_targets(fitting) if fitting else [])]
-    with connect(store) as connection:
-        source = Source(connection, record, languages)
-        section = SECTIONS[name](source, targets, fitting)
-        figure = next((item for item in section.figures if item.name == name), None)
-        if figure is None:
-            raise MoetraceError(f"{name}: {section.missing or 'the run has nothing of it to draw'}")
-        frames = {each: source.zone_frame if each == "zones" else section.datasets[each] for each in figure.datasets}
+    return store, Source(opened.enter_context(connect(store)), record, languages)
+
+
+def _plot_of(name: str, section: Section, more: Mapping[str, pl.DataFrame]) -> Plot:
+    """Return the figure of a section with its data."""
+    figure = next((item for item in section.figures if item.name == name), None)
+    if figure is None:
+        raise MoetraceError(f"{name}: {section.missing or 'the run has nothing of it to draw'}")
+    frames = {each: {**more, **section.datasets}[each] for each in figure.datasets}
     data = {each: frame.fill_nan(None).to_dicts() for each, frame in frames.items()}
     spec = {**figure.spec, "datasets": {**figure.spec.get("datasets", {}), **data}}
     return Plot(name, spec, frames[figure.datasets[0]])
 
 
-def write_plot(made: Plot, output: str | Path, *, columns: int = 1, theme: str = THEME) -> None:
-    """Write a plot as its file's ending says: svg, pdf, png (300 pixels an inch), csv (the table), json (the spec).
-
-    columns: of a paper that it is as wide as; theme: `moetrace`, or one of Vega's (`themes()`). Raises MoetraceError
-    for another ending or theme, OutputError where the file cannot be written.
-    """
-    kind = Path(output).suffix.removeprefix(".").lower()
-    if kind not in FORMATS:
-        raise MoetraceError(f"{output}: name a file that ends in {', '.join(f'.{each}' for each in FORMATS)}")
-    if kind == "csv":
-        write_text(output, made.table.write_csv())
-        return
-    if theme not in themes():
-        raise MoetraceError(f"no theme is called {theme}; there are {', '.join(themes())}")
-    spec = _sized(printed(made.spec), round(COLUMNS[columns] / SCALE))
-    if theme == THEME:
-        spec["config"] = printed_configuration()
-    else:
-        spec = {**(darkened(spec) if _is_dark(theme) else spec), "config": layout(printed_configuration())}
-    named: Any = None if theme == THEME else theme
-    if kind == "json":
-        text = json.dumps({"$schema": alt.SCHEMA_URL, **spec}, indent=1, ensure_ascii=False, allow_nan=False)
-        write_text(output, f"{text}\n")
-    elif kind == "svg":
-        write_text(output, with_fonts(_scaled(vl_convert.vegalite_to_svg(spec, theme=named), "pt")))
-    elif kind == "pdf":  # a page of a PDF has a point for each pixel of the SVG
-        write_bytes(output, vl_convert.svg_to_pdf(_scaled(vl_convert.vegalite_to_svg(spec, theme=named), "")))
-    else:
-        write_bytes(output, vl_convert.vegalite_to_png(spec, theme=named, scale=SCALE, ppi=PIXELS_PER_INCH))
-
-
-def themes() -> tuple[str, ...]:
-    """Return the names of the themes."""
-    return THEME, *sorted(vl_convert.get_themes())
-
-
-def _is_dark(theme: str) -> bool:
-    looks: Mapping[str, Any] = {**vl_convert.get_themes()}
-    background = str(looks[theme].get("background"))
-    return background.startswith("#") and luminance(background) < DARK
-
-
-def _sized(spec: Mapping[str, Any], width: int) -> dict[str, Any]:
-    """Return a spec as wide as that, in pixels, axes and legends included, and not much taller."""
-    size: dict[str, Any] = {"height": min(spec["height"], round(TALLEST * width))} if "height" in spec else {}
-    if isinstance(spec.get("padding"), dict):  # what stands beside a chart is part of its size here
-        size["padding"] = {**spec["padding"], "right": MARGIN}
-    return {**spec, "width": width, **size, "autosize": {"type": "fit-x", "contains": "padding"}}
-
-
-def _scaled(svg: str, unit: str) -> str:
-    """Return an SVG whose size is said in another unit, a pixel being SCALE of it."""
-
-    def size(found: re.Match[str]) -> str:
-        return f'{found[1]}="{float(found[2]) * SCALE:g}{unit}"'
-
-    head, end, rest = svg.partition(">")
-    return re.sub(r'\b(width|height)="([0-9.]+)"', size, head) + end + rest
-
-
 def isolation(store: str | Path | Store, run: str | None = None) -> Chart:
     """Return how far apart languages are routed, layer by layer: mean, middle half and range of the pairs."""
     return plot("isolation", store, run=run).chart()
+
+
+def divergence(store: str | Path | Store, run: str | None = None) -> Chart:
+    """Return how differently languages spread over all experts, layer by layer, over its noise floor."""
+    return plot("divergence", store, run=run).chart()
+
+
+def scores(store: str | Path | Store, scores: Scores, run: str | None = None) -> Chart:
+    """Return the correlation of scores of languages with their similarity to the pivot, by layer."""
+    return plot("scores", store, run=run, scores=scores).chart()
+
+
+def score_points(store: str | Path | Store, scores: Scores, run: str | None = None) -> Chart:
+    """Return scores of languages against their mean similarity to the pivot."""
+    return plot("score_points", store, run=run, scores=scores).chart()
+
+
+def vocabulary(store: str | Path | Store, run: str | None = None) -> Chart:
+    """Return divergence by layer of all tokens, and where both languages have the same tokens as often."""
+    return plot("vocabulary", store, run=run).chart()
+
+
+def vocabulary_r(store: str | Path | Store, run: str | None = None) -> Chart:
+    """Return the correlation of shared vocabulary and divergence over language pairs, by layer."""
+    return plot("vocabulary_r", store, run=run).chart()
+
+
+def corpus(store: str | Path | Store, run: str | None = None) -> Chart:
+    """Return how many tokens each language takes for one of the pivot language."""
+    return plot("corpus", store, run=run).chart()
 
 
 def pivot_lines(store: str | Path | Store, lang: str | None = None, run: str | None = None) -> Chart:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from moetrace.cli import completion
-from moetrace.cli.options import RUN, output
+from moetrace.cli.options import output
 from moetrace.cli.terminal import printable, say
 
 
@@ -22,7 +22,14 @@ def _choice(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 @click.argument("name", shell_complete=completion.plots)
 @click.argument("store")
 @output("The file; its ending says what: .svg, .pdf, .png, .csv (the numbers), .json (Vega-Lite).", required=True)
-@RUN
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    metavar="NAME",
+    help="Which run of the store; needed only where it has several. Twice: a chart of two runs.",
+    shell_complete=completion.runs,
+)
 @click.option(
     "--lang",
     metavar="L",
@@ -30,6 +37,7 @@ def _choice(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     shell_complete=completion.languages,
 )
 @click.option("--mask", type=click.Path(dir_okay=False, path_type=Path), help="The mask that the chart is of, or with.")
+@click.option("--scores", type=click.Path(dir_okay=False, path_type=Path), help="A .csv or .parquet of lang and score.")
 @click.option("--columns", type=click.IntRange(1, 2), default=1, show_default=True, help="Columns of a paper it spans.")
 @click.option("--theme", default="moetrace", show_default=True, metavar="NAME", help="Or a theme of Vega's.")
 @click.option(
@@ -43,9 +51,10 @@ def plot(
     name: str,
     store: str,
     output: Path,
-    run: str | None,
+    runs: tuple[str, ...],
     lang: str | None,
     mask: Path | None,
+    scores: Path | None,
     columns: int,
     theme: str,
     choose: dict[str, str],
@@ -54,25 +63,43 @@ def plot(
 
     \b
     isolation      how far apart languages are routed, by layer
+    divergence     how differently they use all experts, by layer
     pivot_lines    similarity to the pivot language by layer, a line a language
     pivot_heat     the same as a map of language by layer
     pivot_excess   similarity beyond that of mispaired texts, a line a language
+    scores         whether languages routed like the pivot score higher (--scores), by layer
+    score_points   the same, a point a language
     pairs          every language against every other
     specificity    every expert's specificity for one language
     entropy_lines  how evenly tokens spread over experts by layer, a line a language
     entropy_heat   the same as a map of language by layer
+    vocabulary     divergence of all tokens and of the same tokens, by layer
+    vocabulary_r   whether languages that share tokens diverge less, by layer
+    corpus         tokens for one token of the pivot language
     mask_grid      the experts of a mask (--mask), by layer
     mask_coverage  the part of each language's decisions that a mask's experts take
+
+    Of two runs (--run twice): agreement, agreement_heat, moved; isolation, divergence, excess, similarity and entropy,
+    each also with _difference, and the last three with _languages.
 
     \b
     moetrace plot isolation my-store -o isolation.pdf
     moetrace plot pairs my-store --choose measure=divergence --columns 2 -o pairs.svg
     moetrace plot specificity my-store --lang swh_Latn -o swahili.png
     moetrace plot pivot_lines my-store -o similarity.csv
+    moetrace plot agreement my-store --run bf16 --run fp8 -o agreement.pdf
     """  # noqa: D301  click wants the escape itself
+    if len(runs) > 2:
+        raise click.UsageError(f"{len(runs)} runs: a chart is of one, or of two")
+    if len(runs) == 2 and (lang or mask or scores):
+        raise click.UsageError("--lang, --mask and --scores are of charts of one run; leave them out")
     from moetrace.analytics.plots import plot as drawn
-    from moetrace.analytics.plots import write_plot
+    from moetrace.analytics.plots import plot_comparison, write_plot
 
-    made = drawn(name, store, run=run, lang=lang, mask=mask).chosen(choose)
+    if len(runs) == 2:
+        made = plot_comparison(name, (store, runs[0]), (store, runs[1]))
+    else:
+        made = drawn(name, store, run=runs[0] if runs else None, lang=lang, mask=mask, scores=scores)
+    made = made.chosen(choose)
     write_plot(made, output, columns=columns, theme=theme)
     say(printable(output))

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measure:
-    """A number by layer that both runs have: its query (columns layer, value), its words, and its curve's name."""
+    """A number by layer that both runs have: its curve of CountCurves, its words, its query (columns layer, value)."""
 
-    name: str
+    curve: str
     title: str
     said: str
     query: str
@@ -37,8 +37,8 @@ class Measure:
     formula: str
 
 
-MEASURES = (
-    Measure(
+MEASURES = {
+    "isolation": Measure(
         "isolation",
         "isolation (1 - Jaccard), 0 to 1",
         "Isolation",
@@ -46,7 +46,7 @@ MEASURES = (
         "The part of two languages' most used experts that they do not share, the mean over language pairs.",
         "isolation = 1 - |A and B| / |A or B|, A and B the top-k experts of highest activation frequency",
     ),
-    Measure(
+    "divergence": Measure(
         "jsd_normalized",
         "divergence, 0 to 1",
         "Divergence",
@@ -54,7 +54,7 @@ MEASURES = (
         "How differently two languages spread over all experts of a layer, the mean over language pairs.",
         "divergence = JSD(p1, p2) / (ln E - (H(p1) + H(p2)) / 2) (2510.04694, eq. 6 to 8)",
     ),
-)
+}
 ROUNDING = 1e-9
 ENTROPY = """select lang, layer, entropy_normalized as value
 from routing_entropy(languages := [{languages}])
@@ -64,30 +64,24 @@ from pivot_similarity(languages := [{languages}])
 where {run}"""
 
 
-def curves(pair: Pair) -> list[Section]:
-    """Return a section for each measure that both runs have."""
-    found = []
-    for measure in MEASURES:
-        section = Section(
-            name=measure.name,
-            title=measure.said,
-            reading=f"{measure.reading} {_how(pair)}",
-            formula=measure.formula,
-            queries={measure.name: _of_both(pair, measure.query)},
-        )
-        if reason := _reason(pair):
-            found.append(section.without_data(reason))
-            continue
-        frames = [source.frame(_asked(measure.query, pair, source) + " order by layer") for source in pair.sources]
-        values = [frame["value"].to_numpy() for frame in frames]
-        known = pair.counts
-        around = (
-            [getattr(each, measure.name).around(value) for each, value in zip(known, values, strict=True)]
-            if known
-            else [None, None]
-        )
-        found.append(_section(pair, section, measure.name, measure.title, measure.said, values, around))
-    return found
+def curve(pair: Pair, name: str) -> Section:
+    """Return the section on a measure over language pairs: isolation or divergence."""
+    measure = MEASURES[name]
+    section = Section(
+        name=name,
+        title=measure.said,
+        reading=f"{measure.reading} {_how(pair)}",
+        formula=measure.formula,
+        queries={name: _of_both(pair, measure.query)},
+    )
+    if reason := _reason(pair):
+        return section.without_data(reason)
+    frames = [source.frame(_asked(measure.query, pair, source) + " order by layer") for source in pair.sources]
+    values = [frame["value"].to_numpy() for frame in frames]
+    around: list[Curve | None] = [None, None]
+    if pair.counts:
+        around = [getattr(each, measure.curve).around(of) for each, of in zip(pair.counts, values, strict=True)]
+    return _section(pair, section, name, measure.title, measure.said, values, around)
 
 
 def entropies(pair: Pair) -> Section:

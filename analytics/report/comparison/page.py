@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 from moetrace.analytics.database.connection import connect
 from moetrace.analytics.report.comparison.agreement import agreement
-from moetrace.analytics.report.comparison.depth import curves, entropies, similarity
+from moetrace.analytics.report.comparison.depth import MEASURES, curve, entropies, similarity
 from moetrace.analytics.report.comparison.experts import experts
-from moetrace.analytics.report.comparison.pair import Pair
+from moetrace.analytics.report.comparison.pair import Pair, pair_of
 from moetrace.analytics.report.header import Header
 from moetrace.analytics.report.page import check_replicates, check_writable, render
 from moetrace.analytics.report.section import Table
 from moetrace.analytics.report.source import Source
 from moetrace.analytics.uncertainty.curves import REPLICATES
-from moetrace.store.errors import StoreError
 from moetrace.store.output import write_text
 from moetrace.store.read.reader import Store
 
@@ -50,18 +49,8 @@ def write_comparison(
             languages = tuple(store.languages(record.run))
             connection = opened.enter_context(connect(store))
             sources.append((store, Source(connection, record, languages, replicates)))
-        (store_a, a), (store_b, b) = sources
-        if (store_a.url, a.record.run) == (store_b.url, b.record.run):
-            raise StoreError(
-                f"{store_a.url}: run '{a.record.run}' would be compared with itself; name two runs: --run A --run B"
-            )
-        pair = Pair(a, b, _names(sources))
-        if not pair.languages:
-            raise StoreError(
-                f"runs '{pair.names[0]}' and '{pair.names[1]}' have no language in common, so there is nothing to "
-                "compare"
-            )
-        zones = {"zones": a.zone_frame} if pair.same_layers else {}
+        pair = pair_of(*sources)
+        zones = {"zones": pair.first.zone_frame} if pair.same_layers else {}
         html = render(_header(pair), sections(pair), pair.languages, zones)
     write_text(output, html)
     return output
@@ -71,24 +60,12 @@ def sections(pair: Pair) -> tuple[Section, ...]:
     """Return the sections in reading order."""
     return (
         agreement(pair),
-        *curves(pair),
+        *(curve(pair, name) for name in MEASURES),
         similarity(pair, "excess"),
         similarity(pair, "similarity"),
         entropies(pair),
         experts(pair),
     )
-
-
-def _names(sources: list[tuple[Store, Source]]) -> tuple[str, str]:
-    """Return what the runs are called: their names, with the store's where both have the same."""
-    (store_a, a), (store_b, b) = sources
-    names = a.record.run, b.record.run
-    if names[0] != names[1]:
-        return names
-    folders = [str(store.url).rstrip("/").rpartition("/")[2] for store in (store_a, store_b)]
-    if folders[0] == folders[1]:
-        folders = [str(store.url) for store in (store_a, store_b)]
-    return f"{folders[0]}: {names[0]}", f"{folders[1]}: {names[1]}"
 
 
 def _header(pair: Pair) -> Header:

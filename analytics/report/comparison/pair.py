@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from moetrace.analytics.database.quoting import literal
+from moetrace.store.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from moetrace.analytics.report.source import Source
     from moetrace.analytics.uncertainty.curves import CountCurves, Curve, TranslationCurves
+    from moetrace.store.read.reader import Store
 
     Layered = tuple[npt.NDArray[np.float64], Curve | None]  # values by layer, and the same with replicates
 
@@ -124,3 +126,30 @@ def curve_frame(
         {"run": [name] * len(values), "depth": depths, "layer": list(layers), "value": values, "low": low, "high": high}
     )
     return frame.with_columns(pl.col("low", "high").fill_nan(None))
+
+
+def pair_of(first: tuple[Store, Source], second: tuple[Store, Source]) -> Pair:
+    """Return two runs to compare; raise StoreError for a run and itself, and for runs without a language in common."""
+    (store, a), (other, b) = first, second
+    if (store.url, a.record.run) == (other.url, b.record.run):
+        raise StoreError(
+            f"{store.url}: run '{a.record.run}' would be compared with itself; name two runs: --run A --run B"
+        )
+    pair = Pair(a, b, _names(first, second))
+    if not pair.languages:
+        raise StoreError(
+            f"runs '{pair.names[0]}' and '{pair.names[1]}' have no language in common, so there is nothing to compare"
+        )
+    return pair
+
+
+def _names(first: tuple[Store, Source], second: tuple[Store, Source]) -> tuple[str, str]:
+    """Return what the runs are called: their names, with the store's where both have the same."""
+    (store, a), (other, b) = first, second
+    names = a.record.run, b.record.run
+    if names[0] != names[1]:
+        return names
+    folders = [str(store.url).rstrip("/").rpartition("/")[2] for store in (store, other)]
+    if folders[0] == folders[1]:
+        folders = [str(store.url) for store in (store, other)]
+    return f"{folders[0]}: {names[0]}", f"{folders[1]}: {names[1]}"

@@ -20,7 +20,7 @@ from tests.support.stores import World, make_record, make_world, write_counts, w
 if TYPE_CHECKING:
     from pathlib import Path
 
-SECTIONS = ["agreement", "isolation", "jsd_normalized", "excess", "similarity", "entropy", "moved"]
+SECTIONS = ["agreement", "isolation", "divergence", "excess", "similarity", "entropy", "moved"]
 
 
 def renamed(world: World, run: str, **model: Any) -> World:
@@ -55,7 +55,7 @@ def test_a_run_and_its_copy_do_not_differ(tmp_path: Path) -> None:
     page = report(tmp_path, world, renamed(world, "copy"))
     assert [name for name in page.text if name] == SECTIONS
     assert "100.00% of " in page.text["agreement"]
-    for name in ("isolation", "jsd_normalized", "excess", "similarity", "entropy"):
+    for name in ("isolation", "divergence", "excess", "similarity", "entropy"):
         assert page.dataset(f"{name}_difference")["value"].to_list() == pytest.approx([0] * 3, abs=1e-12)
         assert "differs in no layer" in page.text[name]
     assert page.dataset("moved")["jsd"].to_list() == pytest.approx([0] * 9, abs=1e-12)
@@ -84,7 +84,7 @@ def test_differences_are_those_of_the_views(tmp_path: Path) -> None:
     store = connect(tmp_path / "store")
     for name, frame, column, sign in (
         ("isolation", metrics.jaccard_by_layer(store), "jaccard", -1),
-        ("jsd_normalized", metrics.divergence_by_layer(store), "jsd_normalized", 1),
+        ("divergence", metrics.divergence_by_layer(store), "jsd_normalized", 1),
     ):
         wide = frame.pivot("run", index="layer", values=column).sort("layer")
         expected = sign * (wide["tuned"] - wide["base"]).to_numpy()
@@ -150,8 +150,8 @@ def test_counts_alone_are_compared_without_intervals(tmp_path: Path) -> None:
         write_counts(tmp_path / "store", record, counts, {"eng_Latn": 20, "swh_Latn": 18})
     store = tmp_path / "store"
     page = Page(write_comparison((store, "a"), (store, "b"), tmp_path / "both.html"))
-    assert set(page.dataset("jsd_normalized")["low"]) == {None}
-    assert "no interval is known" in page.text["jsd_normalized"]
+    assert set(page.dataset("divergence")["low"]) == {None}
+    assert "no interval is known" in page.text["divergence"]
     assert "has no sequences" in page.text["agreement"]
     assert page.dataset("moved").height == 6
 
