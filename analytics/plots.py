@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import altair as alt
 import polars as pl
 
 from moetrace.analytics.database.connection import connect
@@ -42,6 +40,9 @@ from moetrace.store.read.reader import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    import altair as alt
 
     from moetrace.analytics.report.comparison.pair import Pair
     from moetrace.analytics.report.section import Section
@@ -124,6 +125,8 @@ COMPARISONS: dict[str, Callable[[Pair], Section]] = {
     **dict.fromkeys(("entropy", "entropy_difference", "entropy_languages"), entropies),
     "moved": experts,
 }
+
+
 def plot(
     name: str,
     place: str | Path | Store,
