@@ -105,8 +105,7 @@ def themes() -> tuple[str, ...]:
 
 
 def _is_dark(theme: str) -> bool:
-    looks: Mapping[str, Any] = {**vl_convert.get_themes()}
-    background = str(looks[theme].get("background"))
+    background = next(str(look.get("background")) for name, look in vl_convert.get_themes().items() if name == theme)
     return background.startswith("#") and luminance(background) < DARK
 
 
