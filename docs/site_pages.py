@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 OUTSIDE = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md", "sql/README.md": "sql-files.md"}
 PLACES = {**OUTSIDE, "README.md": "index.md", "docs/README.md": "index.md"}  # README says what the first page says
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+REMARK = re.compile(r"\A(?:<!--.*?-->\s*)+", re.DOTALL)  # before the title, which would not be found behind it
 FENCED = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
@@ -53,7 +54,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
-    """Turn links between files of the repository into links between pages and files of the site."""
+    """Turn links between files of the repository into links of the site; a remark before the title goes."""
     source, place = _source(page.file), page.file.src_uri
 
     def link(found: re.Match[str]) -> str:
@@ -66,7 +67,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         )
         return found[1] + posixpath.relpath(there, posixpath.dirname(place) or ".") + hash_ + anchor + found[3]
 
-    parts = FENCED.split(markdown)
+    parts = FENCED.split(REMARK.sub("", markdown))
     return "".join(part if part.startswith("```") else LINK.sub(link, part) for part in parts)
 
 

@@ -112,7 +112,8 @@ def test_a_reason_is_a_sentence_and_a_block_without_one_runs() -> None:
 
 def test_what_a_page_shows_is_compared_but_for_rounding(tmp_path: Path) -> None:
     assert agrees("layer 1  0.66", "layer  1   0.665")
-    assert not agrees("layer 1  0.66", "layer 1  0.86")
+    assert not agrees("layer 1  0.66", "layer 1  0.70")
+    assert not agrees("layer 1  0.66", "layer 2  0.66")
     assert not agrees("swh_Latn  0.66", "gle_Latn  0.66")
     (shown,) = blocks("page.md", "```console\n$ moetrace ls\nswh_Latn 7\n```\n")
     Desk(tmp_path, lambda _: (0, "swh_Latn  7"), {}).run(shown)

@@ -121,11 +121,17 @@ class Desk:
 
 
 def agrees(shown: str, printed: str) -> bool:
-    """Whether two lines are the same but for white space and small differences of numbers."""
+    """Whether two lines are the same but for white space and what another processor rounds otherwise.
+
+    Numbers may differ by one in the last place that is shown, by 5 %, or by 0.0005.
+    """
     if NUMBER.sub("#", shown).split() != NUMBER.sub("#", printed).split():
         return False
-    numbers = (
-        (float(one.replace(",", "")), float(other.replace(",", "")))
-        for one, other in zip(NUMBER.findall(shown), NUMBER.findall(printed), strict=True)
-    )
-    return all(abs(one - other) <= max(0.02, 0.05 * abs(one)) for one, other in numbers)
+    numbers = zip(NUMBER.findall(shown), NUMBER.findall(printed), strict=True)
+    return all(_close(one.replace(",", ""), other.replace(",", "")) for one, other in numbers)
+
+
+def _close(shown: str, printed: str) -> bool:
+    places = len(shown.partition(".")[2]) if "e" not in shown else 4
+    last_place = 10.0**-places if places else 0.0
+    return abs(float(shown) - float(printed)) <= max(last_place, 0.05 * abs(float(shown)), 0.0005)
