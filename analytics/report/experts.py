@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 
     from moetrace.analytics.report.source import Source
 
-FIRST = 5  # languages of an expert, by each measure
+FIRST = 5  # languages of an expert, by each order
 
 
 def expert_queries(source: Source, targets: Sequence[str]) -> dict[str, str]:
     """Return the SQL of `experts`, a row an expert, and of `expert_languages`, a row an expert and language of its own.
 
-    Its own are the FIRST by specificity, the FIRST by activation frequency, and `targets`. Ranks are among all experts
-    of the run, 1 the first: of a language by frequency (as top-k selects) and by score (as RISE does), of all languages
-    by the mean frequency and by the overlap score.
+    Its own are the FIRST by specificity (of one expert that is the order by activation frequency as well), the FIRST by
+    the expert's rank in them, and `targets`. Ranks are among all experts of the run, 1 the first: of a language by
+    frequency (as top-k selects) and by score (as RISE does), of all languages by the mean frequency and by the overlap
+    score.
     """
     known = [lang for lang in targets if lang in source.languages]
     targeted = f"lang in ({', '.join(map(literal, known))})" if known else "false"
@@ -53,16 +54,17 @@ order by layer, expert""",
         specificity,
         rank() over (partition by lang order by frequency desc) as frequency_rank,
         rank() over (partition by lang order by round(score, 9) desc) as score_rank,
-        row_number() over (partition by layer, expert order by round(specificity, 9) desc, lang) as by_specificity,
-        row_number() over (partition by layer, expert order by frequency desc, lang) as by_frequency
+        row_number() over (partition by layer, expert order by round(specificity, 9) desc, lang) as by_specificity
     from specificity
     inner join activation using (run, lang, layer, expert)
     where {source.this_run}
 )
 
-select *
+select
+    *,
+    row_number() over (partition by layer, expert order by score_rank, lang) as by_rank
 from ranked
-where frequency > 0 and (by_specificity <= {FIRST} or by_frequency <= {FIRST}) or {targeted}
+qualify frequency > 0 and (by_specificity <= {FIRST} or by_rank <= {FIRST}) or {targeted}
 order by layer, expert, by_specificity""",
     }
 

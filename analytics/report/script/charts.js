@@ -149,6 +149,7 @@ async function drawAll() {
     if (mine !== drawing) return;
   }
   await follow();
+  performance.mark("drawn");
   document.body.dataset.failed = failed.join("; ");
   document.body.dataset.drawn = String(content.figures.length - failed.length);
 }

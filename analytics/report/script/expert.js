@@ -25,12 +25,11 @@ function zoneOf(layer) {
 function usedBy(order, most, found) {
   const at = (name, row) => languageColumns.get(name)[row];
   const first = found.filter((row) => at(order, row) <= most && at("frequency", row) > 0).sort((a, b) => at(order, a) - at(order, b));
-  const measure = order === "by_specificity" ? "specificity" : "frequency";
-  const widest = Math.max(...first.map((row) => at(measure, row)));
+  const widest = Math.max(...first.map((row) => at("frequency", row)));
   const lines = first.map((row) => {
     const lang = at("lang", row);
     const bar = element("span", { class: "amount" });
-    bar.style.width = `${(100 * at(measure, row)) / widest}%`;
+    bar.style.width = `${(100 * at("frequency", row)) / widest}%`;
     return element(
       "tr",
       {},
@@ -42,7 +41,7 @@ function usedBy(order, most, found) {
     );
   });
   const heads = ["language", "specificity", "of its tokens", "rank by score", "rank by use"];
-  const words = order === "by_specificity" ? "Most specific to" : "Used most by";
+  const words = order === "by_specificity" ? "Used most by, and most specific to" : "Ranks highest for";
   return element(
     "table",
     {},
@@ -102,7 +101,7 @@ function showExpert() {
     button("×", "Close", () => change({ expert: null })),
   );
   const tables = own.some((at) => languageColumns.get("frequency")[at] > 0)
-    ? [usedBy("by_specificity", content.first, own), usedBy("by_frequency", content.first, own)]
+    ? [usedBy("by_specificity", content.first, own), usedBy("by_rank", content.first, own)]
     : [element("p", {}, "No language uses it.")];
   const note = element("p", { class: "note" }, "Specificity: of the average language's use. Ranks are among all experts of the run: by score as RISE does, by use as top-k does.");
   panel.replaceChildren(bar, facts(row, layer, expert), ...tables, note);

@@ -70,12 +70,15 @@ def test_an_experts_languages_are_the_first_by_each_measure_and_the_targets(
         at = (LAYERS.index(layer), expert)
         ranked = sorted(range(len(CODES)), key=lambda number: (-specific[number][at], CODES[number]))
         listed = set(rows["lang"])
+        flat = LAYERS.index(layer) * EXPERTS + expert
+        ranked_by = {lang: ranks(score[number].ravel())[flat] for number, lang in enumerate(CODES)}
+        best = sorted(CODES, key=lambda lang: (ranked_by[lang], lang))[:FIRST]
+        assert {lang for lang in best if used[CODES.index(lang)][at] > 0} <= listed
         own = [CODES[number] for number in ranked[:FIRST] if used[number][at] > 0]
         assert set(own) <= listed
         assert "l3" in listed
         for row in rows.to_dicts():
             number = CODES.index(row["lang"])
-            flat = LAYERS.index(layer) * EXPERTS + expert
             assert row["specificity"] == pytest.approx(specific[number][at])
             assert row["score_rank"] == ranks(score[number].ravel())[flat]
             assert row["frequency_rank"] == ranks(used[number].ravel())[flat]

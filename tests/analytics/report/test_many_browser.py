@@ -38,9 +38,11 @@ def test_it_is_drawn_and_answers_in_little_time(
         ready = _busy(tools) - before
         opened.drawn()
         drawn = _busy(tools) - before
-        assert 0.05 < ready < drawn < MOST_SECONDS
+        assert 0.05 < ready <= drawn < MOST_SECONDS
         record_property("processor seconds until ready, until all is drawn", (ready, drawn))
-        record_property("milliseconds by the clock until ready", page.evaluate("document.body.dataset.ready"))
+        marks = page.evaluate("performance.getEntriesByType('mark').map(({ name, startTime }) => [name, startTime])")
+        record_property("milliseconds by the clock", marks)
+        assert [name for name, _ in marks] == ["ready", "drawn"]
         before = _busy(tools)
         page.locator("#language").fill("swahili")
         page.locator("#language").press("Enter")
