@@ -17,7 +17,7 @@ import polars as pl
 
 from moetrace.analytics.database.connection import connect
 from moetrace.analytics.metrics.scores import read_scores
-from moetrace.analytics.plot_file import Plot, themes, write_plot
+from moetrace.analytics.plot_file import Plot
 from moetrace.analytics.report.comparison.agreement import agreement
 from moetrace.analytics.report.comparison.depth import curve, entropies, similarity
 from moetrace.analytics.report.comparison.experts import experts
@@ -63,15 +63,11 @@ __all__ = [
     "pivot_excess",
     "pivot_heat",
     "pivot_lines",
-    "plot",
-    "plot_comparison",
     "score_points",
     "scores",
     "specificity",
-    "themes",
     "vocabulary",
     "vocabulary_r",
-    "write_plot",
 ]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
+from moetrace.analytics.report.line_parts import OWN, PLAIN
 from moetrace.analytics.report.style import BAND, DIVERGING, FAINT, GREYS, MUTED, OTHERS, SERIES
 
 if TYPE_CHECKING:
@@ -12,7 +14,11 @@ if TYPE_CHECKING:
 Spec = dict[str, Any]
 
 # Lengths in pixels of what is drawn and left out, in turns; one for each of SERIES.
-DASHES = ([1, 0], [7, 2], [2, 2], [9, 2, 2, 2], [4, 4], [14, 3], [1, 3], [9, 2, 2, 2, 2, 2])
+DASHES = [[1, 0], [7, 2], [2, 2], [9, 2, 2, 2], [4, 4], [14, 3], [1, 3], [9, 2, 2, 2, 2, 2]]
+DASH = (  # of a line with a colour of its own, by its place in the palette
+    f"{DASHES}[({OWN} ? indexof(chosen, datum.key) : {PLAIN} ? indexof(groups, datum.key) : 0) % {len(DASHES)}]"
+)
+COLOUR = re.compile("#[0-9a-f]{6}")
 SAMPLE = 30  # pixels of a line before its name
 # Purple below the middle, orange above, as DIVERGING, but ever darker.
 FALLING = ("#f8f5fc", "#e9e2f3", "#d9cdeb", "#c9bbd2", "#d29a58", "#b97522", "#93530c", "#643404", "#331800")
@@ -35,27 +41,13 @@ ON_DARK = {
 
 def printed(spec: Spec) -> Spec:
     """Return a spec whose lines have dashes, shown before their names, and whose maps grow darker all the way."""
-    found: Spec = _changed(spec, _darkening)
-    if "layer" not in found:
-        return found
-    layers: list[Spec] = []
-    for layer in found["layer"]:
-        named, kind = _named_lines(layer), layer["mark"]["type"]
-        if named and kind == "line":
-            layers.append(_encoded(layer, strokeDash=_dashes(named)))
-        elif named and kind == "text":
-            room = {**layer["mark"], "dx": layer["mark"].get("dx", 0) + SAMPLE}
-            layers += [_samples(layer, named), {**layer, "mark": room}]
-        else:
-            layers.append(layer)
-    if len(layers) > len(found["layer"]) and isinstance(found.get("padding"), dict):
-        found["padding"] = {**found["padding"], "right": found["padding"].get("right", 0) + SAMPLE}
-    return {**found, "layer": layers}
+    found: Spec = _changed(_changed(spec, _darkening), _with_dashes)
+    return found
 
 
 def darkened(spec: Spec) -> Spec:
     """Return a spec whose colours can be seen on a dark background."""
-    found: Spec = _changed(spec, lambda value: ON_DARK.get(value, value) if isinstance(value, str) else value)
+    found: Spec = _changed(spec, _on_dark)
     return found
 
 
@@ -101,28 +93,43 @@ def _darkening(value: Any) -> Any:
     return value
 
 
-def _named_lines(layer: Mapping[str, Any]) -> Spec | None:
-    """Return how a layer colours the languages that have a colour, where it does: test, field and scale."""
-    colour = layer.get("encoding", {}).get("color", {}).get("condition", {})
-    return colour if isinstance(colour, dict) and {"test", "field", "scale"} <= colour.keys() else None
+def _on_dark(value: Any) -> Any:
+    """Return a text with its colours changed: it is one, or an expression of Vega's that has some."""
+    return COLOUR.sub(lambda found: ON_DARK.get(found[0], found[0]), value) if isinstance(value, str) else value
 
 
-def _dashes(named: Spec) -> Spec:
-    domain = named["scale"]["domain"]
-    scale = {"domain": domain, "range": [list(dash) for dash in DASHES[: len(domain)]]}
-    return {"condition": {**named, "scale": scale}, "value": [1, 0]}
+def _with_dashes(value: Any) -> Any:
+    """Return layers of lines that have colours of their own with dashes, and with a sample of each before its name."""
+    if not (isinstance(value, dict) and any(_has_colours(layer) for layer in value.get("layer", ()))):
+        return value
+    layers: list[Spec] = []
+    for layer in value["layer"]:
+        kind = layer.get("mark", {}).get("type") if _has_colours(layer) else None
+        if kind == "line":
+            layers.append(_encoded(layer, strokeDash={"value": {"expr": DASH}}))
+        elif kind == "text":
+            room = {**layer["mark"], "dx": layer["mark"].get("dx", 0) + SAMPLE}
+            layers += [_samples(layer), {**layer, "mark": room}]
+        else:
+            layers.append(layer)
+    return {**value, "layer": layers}
 
 
-def _samples(labels: Spec, named: Spec) -> Spec:
-    """Return a short piece of each coloured line, left of its name."""
+def _has_colours(layer: Mapping[str, Any]) -> bool:
+    """Return whether marks have the colours of chosen languages, or of groups of them: `line_parts.line_colour`."""
+    colour = layer.get("encoding", {}).get("color", {}).get("value", {})
+    return isinstance(colour, dict) and "palette[" in str(colour.get("expr"))
+
+
+def _samples(labels: Spec) -> Spec:
+    """Return a short piece of each line that has a colour, left of its name."""
     start = labels["mark"].get("dx", 0)
     across = {"x": {"value": {"expr": f"width + {start}"}}, "x2": {"value": {"expr": f"width + {start + SAMPLE - 6}"}}}
-    encoding = {"y": labels["encoding"]["y"], **across, "color": labels["encoding"]["color"]}
+    encoding = {name: labels["encoding"][name] for name in ("y", "color", "opacity") if name in labels["encoding"]}
     return {
-        "data": labels["data"],
-        "transform": [{"filter": named["test"]}],
+        "transform": [*labels.get("transform", []), {"filter": f"{OWN} || ({PLAIN})"}],
         "mark": {"type": "rule", "strokeWidth": 1.8},
-        "encoding": {**encoding, "strokeDash": _dashes(named)},
+        "encoding": {**encoding, **across, "strokeDash": {"value": {"expr": DASH}}},
     }
 
 
