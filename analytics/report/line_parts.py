@@ -116,7 +116,10 @@ def line_tooltip(title: str, number: str) -> alt.TooltipValue:
     An expression, because Vega-Lite 6.4 loses text columns in the tooltips of marks that are found by nearness.
     """
     row = "(datum.datum || datum)"
-    number_of = lambda column: f"format({row}.{column}, {number!r})"  # noqa: E731
+
+    def number_of(column: str) -> str:
+        return f"format({row}.{column}, {number!r})"
+
     interval = f"(isValid({row}.low) ? ' (' + {number_of('low')} + ' to ' + {number_of('high')} + ')' : '')"
     single = (
         f"{{'language': {named(f'{row}.key')}, 'layer': {row}.layer, {title!r}: {number_of('value')} + {interval}}}"
@@ -129,4 +132,4 @@ def line_tooltip(title: str, number: str) -> alt.TooltipValue:
 
 
 def _by(field: str) -> alt.SortField:
-    return alt.SortField(field)  # type: ignore[no-untyped-call]
+    return alt.SortField(field)
