@@ -93,8 +93,9 @@ def plot(
         raise click.UsageError(f"{len(runs)} runs: a chart is of one, or of two")
     if len(runs) == 2 and (lang or mask or scores):
         raise click.UsageError("--lang, --mask and --scores are of charts of one run; leave them out")
+    from moetrace.analytics.plot_file import write_plot
     from moetrace.analytics.plots import plot as drawn
-    from moetrace.analytics.plots import plot_comparison, write_plot
+    from moetrace.analytics.plots import plot_comparison
 
     if len(runs) == 2:
         made = plot_comparison(name, (store, runs[0]), (store, runs[1]))

@@ -14,7 +14,6 @@ from moetrace.analytics.report.layer_charts import (
     highlighted,
     language_heat,
     language_lines,
-    line_labels,
 )
 from moetrace.analytics.report.section import Section, figure
 
@@ -59,7 +58,7 @@ order by lang, layer"""
     coloured = highlighted(ranked, always)
     shown = with_intervals(frame, ENTROPY.column, curves or {}, layers)
     return section.with_data(
-        {"entropy": coloured_last(shown, coloured), "entropy_labels": line_labels(shown, ENTROPY, coloured)},
+        {"entropy": coloured_last(shown, coloured)},
         findings=_findings(
             mean_over_languages(frame, ENTROPY.column, curves, layers, ".3f"),
             by_language(frame, ENTROPY.column, curves, layers, ".3f"),
@@ -68,9 +67,9 @@ order by lang, layer"""
         figures=(
             figure(
                 "entropy_lines",
-                "Normalised routing entropy by layer, a line a language",
-                language_lines("entropy", ENTROPY, shown, layers, coloured),
-                ("entropy", "entropy_labels", "zones"),
+                "Normalised routing entropy by layer",
+                language_lines("entropy", ENTROPY, shown, layers, coloured, over=always),
+                ("entropy", "zones"),
             ),
             figure(
                 "entropy_heat",

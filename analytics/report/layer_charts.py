@@ -105,24 +105,6 @@ def coloured_last(frame: pl.DataFrame, coloured: Sequence[str]) -> pl.DataFrame:
     return frame.sort(pl.col("lang").is_in(list(coloured)), maintain_order=True)
 
 
-def line_labels(frame: pl.DataFrame, value: Value, coloured: Sequence[str]) -> pl.DataFrame:
-    """Return how high each line's name stands (`label`, in the value's unit): as its end, pushed apart to be read."""
-    last = int(frame["layer"].to_numpy().max())
-    ends = frame.filter(pl.col("layer") == last).select("lang", value.column).drop_nulls().sort(value.column)
-    if ends.height > MOST_LABELS:
-        ends = ends.filter(pl.col("lang").is_in(list(coloured)))
-    low, high = value_range(frame, value)
-    step = LABEL_STEP * (high - low) / HEIGHT
-    places: list[float] = []
-    for end in ends[value.column]:
-        places.append(max(float(end), places[-1] + step) if places else float(end))
-    ceiling = high
-    for index in reversed(range(len(places))):
-        places[index] = min(places[index], ceiling)
-        ceiling = places[index] - step
-    return ends.select("lang").with_columns(pl.Series("label", places, dtype=pl.Float64))
-
-
 def value_range(frame: pl.DataFrame, value: Value) -> tuple[float, float]:
     """Return the ends of the value's axis: the data, and their intervals, with some air."""
     columns = [column for column in (value.column, value.low, value.high) if column]
@@ -140,7 +122,6 @@ def language_lines(
     layers: Sequence[int],
     coloured: Sequence[str],
     *,
-    labels: str | None = None,  # noqa: ARG001  the chart finds the places of labels itself
     floor: str | None = None,
     over: Sequence[str] = (),
 ) -> alt.LayerChart:

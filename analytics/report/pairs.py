@@ -8,9 +8,11 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from moetrace.analytics.report.ordering import similarity_order
+from moetrace.analytics.report.findings import Series
+from moetrace.analytics.report.ordering import similarity_matrix, similarity_order
 from moetrace.analytics.report.section import Section, figure
 from moetrace.analytics.report.style import FAINT, SEQUENTIAL
+from moetrace.analytics.uncertainty.curves import Curve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,9 +35,9 @@ def pairs(source: Source) -> Section:
         name="pairs",
         title="Languages against languages",
         reading=(
-            "Darker means routed more alike. Shared experts looks only at the experts a language uses most; divergence "
-            "looks at the whole distribution over experts, and 0 means that both languages use it alike. Languages "
-            "stand in the order in which they cluster, so families show as blocks along the diagonal."
+            "Stronger colours mean routed more alike. Shared experts looks only at the experts a language uses most; "
+            "divergence looks at the whole distribution over experts, and 0 means that both languages use it alike. "
+            "Languages stand in the order in which they cluster, so families show as blocks along the diagonal."
         ),
         formula=(
             "Jaccard = |A and B| / |A or B| of the two sets of top-k experts; divergence = JSD(p1, p2) / "
@@ -47,7 +49,7 @@ def pairs(source: Source) -> Section:
         return section.without_data(source.reason_without_comparison)
     frame = source.frame(query)
     overall = frame.filter(pl.col("layers") == "all layers")
-    order = similarity_order(source.languages, _matrix(overall, source.languages))
+    order = similarity_order(source.languages, similarity_matrix(overall, source.languages))
     choices = ["all layers", *(f"{zone.name} layers" for zone in source.zones)]
     if each_layer:
         choices += [f"layer {layer}" for layer in layers]
@@ -58,7 +60,7 @@ def pairs(source: Source) -> Section:
     step = max(8, min(56, 900 // count))
     return section.with_data(
         {"pairs": frame},
-        findings=_findings(overall),
+        findings=_findings(source, overall),
         notes=() if each_layer else (left_out,),
         figures=(
             figure(
@@ -153,23 +155,25 @@ def matrix(name: str, languages: Sequence[str], choices: Sequence[str], step: in
     )
 
 
-def _matrix(pairs_frame: pl.DataFrame, languages: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Return 1 - divergence, symmetric, [languages, languages]: finer than sets of k experts, which often tie."""
-    number = {lang: index for index, lang in enumerate(languages)}
-    similarity = np.eye(len(languages))
-    for lang_a, lang_b, divergence in pairs_frame.select("lang_a", "lang_b", "divergence").iter_rows():
-        a, b = number[lang_a], number[lang_b]
-        similarity[a, b] = similarity[b, a] = 1 - divergence if divergence is not None else np.nan
-    return similarity
-
-
-def _findings(overall: pl.DataFrame) -> tuple[str, ...]:
-    ranked = overall.sort("jaccard", descending=True)
-    most, least = ranked.row(0, named=True), ranked.row(-1, named=True)
-    if ranked.height == 1:
-        return (f"{most['lang_a']} and {most['lang_b']} have a mean Jaccard similarity of {most['jaccard']:.2f}.",)
-    finding = (
-        f"Over all layers, {most['lang_a']} and {most['lang_b']} share the most experts (mean Jaccard "
-        f"{most['jaccard']:.2f}), {least['lang_a']} and {least['lang_b']} the fewest ({least['jaccard']:.2f})."
+def _findings(source: Source, overall: pl.DataFrame) -> tuple[str, ...]:
+    values = {
+        (lang_a, lang_b): value for lang_a, lang_b, value in overall.select("lang_a", "lang_b", "jaccard").iter_rows()
+    }
+    known = {pair: curve for pair, curve in (source.counts.jaccard if source.counts else {}).items() if pair in values}
+    pairs = list(known or values)
+    numbers = np.array([values[pair] for pair in pairs], dtype=np.float64)
+    series = Series(
+        names=[" and ".join(pair) for pair in pairs],
+        values=numbers,
+        curve=Curve.side_by_side(list(known.values())).around(numbers) if known else None,
+        among=f", of the {len(pairs)} pairs with intervals" if len(pairs) < len(values) else "",
     )
-    return (finding,)
+    if len(pairs) == 1:
+        return (f"{series.names[0]} have a mean Jaccard similarity of {series.said(0, '{} ({} to {})')}.",)
+    return (
+        series.ends(
+            "Over all layers (mean Jaccard), the most experts are shared by",
+            "the fewest by",
+            "Over all layers (mean Jaccard), no pair shares more experts than another, as far as these texts can tell",
+        ),
+    )

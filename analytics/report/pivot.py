@@ -14,7 +14,6 @@ from moetrace.analytics.report.layer_charts import (
     highlighted,
     language_heat,
     language_lines,
-    line_labels,
 )
 from moetrace.analytics.report.section import Section, figure
 
@@ -77,13 +76,13 @@ order by lang, layer"""
     similar, beyond = (drawn.similarity, drawn.excess) if drawn else ({}, {})
     shown = with_intervals(frame, EXCESS.column, beyond, layers).rename({"low": "excess_low", "high": "excess_high"})
     shown = with_intervals(shown, SIMILARITY.column, similar, layers)
-    datasets = {"pivot": coloured_last(shown, coloured), "pivot_labels": line_labels(shown, SIMILARITY, coloured)}
+    datasets = {"pivot": coloured_last(shown, coloured)}
     figures = [
         figure(
             "pivot_lines",
-            f"Similarity to {name} by layer, a line a language",
-            language_lines("pivot", SIMILARITY, shown, layers, coloured),
-            ("pivot", "pivot_labels", "zones"),
+            f"Similarity to {name} by layer",
+            language_lines("pivot", SIMILARITY, shown, layers, coloured, over=targets),
+            ("pivot", "zones"),
         ),
         figure(
             "pivot_heat",
@@ -100,12 +99,11 @@ order by lang, layer"""
         name,
     )
     if not known.is_empty():
-        datasets["excess_labels"] = line_labels(shown.drop_nulls(EXCESS.column), EXCESS, coloured)
         excess = figure(
             "pivot_excess",
             f"Excess by layer: how much more alike a text and its own translation in {name} are routed",
-            language_lines("pivot", EXCESS, shown.drop_nulls(EXCESS.column), layers, coloured, labels="excess_labels"),
-            ("pivot", "excess_labels", "zones"),
+            language_lines("pivot", EXCESS, shown.drop_nulls(EXCESS.column), layers, coloured, over=targets),
+            ("pivot", "zones"),
         )
         said = _excess_findings(
             mean_over_languages(known, EXCESS.column, beyond, layers, ".4f"),

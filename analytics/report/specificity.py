@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import polars as pl
@@ -10,9 +10,10 @@ import polars as pl
 from moetrace.analytics.database.quoting import literal
 from moetrace.analytics.report.expert_charts import expert_axis, fold_colour, folded, layer_rows, on_grid
 from moetrace.analytics.report.section import Section, figure
+from moetrace.analytics.uncertainty import bootstrap
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from moetrace.analytics.report.source import Source
 
@@ -34,9 +35,9 @@ order by lang, layer, expert"""
         title="Specific experts",
         reading=(
             "Each cell is one expert. Orange experts are used more by the chosen language than by the average language "
-            "of the run, purple ones less, white ones alike; colours end at an eighth and at eight times. Hover for "
-            "how often the expert is used: a high specificity of a hardly used expert means little, which is why the "
-            "score raises experts that are used often."
+            "of the run, purple ones less, those in between alike; colours end at an eighth and at eight times. Hover "
+            "for how often the expert is used: a high specificity of a hardly used expert means little, which is why "
+            "the score raises experts that are used often."
         ),
         formula=(
             "specificity = a / mean over languages of a, a the part of the language's tokens that are sent to the "
@@ -54,7 +55,7 @@ order by lang, layer, expert"""
     )
     return section.with_data(
         {"specificity": frame},
-        findings=_findings(frame, shown[0]),
+        findings=_findings(source, frame, shown[0]),
         notes=(left_out,) if len(shown) < len(source.languages) else (),
         figures=(
             figure(
@@ -111,11 +112,27 @@ def _grid(source: Source, shown: list[str]) -> alt.LayerChart:
     return on_grid(len(layers), cells)
 
 
-def _findings(frame: pl.DataFrame, lang: str) -> tuple[str, ...]:
+def _findings(source: Source, frame: pl.DataFrame, lang: str) -> tuple[str, ...]:
     best = frame.filter(pl.col("lang") == lang).sort("score", "layer", "expert", descending=[True, False, False])
     row = best.row(0, named=True)
     finding = (
         f"The expert with the highest score for {lang} is expert {row['expert']} of layer {row['layer']}: it takes "
-        f"{row['frequency']:.0%} of the language's tokens, {row['specificity']:.1f} times the average language's part."
+        f"{row['frequency']:.0%} of the language's tokens, {row['specificity']:.1f}{_interval(source, row)} times the "
+        "average language's part."
     )
     return (finding,)
+
+
+def _interval(source: Source, row: Mapping[str, Any]) -> str:
+    """Return the interval of an expert's specificity in brackets, or nothing where only some texts are drawn."""
+    drawn = source.counts.drawn if source.counts else None
+    if drawn is None or drawn.text_ids < drawn.of_text_ids or len(drawn.languages) < len(source.languages):
+        return ""
+    found = bootstrap(
+        source.connection,
+        "specificity",
+        run=source.record.run,
+        layers=[row["layer"]],
+        replicates=source.replicates,
+    ).row(by_predicate=(pl.col("lang") == row["lang"]) & (pl.col("expert") == row["expert"]), named=True)
+    return f" ({found['lower']:.1f} to {found['upper']:.1f})"

@@ -113,6 +113,7 @@ class CountCurves:
     - isolation_floor, jsd_floor, jsd_normalized_floor: the same of two samples of one language, each of as many texts
       as it has, the mean over languages: what is left where languages do not differ
     - entropy: language -> its entropy, nats
+    - jaccard: pair of languages -> its Jaccard overlap, the mean over layers, a curve of one
     """
 
     drawn: Drawn
@@ -123,6 +124,7 @@ class CountCurves:
     jsd_floor: Curve
     jsd_normalized_floor: Curve
     entropy: Mapping[str, Curve]
+    jaccard: Mapping[tuple[str, str], Curve]
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,10 @@ def count_curves(
     every = find_texts(connection, run, languages, None)
     texts = every.some(_affordable(every, most_texts), rng)
     weights = _weights(texts, every, replicates, rng)
-    layers = [_of_layer(texts, read_counts(texts, layer), weights) for layer in texts.layers]
+    pairs = list(combinations(sorted(texts.languages), 2))
+    jaccard = np.zeros((len(pairs), len(weights)))  # summed over layers
+    layers = [_of_layer(texts, read_counts(texts, layer), weights, pairs, jaccard) for layer in texts.layers]
+    jaccard /= len(layers)
 
     def curve(name: str) -> Curve:
         found = np.stack([layer[name] for layer in layers], axis=1)  # [1 + R, L]
@@ -174,6 +179,9 @@ def count_curves(
         **{name: curve(name) for name in ("isolation", "jsd", "jsd_normalized")},
         **{f"{name}_floor": floor(f"{name}_floor") for name in ("isolation", "jsd", "jsd_normalized")},
         entropy={lang: curve(f"entropy of {lang}") for lang in texts.languages},
+        jaccard={
+            pair: Curve(found[:1], found[1:, None], "percentile") for pair, found in zip(pairs, jaccard, strict=True)
+        },
     )
 
 
@@ -223,9 +231,16 @@ def translation_curves(
 
 
 def _of_layer(
-    texts: Texts, counts: Mapping[str, npt.NDArray[np.float32]], weights: npt.NDArray[np.uint32]
+    texts: Texts,
+    counts: Mapping[str, npt.NDArray[np.float32]],
+    weights: npt.NDArray[np.uint32],
+    pairs: Sequence[tuple[str, str]],
+    jaccard: Floats,
 ) -> dict[str, Floats]:
-    """Return what each layer has: [1 + R] of the texts as they are and of the draws, [R / 2] of the floors."""
+    """Return what each layer has: [1 + R] of the texts as they are and of the draws, [R / 2] of the floors.
+
+    jaccard: [pairs, 1 + R], to which the layer's is added
+    """
     size = min(texts.top_k, texts.num_experts)
     shares, spread, sets = {}, {}, {}
     with on_one_thread():
@@ -245,13 +260,15 @@ def _of_layer(
 
         whole, half = slice(None), (len(weights) - 1) // 2
         first, second = slice(1, 1 + half), slice(1 + half, 1 + 2 * half)
-        pairs = [compare(a, b, whole, whole) for a, b in combinations(sorted(shares), 2)]
+        compared = [compare(a, b, whole, whole) for a, b in pairs]
+        if compared:
+            jaccard += 1 - np.stack([isolation for isolation, *_ in compared])
         selves = [compare(lang, lang, first, second) for lang in sorted(shares)]
     names = ("isolation", "jsd", "jsd_normalized")
     unknown = np.full(len(weights), np.nan)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # a draw in which no language has a text
         made = {
-            name: np.nanmean([pair[at] for pair in pairs], axis=0) if pairs else unknown
+            name: np.nanmean([pair[at] for pair in compared], axis=0) if pairs else unknown
             for at, name in enumerate(names)
         }
     made |= {f"{name}_floor": np.nanmean([each[at] for each in selves], axis=0) for at, name in enumerate(names)}

@@ -18,6 +18,7 @@ from PIL import Image, ImageFont
 import moetrace
 from moetrace.analytics import plots
 from moetrace.analytics.database.connection import connect
+from moetrace.analytics.plot_file import write_plot
 from moetrace.analytics.print_looks import FALLING, PALE_GREYS, ROLES, luminance
 from moetrace.analytics.report.style import SEQUENTIAL
 from moetrace.analytics.svg_fonts import with_fonts
@@ -55,7 +56,7 @@ def test_every_chart_is_as_wide_as_a_column_of_a_paper(
 ) -> None:
     made, points = plots.plot(name, store, mask=mask, scores=SCORES), {1: 252, 2: 516}[columns]
     for kind in ("svg", "pdf", "png"):
-        plots.write_plot(made, tmp_path / f"plot.{kind}", columns=columns)
+        write_plot(made, tmp_path / f"plot.{kind}", columns=columns)
     svg = (tmp_path / "plot.svg").read_text()
     width, height = (float(re.search(rf'<svg[^>]* {side}="([0-9.]+)pt"', svg)[1]) for side in ("width", "height"))
     assert abs(width - points) <= 1
@@ -71,7 +72,7 @@ def test_every_chart_is_as_wide_as_a_column_of_a_paper(
 
 
 def test_the_table_is_what_the_view_says(store: Path, tmp_path: Path) -> None:
-    plots.write_plot(plots.plot("entropy_lines", store), tmp_path / "entropy.csv")
+    write_plot(plots.plot("entropy_lines", store), tmp_path / "entropy.csv")
     found = pl.read_csv(tmp_path / "entropy.csv").sort("lang", "layer")
     with connect(store) as database:
         expected = database.sql("select lang, layer, entropy_normalized from routing_entropy order by all").pl()
@@ -81,8 +82,8 @@ def test_the_table_is_what_the_view_says(store: Path, tmp_path: Path) -> None:
 
 def test_a_spec_draws_the_same_chart_by_itself(store: Path, tmp_path: Path) -> None:
     made = plots.plot("isolation", store)
-    plots.write_plot(made, tmp_path / "isolation.json")
-    plots.write_plot(made, tmp_path / "isolation.svg")
+    write_plot(made, tmp_path / "isolation.json")
+    write_plot(made, tmp_path / "isolation.svg")
     spec = json.loads((tmp_path / "isolation.json").read_text())
     assert spec["$schema"].startswith("https://vega.github.io/schema/vega-lite/")
     again = vl_convert.vegalite_to_svg(spec)
@@ -93,7 +94,7 @@ def test_what_the_report_lets_a_reader_choose_can_be_chosen(store: Path, tmp_pat
     made = plots.plot("pairs", store)
     drawn = []
     for choice in ({}, {"measure": "divergence"}, {"layers": "layer 5"}):
-        plots.write_plot(made.chosen(choice), tmp_path / "pairs.svg")
+        write_plot(made.chosen(choice), tmp_path / "pairs.svg")
         drawn.append((tmp_path / "pairs.svg").read_text())
     assert len(set(drawn)) == 3
     assert "Jensen-Shannon divergence" in drawn[1]
@@ -117,14 +118,15 @@ def test_a_language_can_be_named(store: Path) -> None:
 @pytest.mark.parametrize("name", ["pivot_lines", "pivot_excess", "entropy_lines"])
 def test_lines_are_told_apart_without_colour(name: str, store: Path, tmp_path: Path) -> None:
     made = plots.plot(name, store)
-    plots.write_plot(made, tmp_path / "lines.svg")
+    write_plot(made, tmp_path / "lines.svg")
     svg = (tmp_path / "lines.svg").read_text()
-    lines = re.findall(r'<path[^>]* stroke="(#[0-9a-f]+)"[^>]* stroke-width="1.8"[^>]*?>', svg)
+    lines = re.findall(r'<path[^>]* stroke="(#[0-9a-f]+)"[^>]* stroke-width="2"[^>]*?>', svg)
     patterns = {}
-    for tag in re.findall(r'<(?:path|line)[^>]*stroke-width="1.8"[^>]*>', svg):
-        colour = re.search(r'stroke="(#[0-9a-f]+)"', tag)[1]
+    for tag in re.findall(r'<(?:path|line)[^>]*stroke-width="(?:1.8|2)"[^>]*>', svg):
+        if not (colour := re.search(r'stroke="(#[0-9a-f]+)"', tag)):
+            continue
         dash = re.search(r'stroke-dasharray="([^"]*)"', tag)
-        patterns.setdefault(colour, []).append(dash[1] if dash else "")
+        patterns.setdefault(colour[1], []).append(dash[1] if dash else "")
     languages = made.table["lang"].n_unique()
     assert len(set(lines)) == languages, "each language has a colour here"
     assert all(len(found) == 2 for found in patterns.values()), "a line, and a piece of it before its name"
@@ -151,7 +153,7 @@ def test_a_map_in_grey_has_the_order_of_its_numbers(store: Path, tmp_path: Path)
     """Cells of the specificity map, read from the picture where Vega says that they are."""
     made = plots.plot("specificity", store)
     lang = made.spec["params"][0]["value"]
-    plots.write_plot(made, tmp_path / "map.svg", columns=2)
+    write_plot(made, tmp_path / "map.svg", columns=2)
     svg = (tmp_path / "map.svg").read_text()
     cells = re.findall(r'aria-label="([^"]*specificity: ([0-9.]+)[^"]*)"[^>]*fill="([^"]+)"', svg)
     assert len(cells) == len(LAYERS) * EXPERTS
@@ -169,7 +171,7 @@ def _grey(fill: str) -> float:
 
 def test_on_a_dark_theme_everything_can_be_seen(store: Path, tmp_path: Path) -> None:
     for name in ("isolation", "entropy_lines", "pairs"):
-        plots.write_plot(plots.plot(name, store), tmp_path / "dark.svg", theme="dark")
+        write_plot(plots.plot(name, store), tmp_path / "dark.svg", theme="dark")
         svg = (tmp_path / "dark.svg").read_text()
         assert 'fill="#333"' in svg
         inks = re.findall(r'<text[^>]* fill="(#[0-9a-f]+)"', svg)
@@ -180,7 +182,7 @@ def test_on_a_dark_theme_everything_can_be_seen(store: Path, tmp_path: Path) -> 
 
 
 def test_an_svg_carries_the_letters_that_it_shows(store: Path, tmp_path: Path) -> None:
-    plots.write_plot(plots.plot("entropy_lines", store), tmp_path / "fonts.svg")
+    write_plot(plots.plot("entropy_lines", store), tmp_path / "fonts.svg")
     svg = (tmp_path / "fonts.svg").read_text()
     fonts = {
         name: ImageFont.truetype(io.BytesIO(base64.b64decode(data)), 100)
@@ -222,9 +224,9 @@ def test_bad_input_is_told(store: Path, tmp_path: Path) -> None:
     with pytest.raises(MoetraceError, match="no plot is called nothing; there are isolation, "):
         plots.plot("nothing", store)
     with pytest.raises(MoetraceError, match=r"[.]txt: name a file that ends in [.]svg, "):
-        plots.write_plot(made, tmp_path / "plot.txt")
+        write_plot(made, tmp_path / "plot.txt")
     with pytest.raises(MoetraceError, match="no theme is called mine; there are moetrace, "):
-        plots.write_plot(made, tmp_path / "plot.svg", theme="mine")
+        write_plot(made, tmp_path / "plot.svg", theme="mine")
     with pytest.raises(MoetraceError, match="of a mask"):
         plots.plot("mask_grid", store)
     alone = tmp_path / "alone"
@@ -232,5 +234,5 @@ def test_bad_input_is_told(store: Path, tmp_path: Path) -> None:
     with pytest.raises(MoetraceError, match="isolation: This compares languages"):
         plots.plot("isolation", alone)
     assert not list(tmp_path.glob("plot*"))
-    plots.write_plot(made, tmp_path / "plot.svg", theme="dark")
+    write_plot(made, tmp_path / "plot.svg", theme="dark")
     assert "#333" in (tmp_path / "plot.svg").read_text()

@@ -39,6 +39,8 @@ def test_values_are_the_means_of_the_views(opened: duckdb.DuckDBPyConnection) ->
     assert found.isolation.values == pytest.approx(1 - jaccard["jaccard"].to_numpy(), abs=1e-12)
     assert found.jsd.values == pytest.approx(divergence["jsd"].to_numpy(), abs=1e-12)
     assert found.jsd_normalized.values == pytest.approx(divergence["jsd_normalized"].to_numpy(), abs=1e-12)
+    for row in metrics.jaccard_by_pair(opened).iter_rows(named=True):
+        assert found.jaccard[row["lang_a"], row["lang_b"]].values == pytest.approx(row["jaccard"], abs=1e-12)
     entropies = metrics.routing_entropy(opened)
     for lang, curve in found.entropy.items():
         expected = entropies.filter(lang=lang).sort("layer")["entropy"].to_numpy()
