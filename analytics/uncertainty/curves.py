@@ -10,7 +10,7 @@ import time
 import warnings
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -163,7 +163,7 @@ def count_curves(
     weights = _weights(texts, every, replicates, rng)
     pairs = list(combinations(sorted(texts.languages), 2))
     jaccard = np.zeros((len(pairs), len(weights)))  # summed over layers
-    layers = [_of_layer(texts, read_counts(texts, layer), weights, pairs, jaccard) for layer in texts.layers]
+    layers = [replicated(read_counts(texts, layer), texts.ids, texts.top_k, weights, jaccard) for layer in texts.layers]
     jaccard /= len(layers)
 
     def curve(name: str) -> Curve:
@@ -230,25 +230,27 @@ def translation_curves(
     )
 
 
-def _of_layer(
-    texts: Texts,
+def replicated(
     counts: Mapping[str, npt.NDArray[np.float32]],
-    weights: npt.NDArray[np.uint32],
-    pairs: Sequence[tuple[str, str]],
+    ids: Mapping[str, npt.NDArray[np.intp]],
+    top_k: int,
+    weights: npt.NDArray[np.unsignedinteger[Any]],
     jaccard: Floats,
 ) -> dict[str, Floats]:
-    """Return what each layer has: [1 + R] of the texts as they are and of the draws, [R / 2] of the floors.
+    """Return what a layer has: [1 + R] of the texts as they are and of the draws, [R / 2] of the floors.
 
-    jaccard: [pairs, 1 + R], to which the layer's is added
+    counts: language -> [S, E] of its texts; ids: language -> [S], their text ids; weights: [1 + R, text ids]
+    jaccard: [pairs, 1 + R], to which the layer's is added, pairs in the order of their names
     """
-    size = min(texts.top_k, texts.num_experts)
+    experts = next(iter(counts.values())).shape[1]
+    size = min(top_k, experts)
     shares, spread, sets = {}, {}, {}
     with on_one_thread():
         for lang, found in counts.items():
-            added = weights[:, texts.ids[lang]].astype(np.float64) @ found.astype(np.float64)
+            added = weights[:, ids[lang]].astype(np.float64) @ found.astype(np.float64)
             shares[lang], sets[lang] = activation_shares(added), expert_set(added, size)
             spread[lang] = entropy(shares[lang])
-        room = np.log(texts.num_experts)
+        room = np.log(experts)
 
         def compare(a: str, b: str, at: slice, beside: slice) -> tuple[Floats, Floats, Floats]:
             both = np.count_nonzero(sets[a][at] & sets[b][beside], axis=1)
@@ -260,7 +262,7 @@ def _of_layer(
 
         whole, half = slice(None), (len(weights) - 1) // 2
         first, second = slice(1, 1 + half), slice(1 + half, 1 + 2 * half)
-        compared = [compare(a, b, whole, whole) for a, b in pairs]
+        compared = [compare(a, b, whole, whole) for a, b in combinations(sorted(shares), 2)]
         if compared:
             jaccard += 1 - np.stack([isolation for isolation, *_ in compared])
         selves = [compare(lang, lang, first, second) for lang in sorted(shares)]
@@ -268,7 +270,7 @@ def _of_layer(
     unknown = np.full(len(weights), np.nan)
     with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # a draw in which no language has a text
         made = {
-            name: np.nanmean([pair[at] for pair in compared], axis=0) if pairs else unknown
+            name: np.nanmean([pair[at] for pair in compared], axis=0) if compared else unknown
             for at, name in enumerate(names)
         }
     made |= {f"{name}_floor": np.nanmean([each[at] for each in selves], axis=0) for at, name in enumerate(names)}

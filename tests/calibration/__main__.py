@@ -14,7 +14,7 @@ import numpy as np
 from moetrace.analytics.database.connection import connect
 from moetrace.analytics.uncertainty.statistics import METRICS
 from tests.calibration import bias, nulls
-from tests.calibration.coverage import INTERVALS, coverage
+from tests.calibration.coverage import INTERVALS, coverage, coverage_of_means
 from tests.calibration.population import Population
 
 if TYPE_CHECKING:
@@ -71,6 +71,15 @@ def _coverage(populations: dict[str, Population], samples: int) -> None:
                 found = coverage(population, metric, texts, samples, layers=(0, population.layers // 2))
                 rows.append((name, metric, texts, *(f"{found[interval]:.3f}" for interval in INTERVALS)))
     _print("Coverage of 95% intervals", ("population", "metric", "texts", *INTERVALS), rows)
+    rows = [
+        (name, mean, texts, f"{found:.3f}")
+        for name, population in populations.items()
+        for texts in (TEXTS if name == "ui-strings" else TEXTS[:1])
+        for mean, found in coverage_of_means(
+            population, texts, samples, layers=(0, population.layers // 2, population.layers - 1)
+        ).items()
+    ]
+    _print("Coverage of 95% intervals of means over language pairs", ("population", "mean", "texts", "coverage"), rows)
 
 
 def _nulls(population: Population, draws: int) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moetrace.analytics.uncertainty.bootstrap import drawn as draw_weights
 from moetrace.analytics.uncertainty.bootstrap import left_out
+from moetrace.analytics.uncertainty.curves import Curve, replicated
 from moetrace.analytics.uncertainty.intervals import interval_of
 from moetrace.analytics.uncertainty.samples import CountSamples, TranslationSamples, parts_of_translations
 from moetrace.analytics.uncertainty.statistics import METRICS
@@ -55,6 +57,51 @@ def coverage(
                     lower, upper = interval_of(interval, value[key][0], replicated[key], 0.95, without[key])
                     inside.append(bool(lower - 1e-12 <= truth[layer][key][0] <= upper + 1e-12))
     return {interval: float(np.mean(inside)) for interval, inside in hits.items()}
+
+
+def coverage_of_means(
+    population: Population, texts: int, samples: int, layers: Sequence[int], replicates: int = 400, seed: int = 0
+) -> dict[str, float]:
+    """Return the share of 95% intervals of means over language pairs, over samples and layers, that hold the value.
+
+    Of `count_curves`: of each mean in a layer, and of the difference of the first and the last layer.
+    """
+    rng = np.random.default_rng([seed, texts, 1])
+    hits: dict[str, list[bool]] = {}
+    truth = _means(population, np.arange(population.size), layers, np.ones((3, population.size), np.uint16))
+    for _ in range(samples):
+        drawn = rng.integers(0, population.size, texts)
+        weights = np.concatenate([np.ones((1, texts), np.uint16), draw_weights(rng, texts, replicates)])
+        for name, curve in _means(population, drawn, layers, weights).items():
+            difference = curve.at([-1]).minus(curve.at([0]))
+            for kind, found, true in (
+                (name, curve, truth[name].values),
+                (f"{name}, difference of layers", difference, truth[name].values[-1:] - truth[name].values[:1]),
+            ):
+                low, high = found.interval()
+                hits.setdefault(kind, []).extend(((low <= true + 1e-12) & (true - 1e-12 <= high)).tolist())
+    return {name: float(np.mean(inside)) for name, inside in hits.items()}
+
+
+def _means(population: Population, drawn: np.ndarray, layers: Sequence[int], weights: np.ndarray) -> dict[str, Curve]:
+    """The curves of means over all pairs of languages of some texts, at some layers."""
+    ids = {lang: np.arange(len(drawn)) for lang in population.counts}
+    jaccard = np.zeros((len(list(combinations(ids, 2))), len(weights)))
+    found = [
+        replicated(
+            {lang: counts[layer][drawn] for lang, counts in population.counts.items()},
+            ids,
+            population.top_k,
+            weights,
+            jaccard,
+        )
+        for layer in layers
+    ]
+    curves = {}
+    for name in ("isolation", "jsd", "jsd_normalized"):
+        values = np.stack([layer[name] for layer in found], axis=1)
+        curves[name] = Curve(values[0], values[1:], "percentile" if name == "isolation" else "basic")
+    return curves
 
 
 def _samples(population: Population, metric: str, drawn: np.ndarray, layer: int) -> Samples:
