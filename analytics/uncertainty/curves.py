@@ -41,17 +41,26 @@ MOST_DECISIONS = 40_000_000  # of the texts that are drawn from
 class Curve:
     """A number by MoE layer, [L], and what it is in R replicates, [R, L]; what is computed of curves is a curve.
 
-    `kind` is the interval that `bootstrap` takes by default for the metric: basic, or percentile where values tie.
+    kind: the interval. `basic` and `percentile` are those of `intervals.interval_of`; `wide` is for sets of experts,
+    whose edges jump, so that draws do not tell how wrong a mean of them is (docs/statistics.md): from the lower of both
+    to the higher of both, and for a difference as far as the ends of the two are apart
     """
 
     values: Floats
     replicates: Floats
-    kind: Literal["basic", "percentile"] = "basic"
+    kind: Literal["basic", "percentile", "wide"] = "basic"
+    parts: tuple[Curve, Curve] | None = None  # of a difference whose interval is made of theirs
 
     def interval(self, level: float = LEVEL) -> tuple[Floats, Floats]:
-        """Return the ends of the interval of each layer, [L] each, as `intervals.interval_of` does for one."""
+        """Return the ends of the interval of each layer, [L] each."""
+        if self.parts:
+            (low, high), (other_low, other_high) = (part.interval(level) for part in self.parts)
+            return low - other_high, high - other_low
         low, high = np.nanquantile(self.replicates, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        return (low, high) if self.kind == "percentile" else (2 * self.values - high, 2 * self.values - low)
+        basic = 2 * self.values - high, 2 * self.values - low
+        if self.kind == "wide":
+            return np.minimum(low, basic[0]), np.maximum(high, basic[1])
+        return (low, high) if self.kind == "percentile" else basic
 
     def around(self, values: npt.ArrayLike) -> Curve:
         """Return the curve of other values, of all texts, with deviations of the texts that were drawn from."""
@@ -60,7 +69,9 @@ class Curve:
 
     def at(self, places: Sequence[int]) -> Curve:
         """Return some of the layers, by their places."""
-        return replace(self, values=self.values[list(places)], replicates=self.replicates[:, list(places)])
+        values, replicates = self.values[list(places)], self.replicates[:, list(places)]
+        parts = self.parts and (self.parts[0].at(places), self.parts[1].at(places))
+        return replace(self, values=values, replicates=replicates, parts=parts)
 
     def mean(self) -> Curve:
         """Return the mean over layers, as a curve of one."""
@@ -70,7 +81,9 @@ class Curve:
 
     def minus(self, other: Curve) -> Curve:
         """Return the difference of two curves, layer by layer, or of a curve and one of a single place."""
-        return replace(self, values=self.values - other.values, replicates=self.replicates - other.replicates)
+        other = other.at([0] * len(self.values)) if len(other.values) == 1 else other
+        found = replace(self, values=self.values - other.values, replicates=self.replicates - other.replicates)
+        return replace(found, parts=(self, other)) if self.kind == "wide" else found
 
     def scaled(self, factor: float) -> Curve:
         """Return every value times a factor."""
@@ -168,7 +181,7 @@ def count_curves(
 
     def curve(name: str) -> Curve:
         found = np.stack([layer[name] for layer in layers], axis=1)  # [1 + R, L]
-        return Curve(found[0], found[1:], "percentile" if name == "isolation" else "basic")
+        return Curve(found[0], found[1:], "wide" if name == "isolation" else "basic")
 
     def floor(name: str) -> Curve:
         found = np.stack([layer[name] for layer in layers], axis=1)  # [R / 2, L]
@@ -179,9 +192,7 @@ def count_curves(
         **{name: curve(name) for name in ("isolation", "jsd", "jsd_normalized")},
         **{f"{name}_floor": floor(f"{name}_floor") for name in ("isolation", "jsd", "jsd_normalized")},
         entropy={lang: curve(f"entropy of {lang}") for lang in texts.languages},
-        jaccard={
-            pair: Curve(found[:1], found[1:, None], "percentile") for pair, found in zip(pairs, jaccard, strict=True)
-        },
+        jaccard={pair: Curve(found[:1], found[1:, None], "wide") for pair, found in zip(pairs, jaccard, strict=True)},
     )
 
 

@@ -100,7 +100,7 @@ def _means(population: Population, drawn: np.ndarray, layers: Sequence[int], wei
     curves = {}
     for name in ("isolation", "jsd", "jsd_normalized"):
         values = np.stack([layer[name] for layer in found], axis=1)
-        curves[name] = Curve(values[0], values[1:], "percentile" if name == "isolation" else "basic")
+        curves[name] = Curve(values[0], values[1:], "wide" if name == "isolation" else "basic")
     return curves
 
 

@@ -112,6 +112,13 @@ def test_what_is_computed_of_curves_has_their_draws() -> None:
     assert both.values.tolist() == [1.0, 1.0]
     assert both.minus(both.at([0])).replicates[:, 0].tolist() == [0.0] * 500
     assert a.scaled(2).interval()[0] == pytest.approx(2 * a.interval()[0])
+    sets = replace(a, kind="wide")
+    low, high = sets.interval()
+    assert np.all(low <= a.interval()[0])
+    assert np.all(replace(a, kind="percentile").interval()[1] <= high)
+    apart = sets.minus(sets.at([0])).interval()
+    assert apart[0] == pytest.approx(low - high[0])
+    assert sets.minus(sets.at([0])).at([2]).interval()[1] == pytest.approx(high[2:] - low[0])
     tied = Curve(np.zeros(1), np.array([[0.0], [0.0], [1.0]]), "percentile")
     assert tied.interval(level=0.5) == (pytest.approx([0.0]), pytest.approx([0.5]))
 
