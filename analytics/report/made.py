@@ -49,7 +49,7 @@ def made(source: Source, shown: Sequence[Section], facts: Mapping[str, str]) -> 
         reading=(
             "What identifies the run, as its record in the store says it, and how each number on this page is "
             "defined. Every block of the store's files was held against its checksum when it was read, and the "
-            "roll-ups against the shape of the model; `moetrace verify STORE` checks every file and what is in it."
+            "roll-ups against the shape of the model; moetrace verify STORE checks every file and what is in it."
         ),
         formula="The run's record is the file runs/RUN.json of the store; the view `runs` has it as columns.",
         queries={"runs": QUERY.format(source.this_run)},

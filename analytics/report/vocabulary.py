@@ -131,7 +131,10 @@ def _controlled(source: Source, languages: Sequence[str], layer: int | None) -> 
 def _curves(layers: Sequence[int]) -> alt.LayerChart:
     scale = alt.Scale(domain=list(KINDS), range=[SERIES[0], SERIES[1]])
     names = alt.Legend(
-        labelExpr=" : ".join(f"datum.label === {kind!r} ? {text!r}" for kind, text in KINDS.items()) + " : ''"
+        labelExpr=" : ".join(f"datum.label === {kind!r} ? {text!r}" for kind, text in KINDS.items()) + " : ''",
+        symbolType="stroke",
+        symbolOpacity=1,
+        symbolStrokeWidth=2.4,
     )
     colour = alt.Color("kind:N", scale=scale, title=None, legend=names)
     base = alt.Chart(alt.NamedData("vocabulary")).encode(

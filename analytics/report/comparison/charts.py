@@ -38,9 +38,10 @@ def both_curves(pair: Pair, name: str, title: str, *, names: tuple[str, str] | N
     From dataset `name` with run, layer, depth, value, low, high.
     """
     domain = list(names or pair.names)
-    colour = alt.Color("run:N", title=None, scale=alt.Scale(domain=domain, range=list(SERIES[:2])))
+    legend = alt.Legend(symbolType="stroke", symbolOpacity=1, symbolStrokeWidth=2.4)
+    colour = alt.Color("run:N", title=None, scale=alt.Scale(domain=domain, range=list(SERIES[:2])), legend=legend)
     base = alt.Chart(alt.NamedData(name)).encode(x=depth_axis(pair), color=colour)
-    dashes = alt.StrokeDash("run:N", scale=alt.Scale(domain=domain, range=[[1, 0], [6, 3]]), title=None)
+    dashes = alt.StrokeDash("run:N", scale=alt.Scale(domain=domain, range=[[1, 0], [6, 3]]), title=None, legend=legend)
     y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
     band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.25).encode(y="low:Q", y2="high:Q")
     line = base.mark_line(strokeWidth=2.2, strokeJoin="round").encode(y=y, strokeDash=dashes)

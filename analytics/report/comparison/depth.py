@@ -171,7 +171,8 @@ def _of_languages(
     rows = pl.DataFrame({"lang": shared, "value": differences.values, "low": low, "high": high}).sort("value", "lang")
     moved = rows.filter((pl.col("low") > ROUNDING) | (pl.col("high") < -ROUNDING))
     finding = (
-        f"{said} differs for {moved.height} of {len(shared)} languages, most for " + _most(moved)
+        f"{said} differs for {moved.height} of {len(shared)} languages (one in twenty would be by chance), most for "
+        + _most(moved)
         if not moved.is_empty()
         else f"{said} differs for no language by more than other texts could make it, the mean over layers"
     )
