@@ -132,7 +132,8 @@ def _isolation(results: dict[str, Any], colours: dict[str, str]) -> alt.LayerCha
         .mark_text(dy=17, fontSize=12.5, fontWeight="bold", color=colours["ink"])
         .encode(x=_depth(), y="mean:Q", text=alt.Text("mean:Q", format=".2f"))
     )
-    said = f"Languages share experts most in layer {least['layer']}, least in {most['layer']}"
+    # The lowest mean stands apart from all others; which deep layer has the highest, other texts could change.
+    said = f"Languages share experts most in layer {least['layer']}"
     how = f"mean and middle half of all pairs, top {results['top_k']} of {results['experts']} experts"
     return alt.layer(band, line, ends).properties(width=LEFT, height=HEIGHT, title=alt.TitleParams(said, subtitle=how))
 
