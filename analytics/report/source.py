@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from moetrace.store.format.records import RunRecord
 
 
+MOST_READ = 400_000_000  # routing decisions of the languages whose texts are drawn
+
+
 @dataclass(frozen=True)
 class Zone:
     """A stretch of layers: its name and the indices of its first and last MoE layer."""
@@ -71,16 +74,22 @@ class Source:
             return self.reason_without_counts
         return f"This compares languages, and the store has one language of the run: {self.languages[0]}."
 
-    @property
+    @cached_property
     def drawn(self) -> list[str]:
-        """Return the languages whose texts are drawn: all, or where there are many some of them, evenly by name."""
-        if len(self.languages) <= MOST_LANGUAGES:
+        """Return the languages whose texts are drawn: all, or where there are many some of them, evenly by name.
+
+        Of large corpora fewer: as many as have MOST_READ routing decisions, two at least.
+        """
+        tokens = self.frame(f"select coalesce(avg(tokens), 0)::double as mean from languages where {self.this_run}")
+        decisions = tokens["mean"][0] * len(self.record.moe_layers) * self.record.top_k
+        most = min(MOST_LANGUAGES, max(2, int(MOST_READ / max(decisions, 1))))
+        if len(self.languages) <= most:
             return list(self.languages)
         known = [lang for lang in dict.fromkeys((*self.first, self.pivot)) if lang in self.languages]
         others = [lang for lang in self.languages if lang not in known]
-        room = max(MOST_LANGUAGES - len(known), 0)
+        room = max(most - len(known), 0)
         evenly = [others[at * len(others) // room] for at in range(room)]
-        return sorted([*known, *evenly][:MOST_LANGUAGES])
+        return sorted([*known, *evenly][:most])
 
     @property
     def reason_without_intervals(self) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     import duckdb
     import numpy.typing as npt
+
+_tables = count()  # of tokens, each with a name of its own: a connection may have several
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Texts:
     ids: Mapping[str, npt.NDArray[np.intp]]
     names: npt.NDArray[np.object_]
     tokens: Mapping[str, npt.NDArray[np.int64]]
-    drawn: bool = False  # whether these are some of the texts
+    drawn: str | None = None  # where these are some of the texts: a table of their tokens, lang, shard, token, seq
 
     def some(self, most: int, rng: np.random.Generator) -> Texts:
         """Return these texts, or `most` of their ids drawn at random where there are more, of each language its own.
@@ -60,13 +63,14 @@ class Texts:
         number = np.full(len(self.names), -1)
         order = np.sort(kept)
         number[order] = np.arange(len(order))
+        seqs = {lang: seqs[mine[lang]] for lang, seqs in self.seqs.items()}
         return replace(
             self,
-            seqs={lang: seqs[mine[lang]] for lang, seqs in self.seqs.items()},
+            seqs=seqs,
             ids={lang: number[ids[mine[lang]]].astype(np.intp) for lang, ids in self.ids.items()},
             names=self.names[order],
             tokens={lang: tokens[mine[lang]] for lang, tokens in self.tokens.items()},
-            drawn=True,
+            drawn=_table_of_tokens(self.connection, self.run, seqs),
         )
 
     def fetch(self, query: str, **values: object) -> dict[str, npt.NDArray[Any]]:
@@ -85,6 +89,23 @@ class Texts:
         if not len(shared):
             raise MoetraceError(f"run '{self.run}': {lang} and {other} have no text in common to exchange")
         return self.rows_of_ids(lang, shared), self.rows_of_ids(other, shared)
+
+
+def _table_of_tokens(connection: duckdb.DuckDBPyConnection, run: str, seqs: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Make a table of the tokens of some texts, which each layer is joined with; return its name."""
+    name = f"drawn_tokens_{next(_tables)}"
+    given = {
+        "run": run,
+        "langs": [lang for lang, found in seqs.items() for _ in found],
+        "seqs": [seq for found in seqs.values() for seq in found.tolist()],
+    }
+    with translate_duckdb_errors():
+        connection.execute(
+            f"create temp table {name} as select lang, shard, token, seq from tokens "
+            "where run = $run and (lang, seq) in (select unnest($langs), unnest($seqs))",
+            given,
+        )
+    return name
 
 
 def find_texts(
