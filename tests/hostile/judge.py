@@ -26,7 +26,8 @@ OF_THE_PROGRAM = tuple(
     str(Path(path).resolve())
     for path in (sys.prefix, sys.base_prefix, ROOT, "/usr/lib", "/usr/share/zoneinfo", "/etc/localtime")
 )
-PROCESS = re.compile(r"/proc/([0-9]+/stat|sys/kernel/random/boot_id)")  # whether the process of a claim is alive
+# Whether the process of a claim is alive, and which libraries of linear algebra this one has, to give them one thread.
+PROCESS = re.compile(r"/proc/([0-9]+/stat|[0-9]+/maps|sys/kernel/random/boot_id)")
 OBEYED = ("<script>alert('owned')", "1337")  # a name as it is, and what a template would make of one
 VERIFYING = "verify"
 

@@ -260,7 +260,7 @@ def test_a_printed_page_is_white_and_cuts_no_chart(browser: Browser, few: Path, 
             drawing = figure.locator(".chart svg, .chart canvas").bounding_box()
             assert drawing is not None
             assert drawing["width"] <= 690
-        assert page.locator("section h2").count() == page.locator("section h2:visible").count() == 6
+        assert page.locator("section h2").count() == page.locator("section h2:visible").count() == 10
         page.pdf(path=tmp_path / "page.pdf", format="A4", print_background=True)
         assert (tmp_path / "page.pdf").stat().st_size > 50_000
 
