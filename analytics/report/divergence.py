@@ -38,9 +38,9 @@ order by first"""
         title="Convergence and divergence",
         reading=(
             "Divergence compares how two languages spread over all experts of a layer, not only over the most used "
-            "ones: 0 is the same use, 1 no expert in common. The line is the mean over all pairs with its 95% "
-            "interval, the grey band what two samples of one language would show. Shaded are the fixed zones, thirds "
-            "of the depth; dashed lines stand where this run's own curve changes most."
+            "ones: 0 is the same use, 1 no expert in common. The line is the mean over all pairs; where intervals are "
+            "known, the narrow band is that of the mean, and the grey one what two samples of one language would show. "
+            "Shaded are the fixed zones; dashed lines stand where this run's own curve changes most."
         ),
         formula=(
             "divergence = JSD(p1, p2) / (ln E - (H(p1) + H(p2)) / 2), the mean over language pairs (2605.29714; "

@@ -43,9 +43,9 @@ order by layer"""
         reading=(
             f"For each language, take the {top_k} experts of a layer that its tokens use most. Isolation is the part "
             "of two languages' experts that they do not share: 0 means the same experts, 1 means none in common. The "
-            "line is the mean over all pairs of languages with its 95% interval, the dark band holds the middle half "
-            "of the pairs, the light band all of them. The grey band at the foot is what two samples of one and the "
-            "same language would show, the dashed line what sets drawn at random would."
+            "line is the mean over all pairs of languages, the dark band holds the middle half of the pairs, the light "
+            "band all of them. The dashed line is what sets drawn at random would show. Where intervals are known, the "
+            "narrow band is that of the mean, and the grey one at the foot what two samples of one language would show."
         ),
         formula=f"isolation = 1 - |A and B| / |A or B|, A and B the {top_k} experts of highest activation frequency",
         queries={"isolation": query},

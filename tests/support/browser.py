@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 OWN = re.compile(r"[A-Z]+ (http://)?[a-z0-9.-]+[.](google|googleapis|gvt1)[.]com[:/]")  # the browser asks by itself
@@ -185,3 +185,10 @@ def axe_violations(page: Page, part: str | None = None) -> list[str]:
         if each["impact"] in {"serious", "critical"}
         for node in each["nodes"][:5]
     ]
+
+
+def expect_count(found: Locator, count: int) -> None:
+    """Wait until so many elements are there; fail where they do not come."""
+    from playwright.sync_api import expect
+
+    expect(found).to_have_count(count)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.browser import BROWSER, visited
+from tests.support.browser import BROWSER, expect_count, visited
 from tests.support.many_languages import many_codes
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def test_lines_are_groups_until_a_language_is_chosen(browser: Browser, many: Pat
         assert opened.settled("entropy_lines", each) not in {groups, chosen}
         page.locator("#expert-number").fill("22.96")
         page.locator("#expert-number").press("Enter")
-        assert page.locator("#expert tbody tr").count() == 10
+        expect_count(page.locator("#expert tbody tr"), 10)
         assert opened.complaints == []
 
 

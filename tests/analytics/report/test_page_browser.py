@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from moetrace.analytics.database.connection import connect
-from tests.support.browser import BROWSER, Visit, axe_violations, visited
+from tests.support.browser import BROWSER, Visit, axe_violations, expect_count, visited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,7 @@ def test_every_chart_follows_one_choice_of_languages(visit: Visit) -> None:
 def test_languages_are_found_by_code_and_by_name(visit: Visit) -> None:
     field, shown = visit.page.locator("#language"), visit.page.locator("#languages li:visible")
     field.click()
-    assert shown.count() == 9
+    expect_count(shown, 9)
     for words, found in (
         ("chin", ["zho_Hans"]),
         ("_latn", ["eng_Latn", "deu_Latn", "swh_Latn", "spa_Latn"]),
@@ -306,7 +306,7 @@ def test_figures_are_saved(visit: Visit) -> None:
 def test_numbers_stand_behind_each_chart_as_a_table(visit: Visit) -> None:
     details = visit.page.locator("#entropy_lines-numbers")
     details.locator("summary").click()
-    assert details.locator("tbody tr").count() == 36
+    expect_count(details.locator("tbody tr"), 36)  # they are made when they are asked for
     assert "swh_Latn · Swahili" in details.inner_text()
     labelled = visit.page.evaluate(
         "[...document.querySelectorAll('.chart')]"

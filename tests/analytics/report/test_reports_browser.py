@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.browser import BROWSER, axe_violations, visited
+from tests.support.browser import BROWSER, axe_violations, expect_count, visited
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -36,7 +36,7 @@ def test_a_report_is_drawn_asks_nobody_and_is_accessible(browser: Browser, repor
         page.locator("#language").fill(" ")
         page.keyboard.press("ArrowDown")
         page.keyboard.press("Space")
-        assert page.locator("#chips .chip").count() == 1
+        expect_count(page.locator("#chips .chip"), 1)
         page.keyboard.press("Escape")
         if page.locator("#expert-number").count():
             first = page.locator("#expert-number").get_attribute("placeholder") or ""
