@@ -17,7 +17,7 @@ import numpy as np
 from moetrace.analytics.uncertainty.mispairing import mispairings
 from moetrace.analytics.uncertainty.products import on_one_thread
 from moetrace.analytics.uncertainty.samples import TranslationSamples, parts_of_translations, read_counts, read_profiles
-from moetrace.analytics.uncertainty.statistics import activation_shares, entropy, expert_set
+from moetrace.analytics.uncertainty.statistics import activation_shares, entropy, expert_set, part_of_room
 from moetrace.analytics.uncertainty.texts import find_texts, find_texts_and_translations
 
 if TYPE_CHECKING:
@@ -170,10 +170,8 @@ def count_curves(
     routes.
     """
     started = time.perf_counter()
-    rng = np.random.default_rng(seed)
     every = find_texts(connection, run, languages, None)
-    texts = every.some(_affordable(every, most_texts), rng)
-    weights = _weights(texts, every, replicates, rng)
+    texts, weights = _draws(every, most_texts, replicates, seed)
     pairs = list(combinations(sorted(texts.languages), 2))
     jaccard = np.zeros((len(pairs), len(weights)))  # summed over layers
     layers = [replicated(read_counts(texts, layer), texts.ids, texts.top_k, weights, jaccard) for layer in texts.layers]
@@ -212,10 +210,8 @@ def translation_curves(
     MoetraceError for a run without a pivot language.
     """
     started = time.perf_counter()
-    rng = np.random.default_rng(seed)
     every = find_texts_and_translations(connection, run, languages, None, None)
-    texts = every.some(_affordable(every, most_texts), rng)
-    weights = _weights(texts, every, replicates, rng)
+    texts, weights = _draws(every, most_texts, replicates, seed)
     shared = [lang for lang in texts.languages if np.isin(texts.ids[lang], texts.ids[str(texts.pivot)]).any()]
     pairings = mispairings(replace(texts, languages=shared))
     found: dict[str, dict[str, list[Floats]]] = {"pivot_similarity": {}, "pivot_excess": {}}
@@ -267,9 +263,7 @@ def replicated(
             both = np.count_nonzero(sets[a][at] & sets[b][beside], axis=1)
             halves = (spread[a][at] + spread[b][beside]) / 2
             jsd = np.maximum(entropy((shares[a][at] + shares[b][beside]) / 2) - halves, 0)
-            left = room - halves
-            normalized = np.where(left < 1e-8, 0, np.minimum(jsd / np.where(left < 1e-8, 1, left), 1))
-            return 1 - both / (2 * size - both), jsd, normalized
+            return 1 - both / (2 * size - both), jsd, part_of_room(jsd, room - halves)
 
         whole, half = slice(None), (len(weights) - 1) // 2
         first, second = slice(1, 1 + half), slice(1 + half, 1 + 2 * half)
@@ -286,6 +280,13 @@ def replicated(
         }
     made |= {f"{name}_floor": np.nanmean([each[at] for each in selves], axis=0) for at, name in enumerate(names)}
     return made | {f"entropy of {lang}": found for lang, found in spread.items()}
+
+
+def _draws(every: Texts, most: int, replicates: int, seed: int) -> tuple[Texts, npt.NDArray[np.uint32]]:
+    """Return the texts that are drawn from, and how often each text id is taken, [1 + R, text ids]."""
+    rng = np.random.default_rng(seed)
+    texts = every.some(_affordable(every, most), rng)
+    return texts, _weights(texts, every, replicates, rng)
 
 
 def _affordable(texts: Texts, most: int) -> int:

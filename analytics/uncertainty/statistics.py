@@ -68,8 +68,12 @@ def routing_entropy(counts: Counts, top_k: int) -> Values:  # noqa: ARG001
 def normalized_divergence(p: Floats, q: Floats) -> Floats:
     """Return JSD / (ln E - (H(p) + H(q)) / 2) of each row of p and q [S, E], 0 where the denominator is below 1e-8."""
     halves = (entropy(p) + entropy(q)) / 2
-    room = np.log(p.shape[-1]) - halves
     jsd = np.maximum(entropy((p + q) / 2) - halves, 0)
+    return part_of_room(jsd, np.log(p.shape[-1]) - halves)
+
+
+def part_of_room(jsd: Floats, room: Floats) -> Floats:
+    """Return JSD as a part of what the two entropies leave room for, at most 1; 0 where the room is below 1e-8."""
     return np.where(room < 1e-8, 0, np.minimum(jsd / np.where(room < 1e-8, 1, room), 1))
 
 
