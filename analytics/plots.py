@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     Chart = alt.Chart | alt.LayerChart
 
 __all__ = [
+    "comparison",
     "corpus",
     "divergence",
     "entropy_heat",
@@ -191,6 +192,13 @@ def isolation(store: str | Path | Store, run: str | None = None) -> Chart:
 def divergence(store: str | Path | Store, run: str | None = None) -> Chart:
     """Return how differently languages spread over all experts, layer by layer, over its noise floor."""
     return plot("divergence", store, run=run).chart()
+
+
+def comparison(
+    name: str, first: tuple[str | Path | Store, str | None], second: tuple[str | Path | Store, str | None]
+) -> Chart:
+    """Return a chart of two runs, each a store and the name of its run; `moetrace plot --help` has the names."""
+    return plot_comparison(name, first, second).chart()
 
 
 def scores(store: str | Path | Store, scores: Scores, run: str | None = None) -> Chart:

@@ -22,6 +22,31 @@ RUN = click.option(
     help="Which run of the store; needed only where it has several.",
     shell_complete=completion.runs,
 )
+OTHER_STORE = click.argument("other", required=False, metavar="[OTHER_STORE]")
+# For commands that take one run, or lay two side by side.
+RUNS = click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    metavar="NAME",
+    help="Which run of the store; needed only where it has several. Twice: the second less the first.",
+    shell_complete=completion.runs,
+)
+
+
+def two_runs(
+    store: str, other: str | None, runs: tuple[str, ...]
+) -> tuple[tuple[str, str | None], tuple[str, str | None]] | None:
+    """Return the two runs that STORE, OTHER_STORE and --run name, each a store and a name; None: one run is meant.
+
+    A name given once is that of the run in both stores; none, that each store has one run.
+    """
+    if len(runs) > 2:
+        raise click.UsageError(f"{len(runs)} runs: name one, or two to lay side by side")
+    if not other and len(runs) < 2:
+        return None
+    first, second = runs if len(runs) == 2 else (*runs, *runs) or (None, None)
+    return (store, first), (other or store, second)
 
 
 class _Finite(click.types.FloatParamType):

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from moetrace.cli import completion
-from moetrace.cli.options import output
+from moetrace.cli.options import OTHER_STORE, RUNS, STORE, output, two_runs
 from moetrace.cli.terminal import printable, say
 
 
@@ -20,16 +20,10 @@ def _choice(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 
 @click.command(short_help="Draw one chart of the report, as a paper takes it.")
 @click.argument("name", shell_complete=completion.plots)
-@click.argument("store")
+@STORE
+@OTHER_STORE
 @output("The file; its ending says what: .svg, .pdf, .png, .csv (the numbers), .json (Vega-Lite).", required=True)
-@click.option(
-    "--run",
-    "runs",
-    multiple=True,
-    metavar="NAME",
-    help="Which run of the store; needed only where it has several. Twice: a chart of two runs.",
-    shell_complete=completion.runs,
-)
+@RUNS
 @click.option(
     "--lang",
     metavar="L",
@@ -50,6 +44,7 @@ def _choice(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 def plot(
     name: str,
     store: str,
+    other: str | None,
     output: Path,
     runs: tuple[str, ...],
     lang: str | None,
@@ -79,8 +74,8 @@ def plot(
     mask_grid      the experts of a mask (--mask), by layer
     mask_coverage  the part of each language's decisions that a mask's experts take
 
-    Of two runs (--run twice): agreement, agreement_heat, moved; isolation, divergence, excess, similarity and entropy,
-    each also with _difference, and the last three with _languages.
+    Of two runs, in one store (--run twice) or in two: agreement, agreement_heat, moved; isolation, divergence, excess,
+    similarity and entropy, each also with _difference, and the last three with _languages.
 
     \b
     moetrace plot isolation my-store -o isolation.pdf
@@ -88,17 +83,17 @@ def plot(
     moetrace plot specificity my-store --lang swh_Latn -o swahili.png
     moetrace plot pivot_lines my-store -o similarity.csv
     moetrace plot agreement my-store --run bf16 --run fp8 -o agreement.pdf
+    moetrace plot isolation my-store other-store -o both.pdf
     """  # noqa: D301  click wants the escape itself
-    if len(runs) > 2:
-        raise click.UsageError(f"{len(runs)} runs: a chart is of one, or of two")
-    if len(runs) == 2 and (lang or mask or scores):
+    two = two_runs(store, other, runs)
+    if two and (lang or mask or scores):
         raise click.UsageError("--lang, --mask and --scores are of charts of one run; leave them out")
     from moetrace.analytics.plot_file import write_plot
     from moetrace.analytics.plots import plot as drawn
     from moetrace.analytics.plots import plot_comparison
 
-    if len(runs) == 2:
-        made = plot_comparison(name, (store, runs[0]), (store, runs[1]))
+    if two:
+        made = plot_comparison(name, *two)
     else:
         made = drawn(name, store, run=runs[0] if runs else None, lang=lang, mask=mask, scores=scores)
     made = made.chosen(choose)

@@ -6,25 +6,17 @@ from pathlib import Path
 
 import click
 
-from moetrace.cli import completion
-from moetrace.cli.options import STORE
+from moetrace.cli.options import OTHER_STORE, RUNS, STORE, two_runs
 from moetrace.cli.terminal import printable
 
 
 @click.command(short_help="Draw a run, or two side by side, as one HTML page.")
 @STORE
-@click.argument("other", required=False, metavar="[OTHER_STORE]")
+@OTHER_STORE
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default="report.html", show_default=True
 )
-@click.option(
-    "--run",
-    "runs",
-    multiple=True,
-    metavar="NAME",
-    help="Which run of the store; needed only where it has several. Twice: the second less the first.",
-    shell_complete=completion.runs,
-)
+@RUNS
 @click.option("--mask", type=click.Path(dir_okay=False, path_type=Path), help="Show this mask in the page too.")
 @click.option(
     "--scores",
@@ -58,18 +50,15 @@ def report(
     moetrace report my-store --run base --run tuned -o tuned.html
     moetrace report my-store other-store -o both.html
     """  # noqa: D301  click wants the escape itself
-    if len(runs) > 2:
-        raise click.UsageError(f"{len(runs)} runs: a page has one, or two side by side")
-    if not other and len(runs) < 2:
-        from moetrace.analytics.report import write_report
-
-        run = runs[0] if runs else None
-        written = write_report(store, output, run=run, mask=mask, scores=scores, replicates=replicates)
-    else:
+    if two := two_runs(store, other, runs):
         if mask or scores:
             raise click.UsageError("--mask and --scores are of the page of one run; leave them out")
         from moetrace.analytics.report import write_comparison
 
-        first, second = (*runs, *([runs[0]] if len(runs) == 1 else [None, None]))[:2]
-        written = write_comparison((store, first), (other or store, second), output, replicates=replicates)
+        written = write_comparison(*two, output, replicates=replicates)
+    else:
+        from moetrace.analytics.report import write_report
+
+        run = runs[0] if runs else None
+        written = write_report(store, output, run=run, mask=mask, scores=scores, replicates=replicates)
     click.echo(printable(written))

@@ -45,6 +45,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plots") / "tuned"
+    write_world(
+        folder,
+        make_world(5, make_record(languages=LANGUAGES, moe_layers=LAYERS, num_experts=EXPERTS, top_k=TOP_K), texts=20),
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
 def mask() -> dict[str, Any]:
     return mask_of([(1, 1), (5, 2)], moe_layers=LAYERS, num_experts=EXPERTS, top_k=TOP_K)
 
@@ -209,8 +219,13 @@ def test_letters_that_join_and_marks_of_xml_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("name", plots.__all__)
-def test_python_gets_a_chart_to_change(name: str, store: Path, mask: dict[str, Any]) -> None:
-    arguments = (store, mask) if name.startswith("mask") else (store, SCORES) if name.startswith("score") else (store,)
+def test_python_gets_a_chart_to_change(name: str, store: Path, tuned: Path, mask: dict[str, Any]) -> None:
+    other: dict[str, tuple[Any, ...]] = {
+        "mask": (store, mask),
+        "score": (store, SCORES),
+        "comparison": ("entropy", (store, None), (tuned, None)),
+    }
+    arguments = next((found for start, found in other.items() if name.startswith(start)), (store,))
     chart = getattr(moetrace.plots, name)(*arguments)
     assert isinstance(chart, alt.Chart | alt.LayerChart)
     changed = chart.properties(title="Mine", width=300).to_dict()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import polars as pl
 import pytest
 
+from moetrace.analytics.database.connection import connect
 from moetrace.cli.main import run
 from tests.support.commands import failure
 from tests.support.report_page import Page
@@ -58,7 +60,9 @@ def test_two_runs_of_a_store_and_of_two_stores(store: Path, tmp_path: Path) -> N
 def test_bad_input_is_one_line(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "page.html"
     out, two = ("-o", page), ("--run", "base", "--run", "tuned")
-    assert "3 runs: a page has one, or two" in usage_error(capsys, "report", store, *two, "--run", "tuned", *out)
+    assert "3 runs: name one, or two to lay side by side" in usage_error(
+        capsys, "report", store, *two, "--run", "tuned", *out
+    )
     assert "--mask and --scores are of the page of one run" in usage_error(
         capsys, "report", store, *two, "--scores", "scores.csv", *out
     )
@@ -67,6 +71,27 @@ def test_bad_input_is_one_line(store: Path, tmp_path: Path, capsys: pytest.Captu
     assert "no run 'tunde'; did you mean tuned" in failure(capsys, "report", store, "--run", "tunde", *out)
     assert "no such store" in failure(capsys, "report", store, tmp_path / "nothing", "--run", "base", *out)
     assert not page.exists()
+
+
+def test_a_chart_of_two_stores(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_world(tmp_path / "other", make_world(5, make_record("tuned"), texts=8))
+    table = tmp_path / "entropy.csv"
+    assert run(["plot", "entropy", str(store), str(tmp_path / "other"), "--run", "tuned", "-o", str(table)]) == 0
+    drawn = pl.read_csv(table)
+    assert drawn["run"].unique().sort().to_list() == ["other: tuned", "store: tuned"]
+    for place, name in ((store, "store: tuned"), (tmp_path / "other", "other: tuned")):
+        with connect(place) as connection:
+            entropy = connection.sql("from routing_entropy() where run = 'tuned'").pl()
+        expected = entropy.group_by("layer").agg(pl.col("entropy_normalized").mean()).sort("layer")
+        assert drawn.filter(pl.col("run") == name)["value"].to_list() == pytest.approx(
+            expected["entropy_normalized"].to_list()
+        )
+    capsys.readouterr()
+    out = ("-o", tmp_path / "plot.svg")
+    assert "leave them out" in usage_error(
+        capsys, "plot", "entropy", store, tmp_path / "other", "--lang", "deu_Latn", *out
+    )
+    assert "has 2 runs (base, tuned); say which" in failure(capsys, "plot", "entropy", store, tmp_path / "other", *out)
 
 
 def test_a_chart_of_two_runs(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,5 +107,5 @@ def test_a_chart_of_two_runs(store: Path, tmp_path: Path, capsys: pytest.Capture
         capsys, "plot", "agreement", store, "--run", "base", *out
     )
     assert "no plot of two runs is called pairs" in failure(capsys, "plot", "pairs", store, *two, *out)
-    assert "3 runs: a chart is of one" in usage_error(capsys, "plot", "moved", store, *two, "--run", "base", *out)
+    assert "3 runs: name one, or two" in usage_error(capsys, "plot", "moved", store, *two, "--run", "base", *out)
     assert "leave them out" in usage_error(capsys, "plot", "moved", store, *two, "--lang", "deu_Latn", *out)
