@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import altair as alt
 import polars as pl
 
-from moetrace.analytics.report.findings import listed
 from moetrace.analytics.report.layer_charts import row_step
+from moetrace.analytics.report.names import listed
 from moetrace.analytics.report.section import Section, figure
 from moetrace.analytics.report.style import FAINT, SERIES
 

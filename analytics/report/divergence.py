@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import altair as alt
 
 from moetrace.analytics.report.bands import band_frame, floor_band, interval_band
-from moetrace.analytics.report.findings import by_layer, by_zone, listed, within_floor, zones_said
+from moetrace.analytics.report.findings import by_layer, by_zone, within_floor, zones_said
 from moetrace.analytics.report.layer_charts import layer_axis, nearest_tooltip, on_zones
+from moetrace.analytics.report.names import listed
 from moetrace.analytics.report.section import Section, figure
 from moetrace.analytics.report.style import MUTED, SERIES
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from moetrace.analytics.report.names import listed
 from moetrace.analytics.uncertainty.curves import Curve
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from moetrace.analytics.report.source import Source
-
-MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,6 @@ class Series:
             lowest, highest = (self.said(at, "{} ({} to {})") for at in (bottom, top))
             return f"{same}: {lowest} at the lowest, {highest} at the highest{self.among}."
         return f"{high} {self.named(top, near_top)} and {low} {self.named(bottom, near_bottom)}{self.among}."
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names as a list in words, the first few of many."""
-    if len(names) > MOST_NAMED:
-        return f"{', '.join(names[:MOST_NAMED])} and {len(names) - MOST_NAMED} more"
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
 def by_layer(layers: Sequence[int], values: npt.NDArray[np.float64], curve: Curve | None, form: str = ".2f") -> Series:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import polars as pl
@@ -64,6 +64,17 @@ def layer_axis(layers: Sequence[int]) -> alt.X:
     ticks = [layer for layer in layers if layer % every == 0]
     scale = alt.Scale(domain=[layers[0] - 0.5, layers[-1] + 0.5], nice=False, zero=False)
     return alt.X("layer:Q", scale=scale, axis=alt.Axis(values=ticks, format="d", grid=False, title="MoE layer"))
+
+
+def series_legend(words: Mapping[str, str] | None = None) -> alt.Legend:
+    """Return the legend of a chart of a few lines, over the zones' names.
+
+    words: series -> what it is called
+    """
+    said: Any = alt.Undefined
+    if words:
+        said = " : ".join(f"datum.label === {key!r} ? {text!r}" for key, text in words.items()) + " : datum.label"
+    return alt.Legend(symbolType="stroke", symbolOpacity=1, symbolStrokeWidth=2.4, labelExpr=said, offset=24)
 
 
 def tick_step(count: int) -> int:

@@ -17,6 +17,7 @@ MOST_SCRIPTS = 7  # groups of their own; the rest is one group
 ALWAYS_SAID = {"Hans", "Hant"}  # scripts that readers name a language by
 CHINESE = {"Hans": "Chinese, simplified", "Hant": "Chinese, traditional"}
 ONE_LANGUAGE = " (individual language)"
+MOST_NAMED = 5  # names that a list in words has
 LONGEST = 40  # characters of a label that is looked up
 
 
@@ -95,3 +96,10 @@ def _words(tag: langcodes.Language) -> str:
     if tag.territory:
         return f"{name} ({tag.territory_name()})"
     return f"{name} ({tag.script_name()})" if tag.script in ALWAYS_SAID else name
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list in words, the first few of many."""
+    if len(names) > MOST_NAMED:
+        return f"{', '.join(names[:MOST_NAMED])} and {len(names) - MOST_NAMED} more"
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

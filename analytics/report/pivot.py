@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from moetrace.analytics.metrics.translations import compare_translations
-from moetrace.analytics.report.findings import by_language, listed, mean_over_languages, with_intervals
+from moetrace.analytics.report.findings import by_language, mean_over_languages, with_intervals
 from moetrace.analytics.report.layer_charts import (
     Value,
     coloured_last,
@@ -15,6 +15,7 @@ from moetrace.analytics.report.layer_charts import (
     language_heat,
     language_lines,
 )
+from moetrace.analytics.report.names import listed
 from moetrace.analytics.report.section import Section, figure
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import polars as pl
 
 from moetrace.analytics.database.errors import translate_duckdb_errors
 from moetrace.analytics.database.quoting import literal
+from moetrace.analytics.report.names import listed
 from moetrace.analytics.uncertainty.curves import (
     MOST_LANGUAGES,
     REPLICATES,
@@ -98,7 +99,7 @@ class Source:
             return "No intervals were asked for: differences between near values may be chance."
         if lacks := [table for table in ("sequences", "tokens", "routes") if table not in self.record.tables]:
             return (
-                f"The run has no {' and '.join(lacks)}: how far these numbers would move with other texts is not "
+                f"The run has no {listed(lacks)}: how far these numbers would move with other texts is not "
                 "known, and differences between near values may be chance."
             )
         return None

@@ -8,8 +8,8 @@ import altair as alt
 import polars as pl
 
 from moetrace.analytics.database.quoting import literal
-from moetrace.analytics.report.findings import listed
-from moetrace.analytics.report.layer_charts import layer_axis, nearest_tooltip, on_zones
+from moetrace.analytics.report.layer_charts import layer_axis, nearest_tooltip, on_zones, series_legend
+from moetrace.analytics.report.names import listed
 from moetrace.analytics.report.section import Section, figure
 from moetrace.analytics.report.style import SERIES
 
@@ -113,7 +113,7 @@ def _missing(source: Source) -> str | None:
     if source.reason_without_comparison:
         return source.reason_without_comparison
     if lacks := [table for table in ("tokens", "routes") if table not in source.record.tables]:
-        return f"The run has no {' and '.join(lacks)}, which this measure needs: which token went to which expert."
+        return f"The run has no {listed(lacks)}, which this measure needs: which token went to which expert."
     return None
 
 
@@ -130,12 +130,7 @@ def _controlled(source: Source, languages: Sequence[str], layer: int | None) -> 
 
 def _curves(layers: Sequence[int]) -> alt.LayerChart:
     scale = alt.Scale(domain=list(KINDS), range=[SERIES[0], SERIES[1]])
-    names = alt.Legend(
-        labelExpr=" : ".join(f"datum.label === {kind!r} ? {text!r}" for kind, text in KINDS.items()) + " : ''",
-        symbolType="stroke",
-        symbolOpacity=1,
-        symbolStrokeWidth=2.4,
-    )
+    names = series_legend(KINDS)
     colour = alt.Color("kind:N", scale=scale, title=None, legend=names)
     base = alt.Chart(alt.NamedData("vocabulary")).encode(
         x=layer_axis(layers), y=alt.Y("divergence:Q", title="JSD, nats", scale=alt.Scale(zero=True)), color=colour

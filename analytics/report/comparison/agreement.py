@@ -11,11 +11,12 @@ from moetrace.analytics.metrics.agreement import agreement_by_text, decisions
 from moetrace.analytics.report.comparison.charts import both_curves
 from moetrace.analytics.report.findings import by_layer
 from moetrace.analytics.report.layer_charts import Value, language_heat
+from moetrace.analytics.report.names import listed
 from moetrace.analytics.report.section import Section, figure
 from moetrace.analytics.uncertainty.curves import Curve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from moetrace.analytics.report.comparison.pair import Pair
 
@@ -44,11 +45,13 @@ def agreement(pair: Pair) -> Section:
             )
         },
     )
-    if missing := _missing(pair):
+    tokens = dict(pair.first.frame(f"select lang, tokens from languages where {pair.first.this_run}").iter_rows())
+    tokens = {lang: tokens[lang] for lang in pair.languages}
+    if missing := _missing(pair, sum(tokens.values())):
         return section.without_data(missing)
     layers, top_k = pair.first.record.moe_layers, pair.first.record.top_k
     rows = []
-    for languages in _some_languages(pair):
+    for languages in _some_languages(tokens, top_k):
         for layer in layers:
             first, second = (
                 decisions(source.connection, source.record.run, languages, layer) for source in pair.sources
@@ -111,27 +114,24 @@ def _drawn(pair: Pair, section: Section, by_text: pl.DataFrame) -> Section:
     )
 
 
-def _some_languages(pair: Pair) -> Iterator[list[str]]:
+def _some_languages(tokens: Mapping[str, int], top_k: int) -> Iterator[list[str]]:
     """Yield languages some at a time, of so many tokens that a layer of them is held easily."""
-    tokens = dict(pair.first.frame(f"select lang, tokens from languages where {pair.first.this_run}").iter_rows())
     some: list[str] = []
-    for lang in pair.languages:
-        if some and sum(tokens[each] for each in (*some, lang)) * pair.first.record.top_k > MOST_AT_ONCE:
+    for lang in tokens:
+        if some and sum(tokens[each] for each in (*some, lang)) * top_k > MOST_AT_ONCE:
             yield some
             some = []
         some.append(lang)
     yield some
 
 
-def _missing(pair: Pair) -> str | None:
+def _missing(pair: Pair, tokens: int) -> str | None:
     for source in pair.sources:
         if lacks := [table for table in ("sequences", "tokens", "routes") if table not in source.record.tables]:
-            return f"Run {source.record.run} has no {' and '.join(lacks)}, which this measure needs."
+            return f"Run {source.record.run} has no {listed(lacks)}, which this measure needs."
     if not pair.same_experts:
         return "The runs have other layers, experts or experts a token: there is no expert that is the same in both."
-    tokens = pair.first.frame(f"select lang, tokens from languages where {pair.first.this_run}")
-    count = int(tokens.filter(pl.col("lang").is_in(pair.languages))["tokens"].sum())
-    count *= len(pair.first.record.moe_layers) * pair.first.record.top_k
+    count = tokens * len(pair.first.record.moe_layers) * pair.first.record.top_k
     if count > MOST_DECISIONS:
         return (
             f"The languages have {count:,} routing decisions, all of which this measure reads; a report reads up to "

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from moetrace.analytics.report.layer_charts import HEIGHT, layer_axis, nearest_tooltip, on_zones, row_step
+from moetrace.analytics.report.layer_charts import (
+    HEIGHT,
+    layer_axis,
+    nearest_tooltip,
+    on_zones,
+    row_step,
+    series_legend,
+)
 from moetrace.analytics.report.style import MUTED, SERIES
 
 if TYPE_CHECKING:
@@ -38,7 +45,7 @@ def both_curves(pair: Pair, name: str, title: str, *, names: tuple[str, str] | N
     From dataset `name` with run, layer, depth, value, low, high.
     """
     domain = list(names or pair.names)
-    legend = alt.Legend(symbolType="stroke", symbolOpacity=1, symbolStrokeWidth=2.4)
+    legend = series_legend()
     colour = alt.Color("run:N", title=None, scale=alt.Scale(domain=domain, range=list(SERIES[:2])), legend=legend)
     base = alt.Chart(alt.NamedData(name)).encode(x=depth_axis(pair), color=colour)
     dashes = alt.StrokeDash("run:N", scale=alt.Scale(domain=domain, range=[[1, 0], [6, 3]]), title=None, legend=legend)

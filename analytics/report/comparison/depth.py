@@ -11,7 +11,8 @@ import polars as pl
 from moetrace.analytics.database.quoting import literal
 from moetrace.analytics.report.comparison.charts import both_curves, by_language, difference_curve
 from moetrace.analytics.report.comparison.pair import curve_frame
-from moetrace.analytics.report.findings import Series, around_values, by_layer, by_zone, listed
+from moetrace.analytics.report.findings import Series, around_values, by_layer, by_zone
+from moetrace.analytics.report.names import listed
 from moetrace.analytics.report.section import Section, figure
 from moetrace.analytics.uncertainty.curves import Curve
 

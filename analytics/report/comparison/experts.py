@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 
 from moetrace.analytics.database.quoting import literal
-from moetrace.analytics.report.findings import listed
 from moetrace.analytics.report.layer_charts import Value, language_heat
+from moetrace.analytics.report.names import listed
 from moetrace.analytics.report.section import Section, Table, figure
 
 if TYPE_CHECKING:

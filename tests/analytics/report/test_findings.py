@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moetrace.analytics.report.findings import Series, by_layer, listed, within_floor
+from moetrace.analytics.report.findings import Series, by_layer, within_floor
+from moetrace.analytics.report.names import listed
 from moetrace.analytics.uncertainty.curves import Curve
 
 
