@@ -100,59 +100,51 @@ compared as (
     where same_token
 ),
 
-first_decision as (
+compared_token as (
     select
-        compared.first_run,
-        compared.second_run,
-        compared.lang,
-        compared.number,
-        routes.layer,
-        routes.expert,
-        routes.weight
-    from routes
-    inner join compared
-        on
-            routes.run = compared.first_run
-            and routes.lang = compared.lang
-            and routes.shard = compared.first_shard
-            and routes.token = compared.first_token
-    where wanted(routes.layer, layers)
+        number,
+        true as of_first,
+        first_run as run,
+        lang,
+        first_shard as shard,
+        first_token as token
+    from compared
+    union all
+    select
+        number,
+        false as of_first,
+        second_run as run,
+        lang,
+        second_shard as shard,
+        second_token as token
+    from compared
 ),
 
-second_decision as (
+decision as (
     select
-        compared.number,
+        compared_token.number,
+        compared_token.of_first,
         routes.layer,
         routes.expert,
         routes.weight
     from routes
-    inner join compared
-        on
-            routes.run = compared.second_run
-            and routes.lang = compared.lang
-            and routes.shard = compared.second_shard
-            and routes.token = compared.second_token
+    inner join compared_token using (run, lang, shard, token)
     where wanted(routes.layer, layers)
 ),
 
 token_layer as (
     select
-        a.first_run,
-        a.second_run,
-        a.lang,
-        a.layer,
         a.number,
+        a.layer,
         count(*) as shared,
         sum(abs(a.weight::double - b.weight::double)) as weight_errors,
         max(abs(a.weight::double - b.weight::double)) as largest_weight_error
-    from first_decision as a
-    inner join second_decision as b using (number, layer, expert)
+    from decision as a
+    inner join decision as b using (number, layer, expert)
+    where a.of_first and not b.of_first
     group by
-        a.first_run,
-        a.second_run,
-        a.lang,
-        a.layer,
-        a.number
+        a.number,
+        a.layer
 ),
 
 shared_layer as (
@@ -173,21 +165,22 @@ shared_layer as (
 
 layer_agreement as (
     select
-        shared_layer.first_run,
-        shared_layer.second_run,
-        token_layer.lang,
-        shared_layer.layer,
-        count(*) filter (where token_layer.shared = shared_layer.top_k) as equal_sets,
+        compared.first_run,
+        compared.second_run,
+        compared.lang,
+        token_layer.layer,
+        count(*) filter (where token_layer.shared = run_pair.top_k) as equal_sets,
         sum(token_layer.shared) as shared,
         sum(token_layer.weight_errors) as weight_errors,
         max(token_layer.largest_weight_error) as largest_weight_error
-    from shared_layer
-    inner join token_layer using (first_run, second_run, layer)
+    from token_layer
+    inner join compared using (number)
+    inner join run_pair using (first_run, second_run)
     group by
-        shared_layer.first_run,
-        shared_layer.second_run,
-        token_layer.lang,
-        shared_layer.layer
+        compared.first_run,
+        compared.second_run,
+        compared.lang,
+        token_layer.layer
 )
 
 select
