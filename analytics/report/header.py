@@ -62,11 +62,11 @@ def header(store: Store, source: Source) -> Header:
         ("MoE", f"{len(record.moe_layers)} layers of {record.num_experts} experts, top {record.top_k}"),
         ("Gate weights", _routing(source)),
         ("Languages", f"{len(source.languages):,}" + (f", pivot {source.pivot}" if source.pivot else "")),
-        ("Texts", _number(sum(texts.values()), known=texts_known)),
-        ("Tokens", _number(sum(tokens.values()), known=tokens_known)),
+        ("Texts", number(sum(texts.values()), known=texts_known)),
+        ("Tokens", number(sum(tokens.values()), known=tokens_known)),
         (
             "Routing decisions",
-            _number(sum(tokens.values()) * len(record.moe_layers) * record.top_k, known=tokens_known),
+            number(sum(tokens.values()) * len(record.moe_layers) * record.top_k, known=tokens_known),
         ),
         ("Bytes per decision", f"{size / decisions:.2f}" if decisions else "decisions are not kept"),
         *_corpus_facts(source, profile.values()),
@@ -77,8 +77,8 @@ def header(store: Store, source: Source) -> Header:
     rows = tuple(
         (
             lang,
-            _number(texts[lang], known=texts_known),
-            _number(tokens[lang], known=tokens_known),
+            number(texts[lang], known=texts_known),
+            number(tokens[lang], known=tokens_known),
             f"{tokens[lang] / texts[lang]:.1f}" if texts_known else "unknown",
             f"{shards[lang]:,}",
             *(_counted(profile[lang][column], ".2f" if column == "fertility" else ",") for column in PROFILED.values()),
@@ -124,7 +124,8 @@ def _counted(value: float | None, form: str) -> str:
     return "unknown" if value is None else format(value, form)
 
 
-def _number(value: int, *, known: bool) -> str:
+def number(value: int, *, known: bool) -> str:
+    """Return a count as the page shows it."""
     return f"{value:,}" if known else "unknown"
 
 

@@ -243,7 +243,7 @@ def language_heat(name: str, value: Value, languages: Sequence[str]) -> alt.Char
                 f"{value.column}:Q",
                 title=value.title,
                 scale=alt.Scale(range=list(SEQUENTIAL), zero=False, nice=False),
-                legend=alt.Legend(format=".2f"),
+                legend=alt.Legend(format=".3~g"),
             ),
             tooltip=[alt.Tooltip("lang:N", title="language"), alt.Tooltip("layer:O"), value.tooltip],
         )

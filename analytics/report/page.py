@@ -113,12 +113,12 @@ def sections(
         found.insert(3, scores_section(source, given_scores))
     if mask:
         found.append(mask_section(source, mask))
-    page = {
-        "Run digest": source.record.sha256(),
-        "Store format": str(FORMAT_VERSION),
-        "This page by moetrace": _version(),
-    }
-    return (*found, made(source, found, page))
+    return (*found, made({source.record.run: source}, found, page_facts()))
+
+
+def page_facts() -> dict[str, str]:
+    """Return what a page says of its own making: name -> value."""
+    return {"store format": str(FORMAT_VERSION), "this page by moetrace": _version()}
 
 
 def check_replicates(replicates: int) -> None:

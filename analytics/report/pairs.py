@@ -119,7 +119,7 @@ def matrix(name: str, languages: Sequence[str], choices: Sequence[str], step: in
         scale=alt.Scale(
             range=list(SEQUENTIAL), zero=False, nice=False, reverse=alt.ExprRef("measure === 'divergence'")
         ),
-        legend=alt.Legend(format=".2f"),
+        legend=alt.Legend(format=".3~g"),
     )
     tooltip = [
         alt.Tooltip("lang_a:N", title="language"),

@@ -83,16 +83,15 @@ def _findings(pair: Pair, frame: pl.DataFrame, ranked: pl.DataFrame) -> tuple[st
     if pair.counts:
         noise = np.maximum(*(each.jsd_floor.interval()[1] for each in pair.counts))
         moved = depth.filter(pl.Series(depth["jsd"].to_numpy() > noise))["layer"].to_list()
+        if not moved:
+            return ("In no layer have languages moved by more than two samples of one language differ.",)
+        layers = listed([str(layer) for layer in moved])
         found = [
-            f"In {len(moved)} of {depth.height} layers languages moved by more than two samples of one language differ"
-            + (
-                f": {listed([str(layer) for layer in moved])}; most in layer {most['layer']} (JSD {most['jsd']:.4f})."
-                if moved
-                else "."
+            (
+                f"In {len(moved)} of {depth.height} layers languages moved by more than two samples of one language "
+                f"differ: {layers}; most in layer {most['layer']} (JSD {most['jsd']:.4f})."
             )
         ]
-        if not moved:
-            return tuple(found)
     row = ranked.row(0, named=True)
     found.append(f"The mean over layers is largest for {row['lang']} ({row['jsd']:.4f}).")
     return tuple(found)

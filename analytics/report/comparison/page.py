@@ -10,8 +10,10 @@ from moetrace.analytics.report.comparison.agreement import agreement
 from moetrace.analytics.report.comparison.depth import MEASURES, curve, entropies, similarity
 from moetrace.analytics.report.comparison.experts import experts
 from moetrace.analytics.report.comparison.pair import Pair, pair_of
-from moetrace.analytics.report.header import Header
-from moetrace.analytics.report.page import check_replicates, check_writable, render
+from moetrace.analytics.report.header import Header, number
+from moetrace.analytics.report.made import differences, made, record_facts
+from moetrace.analytics.report.names import listed
+from moetrace.analytics.report.page import check_replicates, check_writable, page_facts, render
 from moetrace.analytics.report.section import Table
 from moetrace.analytics.report.source import Source
 from moetrace.analytics.uncertainty.curves import REPLICATES
@@ -58,7 +60,7 @@ def write_comparison(
 
 def sections(pair: Pair) -> tuple[Section, ...]:
     """Return the sections in reading order."""
-    return (
+    found = (
         agreement(pair),
         *(curve(pair, name) for name in MEASURES),
         similarity(pair, "excess"),
@@ -66,43 +68,48 @@ def sections(pair: Pair) -> tuple[Section, ...]:
         entropies(pair),
         experts(pair),
     )
+    return (*found, made(dict(zip(pair.names, pair.sources, strict=True)), found, page_facts()))
 
 
 def _header(pair: Pair) -> Header:
     models = [str(source.record.model.get("id", "unknown model")) for source in pair.sources]
     model = models[0] if models[0] == models[1] else f"{models[0]} and {models[1]}"
+    differing = differences([record_facts(source.record) for source in pair.sources])
     facts = (
         ("Languages in both", f"{len(set(pair.first.languages) & set(pair.second.languages)):,}"),
         ("Layers", "the same" if pair.same_layers else "compared by depth"),
         ("Experts", "the same numbers" if pair.same_experts else "not comparable one by one"),
         ("Texts", "the same" if pair.paired else "not the same, or unknown"),
+        ("The records differ in", listed(differing) or "nothing but their names"),
     )
-    rows = [
-        ("model", *models),
-        ("revision", *(str(source.record.model.get("revision") or "unknown") for source in pair.sources)),
-        (
-            "config digest",
-            *(str(source.record.model.get("config_sha256") or "unknown")[:12] for source in pair.sources),
-        ),
-        ("data type", *(str(source.record.model.get("dtype") or "unknown") for source in pair.sources)),
-        ("MoE layers", *(f"{len(source.record.moe_layers)}" for source in pair.sources)),
-        ("experts, top-k", *(f"{source.record.num_experts}, {source.record.top_k}" for source in pair.sources)),
-        ("languages", *(f"{len(source.languages):,}" for source in pair.sources)),
-        ("run digest", *(source.record.sha256()[:12] for source in pair.sources)),
-    ]
-    versions = [source.record.settings.get("versions") or {} for source in pair.sources]
-    rows += [
-        (name, *(str(each.get(name, "unknown")) for each in versions)) for name in sorted({*versions[0], *versions[1]})
-    ]
     languages = sorted(set(pair.first.languages) ^ set(pair.second.languages))
     warnings = (f"Not in both runs, and left out: {', '.join(languages)}.",) if languages else ()
-    table = Table("What is compared", ("", *pair.names), tuple(rows))
     return Header(
         model,
         "How two runs differ, the second less the first:",
         f"{pair.names[0]} and {pair.names[1]}",
         f"{pair.first.record.sha256()}, {pair.second.record.sha256()}",
         facts,
-        table,
+        _languages(pair),
         warnings,
+    )
+
+
+def _languages(pair: Pair) -> Table:
+    """Return what of each language the runs have."""
+    found = []
+    for source in pair.sources:
+        texts_known, tokens_known = "sequences" in source.record.tables, not source.record.nominal_tokens
+        rows = source.frame(f"select lang, sequences, tokens from languages where {source.this_run}").iter_rows()
+        found.append(
+            {
+                lang: (number(texts, known=texts_known), number(tokens, known=tokens_known))
+                for lang, texts, tokens in rows
+            }
+        )
+    languages = sorted({*found[0], *found[1]})
+    return Table(
+        "Texts and tokens of each language",
+        ("language", *(f"{what}, {name}" for name in pair.names for what in ("texts", "tokens"))),
+        tuple((lang, *(cell for each in found for cell in each.get(lang, ("none", "none")))) for lang in languages),
     )

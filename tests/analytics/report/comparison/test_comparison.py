@@ -11,6 +11,7 @@ import pytest
 
 from moetrace.analytics import metrics
 from moetrace.analytics.database.connection import connect
+from moetrace.analytics.database.documentation import views
 from moetrace.analytics.metrics.agreement import agreement_by_text, decisions
 from moetrace.analytics.report.comparison.page import write_comparison
 from moetrace.store.errors import StoreError, UnknownNameError
@@ -20,7 +21,7 @@ from tests.support.stores import World, make_record, make_world, write_counts, w
 if TYPE_CHECKING:
     from pathlib import Path
 
-SECTIONS = ["agreement", "isolation", "divergence", "excess", "similarity", "entropy", "moved"]
+SECTIONS = ["agreement", "isolation", "divergence", "excess", "similarity", "entropy", "moved", "made"]
 
 
 def renamed(world: World, run: str, **model: Any) -> World:
@@ -59,7 +60,20 @@ def test_a_run_and_its_copy_do_not_differ(tmp_path: Path) -> None:
         assert page.dataset(f"{name}_difference")["value"].to_list() == pytest.approx([0] * 3, abs=1e-12)
         assert "differs in no layer" in page.text[name]
     assert page.dataset("moved")["jsd"].to_list() == pytest.approx([0] * 9, abs=1e-12)
-    assert "In 0 of 3 layers languages moved" in page.text["moved"]
+    assert "In no layer have languages moved" in page.text["moved"]
+    assert "The records differ in nothing but their names" in page.text["made"]
+
+
+def test_what_the_records_say_differently_is_named(tmp_path: Path) -> None:
+    world = make_world(3, make_record("base"), texts=8)
+    half = renamed(world, "half", dtype="float16", revision="abc")
+    page = report(tmp_path, world, half, replicates=0)
+    assert "The records differ in model revision and data type." in page.text["made"]
+    assert "model revision and data type" in page.text[""]
+    for made in (world, half):
+        assert made.record.sha256() in page.text["made"]
+    assert views()["route_agreement"].row in page.text["made"]
+    assert views()["overlap"].row not in page.text["made"]  # a column of a query is called so
 
 
 def test_a_language_that_is_routed_otherwise_is_found(tmp_path: Path) -> None:
