@@ -14,7 +14,7 @@ NEWEST_VLLM := 0.33.0
 DOCS := .venv-docs
 
 .PHONY: install demo test test-quick test-oldest test-newest test-wheel test-gpu lint format \
-	bench-trace bench-capture bench-gpu bench-steer bench-store bench-plan bench-analytics bench-training bench-uncertainty bench-pipeline bench-cluster \
+	bench-trace bench-capture bench-gpu bench-steer bench-store bench-plan bench-analytics bench-training bench-uncertainty bench-report bench-pipeline bench-cluster \
 	calibrate chaos fuzz-imports fuzz-store experiment-rise experiment-claims experiment-steer figures reports reference model site clean
 
 install: $(INSTALLED)
@@ -120,6 +120,9 @@ bench-plan: install
 
 bench-analytics: install
 	$(BIN)/python -m tests.benchmarks.bench_analytics
+
+bench-report: install
+	$(BIN)/python -m tests.benchmarks.bench_report --data $(SHARED)/data --reports $(REPORTS)
 
 bench-uncertainty: install
 	$(BIN)/python -m tests.benchmarks.bench_uncertainty
