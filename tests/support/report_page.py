@@ -6,6 +6,8 @@ import json
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
+import altair as alt
+import jsonschema
 import polars as pl
 
 if TYPE_CHECKING:
@@ -63,3 +65,11 @@ class Page(HTMLParser):
             for column, values in packed.items()
         }
         return pl.DataFrame(columns)
+
+    def check_charts(self) -> int:
+        """Hold every chart against the schema of Vega-Lite, as writing a page does not; return how many there are."""
+        valid = jsonschema.Draft7Validator(alt.load_schema())
+        specs = [figure["spec"] for figure in self.content["figures"]]
+        for spec in specs:
+            valid.validate(spec)
+        return len(specs)

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 import vl_convert
+from jsonschema.exceptions import ValidationError
 from polars.testing import assert_frame_equal
 
 from moetrace.analytics import metrics
@@ -232,6 +233,13 @@ def test_scores_are_correlated_with_similarity(tmp_path: Path) -> None:
     assert "among all layers" in page.text["scores"]
     with pytest.raises(MoetraceError, match="no column 'score'"):
         write_report(tmp_path / "store", tmp_path / "report.html", scores=pl.DataFrame({"lang": ["l0_Latn"]}))
+
+
+def test_every_chart_is_valid_vega_lite(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert page.check_charts() > 10
+    monkeypatch.setitem(page.content["figures"][0]["spec"], "height", "tall")
+    with pytest.raises(ValidationError):
+        page.check_charts()
 
 
 def test_how_it_was_made_has_the_record_and_the_definitions(folder: Path, page: Page) -> None:

@@ -56,6 +56,7 @@ def test_a_run_and_its_copy_do_not_differ(tmp_path: Path) -> None:
     page = report(tmp_path, world, renamed(world, "copy"))
     assert [name for name in page.text if name] == SECTIONS
     assert "100.00% of " in page.text["agreement"]
+    assert page.check_charts() > 10
     for name in ("isolation", "divergence", "excess", "similarity", "entropy"):
         assert page.dataset(f"{name}_difference")["value"].to_list() == pytest.approx([0] * 3, abs=1e-12)
         assert "differs in no layer" in page.text[name]
