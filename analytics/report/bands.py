@@ -25,21 +25,21 @@ def band_frame(layers: Sequence[int], curve: Curve) -> pl.DataFrame:
 def interval_band(name: str, layers: Sequence[int], colour: str = SERIES[0]) -> alt.Chart:
     """Return the interval of a mean, from dataset `name` with layer, low and high."""
     base = alt.Chart(alt.NamedData(name)).encode(x=layer_axis(layers))
-    band: alt.Chart = base.mark_area(color=colour, opacity=0.45).encode(y="low:Q", y2="high:Q")
+    band: alt.Chart = base.mark_area(color=colour, opacity=0.45).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
     return band
 
 
 def floor_band(name: str, layers: Sequence[int], text: str = "two samples of one language") -> tuple[alt.Chart, ...]:
     """Return the band of what is no finding, down to 0, and its label; from dataset `name` with layer and high."""
     base = alt.Chart(alt.NamedData(name)).encode(x=layer_axis(layers))
-    band = base.mark_area(color=OTHERS, opacity=0.45).encode(y="high:Q", y2=alt.datum(0))
+    band = base.mark_area(color=OTHERS, opacity=0.45).encode(y=alt.Y("high:Q"), y2=alt.datum(0))
     return band, _label(name, layers, "high", text)
 
 
 def chance_line(name: str, layers: Sequence[int], text: str = "random sets") -> tuple[alt.Chart, ...]:
     """Return a dashed line of what chance alone gives and its label; from column `chance` of dataset `name`."""
     base = alt.Chart(alt.NamedData(name)).encode(x=layer_axis(layers))
-    line = base.mark_line(color=MUTED, strokeDash=[4, 4], strokeWidth=1.2).encode(y="chance:Q")
+    line = base.mark_line(color=MUTED, strokeDash=[4, 4], strokeWidth=1.2).encode(y=alt.Y("chance:Q"))
     return line, _label(name, layers, "chance", text)
 
 

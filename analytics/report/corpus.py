@@ -93,7 +93,11 @@ def _bars(languages: list[str]) -> alt.LayerChart:
             alt.Tooltip("duplicate_texts:Q", title="duplicate texts", format=","),
         ],
     )
-    one = alt.Chart(alt.InlineData(values=[{"one": 1}])).mark_rule(color=FAINT, strokeDash=[4, 4]).encode(x="one:Q")
+    one = (
+        alt.Chart(alt.InlineData(values=[{"one": 1}]))
+        .mark_rule(color=FAINT, strokeDash=[4, 4])
+        .encode(x=alt.X("one:Q"))
+    )
     return alt.LayerChart(layer=[bars, one]).properties(width="container", height=step * len(languages))
 
 

@@ -22,13 +22,13 @@ def on_grid(layers: int, *marks: alt.Chart) -> alt.LayerChart:
     edges = zones.transform_filter("datum.ordinal > 0").mark_rule(color=MUTED, strokeDash=[3, 3])
     names = zones.mark_text(align="left", baseline="top", dx=10, dy=4, color=MUTED, fontSize=11)
     start = alt.Y("first:O", bandPosition=0)
-    of_zones = (edges.encode(y=start), names.encode(x=alt.value("width"), y=start, text="zone:N"))
+    of_zones = (edges.encode(y=start), names.encode(x=alt.value("width"), y=start, text=alt.Text("zone:N")))
     opened = (
         alt.Chart(alt.InlineData(values=[{}]))
         .transform_filter("openLayer >= 0")
         .transform_calculate(layer="openLayer", expert="openExpert")
         .mark_rect(fill="transparent", stroke=SERIES[6], strokeWidth=2.5)
-        .encode(x="expert:O", y="layer:O")
+        .encode(x=alt.X("expert:O"), y=alt.Y("layer:O"))
     )
     grid = alt.LayerChart(layer=[*marks, *of_zones, opened]).properties(
         width="container",

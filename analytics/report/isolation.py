@@ -83,16 +83,18 @@ def spread(name: str, layers: Sequence[int], title: str, *, known: bool) -> alt.
     """
     base = alt.Chart(alt.NamedData(name)).encode(x=layer_axis(layers))
     y = alt.Y("lowest:Q", title=title, scale=alt.Scale(zero=known, nice=True))
-    whole = base.mark_area(color=SERIES[0], opacity=0.10).encode(y=y, y2="highest:Q")
-    middle = base.mark_area(color=SERIES[0], opacity=0.20).encode(y="lower_quartile:Q", y2="upper_quartile:Q")
-    line = base.mark_line(color=SERIES[0], strokeWidth=2.4, strokeJoin="round").encode(y="mean:Q")
+    whole = base.mark_area(color=SERIES[0], opacity=0.10).encode(y=y, y2=alt.Y2("highest:Q"))
+    middle = base.mark_area(color=SERIES[0], opacity=0.20).encode(
+        y=alt.Y("lower_quartile:Q"), y2=alt.Y2("upper_quartile:Q")
+    )
+    line = base.mark_line(color=SERIES[0], strokeWidth=2.4, strokeJoin="round").encode(y=alt.Y("mean:Q"))
     hover = alt.selection_point(
         name="hover", on="pointerover", clear="pointerout", fields=["layer"], nearest=True, empty=False
     )
     points = (
         base.mark_point(filled=True, color=SERIES[0], size=42, opacity=1)
         .encode(
-            y="mean:Q",
+            y=alt.Y("mean:Q"),
             tooltip=nearest_tooltip(
                 {"layer": "layer", "least isolated pair": "closest", "most isolated pair": "furthest"},
                 {

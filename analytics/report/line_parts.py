@@ -51,7 +51,7 @@ def line_colour(otherwise: str = "other") -> Any:
         f"{OWN} ? palette[indexof(chosen, datum.key) % {count}]"
         f" : {PLAIN} ? palette[indexof(groups, datum.key) % {count}] : {otherwise}"
     )
-    return alt.value(alt.ExprRef(expression))
+    return alt.ColorValue(alt.ExprRef(expression))
 
 
 def label_colour() -> Any:

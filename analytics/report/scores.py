@@ -95,7 +95,7 @@ def _points() -> alt.LayerChart:
             alt.Tooltip("score:Q", format=".3f"),
         ],
     )
-    names = base.mark_text(align="left", dx=7, fontSize=10.5).encode(text="lang:N")
+    names = base.mark_text(align="left", dx=7, fontSize=10.5).encode(text=alt.Text("lang:N"))
     dots = base.mark_point(filled=True, size=46, color=SERIES[0], opacity=1)
     return alt.LayerChart(layer=[dots, names]).properties(width="container", height=320)
 

@@ -50,7 +50,11 @@ def both_curves(pair: Pair, name: str, title: str, *, names: tuple[str, str] | N
     base = alt.Chart(alt.NamedData(name)).encode(x=depth_axis(pair), color=colour)
     dashes = alt.StrokeDash("run:N", scale=alt.Scale(domain=domain, range=[[1, 0], [6, 3]]), title=None, legend=legend)
     y = alt.Y("value:Q", title=title, scale=alt.Scale(zero=False))
-    band = base.transform_filter("isValid(datum.low)").mark_area(opacity=0.25).encode(y="low:Q", y2="high:Q")
+    band = (
+        base.transform_filter("isValid(datum.low)")
+        .mark_area(opacity=0.25)
+        .encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
+    )
     line = base.mark_line(strokeWidth=2.2, strokeJoin="round").encode(y=y, strokeDash=dashes)
     hover = alt.selection_point(
         name="hover", on="pointerover", clear="pointerout", fields=["depth"], nearest=True, empty=False
@@ -66,9 +70,9 @@ def difference_curve(pair: Pair, name: str, title: str) -> alt.LayerChart:
     band = (
         base.transform_filter("isValid(datum.low)")
         .mark_area(color=SERIES[2], opacity=0.25)
-        .encode(y="low:Q", y2="high:Q")
+        .encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"))
     )
-    none = alt.Chart(alt.InlineData(values=[{"none": 0}])).mark_rule(color=MUTED, strokeDash=[4, 4]).encode(y="none:Q")
+    none = _zero().encode(y=alt.Y("none:Q"))
     hover = alt.selection_point(
         name="hover", on="pointerover", clear="pointerout", fields=["depth"], nearest=True, empty=False
     )
@@ -94,7 +98,12 @@ def by_language(name: str, languages: Sequence[str], title: str) -> alt.LayerCha
             alt.Tooltip("high:Q", title="to", format=".4f"),
         ],
     )
-    none = alt.Chart(alt.InlineData(values=[{"none": 0}])).mark_rule(color=MUTED, strokeDash=[4, 4]).encode(x="none:Q")
-    reach = base.mark_rule(color=SERIES[0], strokeWidth=1.6).encode(x=alt.X("low:Q", title=title), x2="high:Q")
+    none = _zero().encode(x=alt.X("none:Q"))
+    reach = base.mark_rule(color=SERIES[0], strokeWidth=1.6).encode(x=alt.X("low:Q", title=title), x2=alt.X2("high:Q"))
     dots = base.mark_point(filled=True, size=46, color=SERIES[0], opacity=1).encode(x=alt.X("value:Q", title=title))
     return alt.LayerChart(layer=[none, reach, dots]).properties(width="container", height=step * len(languages))
+
+
+def _zero() -> alt.Chart:
+    """Return the dashed line of no difference, to be put on an axis as `none:Q`."""
+    return alt.Chart(alt.InlineData(values=[{"none": 0}])).mark_rule(color=MUTED, strokeDash=[4, 4])
