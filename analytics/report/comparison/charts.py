@@ -106,4 +106,5 @@ def by_language(name: str, languages: Sequence[str], title: str) -> alt.LayerCha
 
 def _zero() -> alt.Chart:
     """Return the dashed line of no difference, to be put on an axis as `none:Q`."""
-    return alt.Chart(alt.InlineData(values=[{"none": 0}])).mark_rule(color=MUTED, strokeDash=[4, 4])
+    zero: alt.Chart = alt.Chart(alt.InlineData(values=[{"none": 0}])).mark_rule(color=MUTED, strokeDash=[4, 4])
+    return zero
