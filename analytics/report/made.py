@@ -43,7 +43,7 @@ def made(runs: Mapping[str, Source], shown: Sequence[Section], page: Mapping[str
         ),
         formula="The run's record is the file runs/RUN.json of the store; the view `runs` has it as columns.",
         queries={"runs": asked[0][1] if one else "\n\n".join(f"-- {name}\n{query};" for name, query in asked)},
-        findings=() if one else (f"The records differ in {listed(differences(facts)) or 'nothing but their names'}.",),
+        findings=() if one else (f"The records differ in {differences(facts)}.",),
         tables=(
             Table("The run", ("", "as its record says"), tuple(rows), prose=True)
             if one
@@ -59,9 +59,12 @@ def made(runs: Mapping[str, Source], shown: Sequence[Section], page: Mapping[str
 
 
 def record_facts(record: RunRecord) -> dict[str, str]:
-    """Return what a run's record says of its making: name -> value."""
+    """Return what a run's record says of its making: name -> value.
+
+    Versions and settings may have any names; none takes the place of a fact that the record itself names.
+    """
     model, settings, provenance = record.model, record.settings, record.provenance
-    return {
+    own = {
         "run digest": record.sha256(),
         "model": _plain(model.get("id")),
         "model revision": _plain(model.get("revision")),
@@ -73,14 +76,17 @@ def record_facts(record: RunRecord) -> dict[str, str]:
         "corpus digest": _plain(record.corpus.get("sha256")),
         "traced by moetrace": _plain(provenance.get("moetrace")),
         "Python, machine": f"{_plain(provenance.get('python'))}, {_plain(provenance.get('machine'))}",
-        **{name: _plain(value) for name, value in (settings.get("versions") or {}).items()},
-        **{f"engine: {name}": _plain(value) for name, value in (settings.get("engine") or {}).items()},
-        **{
-            name.replace("_", " "): _plain(value)
+    }
+    more = (
+        *(settings.get("versions") or {}).items(),
+        *((f"engine: {name}", value) for name, value in (settings.get("engine") or {}).items()),
+        *(
+            (name.replace("_", " "), value)
             for name, value in settings.items()
             if name not in {"versions", "engine"} and value not in (None, {}, [])
-        },
-    }
+        ),
+    )
+    return own | {name: _plain(value) for name, value in more if name not in own}
 
 
 def beside(facts: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
@@ -88,9 +94,10 @@ def beside(facts: Sequence[Mapping[str, str]]) -> list[tuple[str, ...]]:
     return [(name, *(each.get(name, UNKNOWN) for each in facts)) for name in dict.fromkeys(n for f in facts for n in f)]
 
 
-def differences(facts: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the names of facts that records say differently, but for their digests, which always do."""
-    return [name for name, *values in beside(facts) if len(set(values)) > 1 and name != "run digest"]
+def differences(facts: Sequence[Mapping[str, str]]) -> str:
+    """Return in words what records say differently, but for their digests, which always do."""
+    found = [name for name, *values in beside(facts) if len(set(values)) > 1 and name != "run digest"]
+    return listed(found) or "nothing but their names"
 
 
 def _plain(value: Any) -> str:

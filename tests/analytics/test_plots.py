@@ -34,24 +34,24 @@ LANGUAGES = ("eng_Latn", "deu_Latn", "swh_Latn", "fin_Latn")
 SCORES = pl.DataFrame({"lang": LANGUAGES, "score": [0.9, 0.7, 0.2, 0.4]})
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("plots") / "store"
+def written(folder: Path, seed: int) -> Path:
     write_world(
         folder,
-        make_world(3, make_record(languages=LANGUAGES, moe_layers=LAYERS, num_experts=EXPERTS, top_k=TOP_K), texts=20),
+        make_world(
+            seed, make_record(languages=LANGUAGES, moe_layers=LAYERS, num_experts=EXPERTS, top_k=TOP_K), texts=20
+        ),
     )
     return folder
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("plots") / "store", 3)
 
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("plots") / "tuned"
-    write_world(
-        folder,
-        make_world(5, make_record(languages=LANGUAGES, moe_layers=LAYERS, num_experts=EXPERTS, top_k=TOP_K), texts=20),
-    )
-    return folder
+    return written(tmp_path_factory.mktemp("plots") / "tuned", 5)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from moetrace.analytics.report.comparison.experts import experts
 from moetrace.analytics.report.comparison.pair import Pair, pair_of
 from moetrace.analytics.report.header import Header, number
 from moetrace.analytics.report.made import differences, made, record_facts
-from moetrace.analytics.report.names import listed
 from moetrace.analytics.report.page import check_replicates, check_writable, page_facts, render
 from moetrace.analytics.report.section import Table
 from moetrace.analytics.report.source import Source
@@ -74,13 +73,12 @@ def sections(pair: Pair) -> tuple[Section, ...]:
 def _header(pair: Pair) -> Header:
     models = [str(source.record.model.get("id", "unknown model")) for source in pair.sources]
     model = models[0] if models[0] == models[1] else f"{models[0]} and {models[1]}"
-    differing = differences([record_facts(source.record) for source in pair.sources])
     facts = (
         ("Languages in both", f"{len(set(pair.first.languages) & set(pair.second.languages)):,}"),
         ("Layers", "the same" if pair.same_layers else "compared by depth"),
         ("Experts", "the same numbers" if pair.same_experts else "not comparable one by one"),
         ("Texts", "the same" if pair.paired else "not the same, or unknown"),
-        ("The records differ in", listed(differing) or "nothing but their names"),
+        ("The records differ in", differences([record_facts(source.record) for source in pair.sources])),
     )
     languages = sorted(set(pair.first.languages) ^ set(pair.second.languages))
     warnings = (f"Not in both runs, and left out: {', '.join(languages)}.",) if languages else ()

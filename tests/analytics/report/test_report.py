@@ -21,6 +21,7 @@ from moetrace.analytics import metrics
 from moetrace.analytics.database.connection import connect
 from moetrace.analytics.masks.mask import build_mask
 from moetrace.analytics.report import write_report
+from moetrace.analytics.report.made import record_facts
 from moetrace.analytics.report.ordering import similarity_order
 from moetrace.analytics.selection import rise
 from moetrace.store.errors import MoetraceError, StoreError, UnknownNameError
@@ -249,6 +250,15 @@ def test_how_it_was_made_has_the_record_and_the_definitions(folder: Path, page: 
     for view in ("jaccard", "divergence_by_layer", "routing_entropy", "pivot_similarity"):
         assert view in page.text["made"]
     assert "2604.03592" in page.text["made"]
+
+
+def test_no_setting_takes_the_place_of_what_the_record_says() -> None:
+    record = make_record()
+    names = ("run digest", "model", "experts")
+    fake = {**dict.fromkeys(names, "fake"), "config_digest": "fake", "versions": dict.fromkeys(names, "fake")}
+    facts = record_facts(replace(record, settings={**record.settings, **fake}))
+    assert "fake" not in facts.values()
+    assert facts["experts"] == f"{record.num_experts}, top {record.top_k}"
 
 
 def test_the_controlled_curve_is_that_of_pairs_that_share_tokens(folder: Path, page: Page) -> None:
